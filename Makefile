@@ -1,0 +1,130 @@
+# Needs Python 3.11 or newer and make, nothing else. `make help` lists the targets.
+# Another interpreter: make PYTHON=/path/to/python3.12 test
+
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '$(CHECK_PYTHON)' 2>/dev/null && echo $$p && break; done)
+CHECK_PYTHON = import sys; sys.exit(sys.version_info < (3, 11))
+PYTEST_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# Written last, so that an interrupted installation starts again.
+STAMP := $(VENV)/.installed
+SAY := @printf '\n==> %s\n'
+
+# Simulated clients of `make demo`, and how many cores they share, one each.
+CLIENTS ?= 20
+CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+# Flower installs an app's dependencies anew for each run unless told not to; its state
+# stays in the checkout; neither Flower nor Ray calls home.
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+export FLWR_HOME := $(CURDIR)/.flwr
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+# Ray announces this change of a default on every start, unless it is made already.
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo demo-ray demo-compare test dev lint types unit format clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: demo-ray demo-compare ## install, run MCM on Flower's Ray engine, compare 7 algorithms
+	@printf '\nMCM on Ray:      %s\n' "$(CURDIR)/runs/demo-ray"
+	@printf 'The comparison:  %s\n' "$(CURDIR)/runs/demo"
+	@find runs/demo -name '*.html' -exec printf 'Report to open:  %s/%s\n' "$(CURDIR)" {} \;
+
+demo-ray: $(STAMP) ## only the run on Flower's Ray engine
+	$(SAY) "MCM, $(CLIENTS) clients, Flower's Ray engine (flwr run .)"
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh -c "$$FLWR_RUN"
+
+demo-compare: $(STAMP) ## only the comparison of 7 algorithms, in one process
+	$(SAY) "SGD, QSGD, Diana, Artemis, Dore, MCM and Rand-MCM, 400 rounds, 2 seeds"
+	@$(PY) -m simulations compare --task parity --partition label --clients $(CLIENTS) \
+		--rounds 400 --batch-size 20 --levels 1 --step-size auto --seeds 2 \
+		--algorithms sgd,qsgd,diana,artemis,dore,mcm,rand-mcm \
+		--engine inprocess --out runs/demo
+
+test: lint types unit ## install, then lint, types and tests
+
+dev: $(STAMP) ## install for development, with links for editors
+	$(SAY) "links for editors: $(VENV)/editor"
+	@rm -rf $(VENV)/editor && mkdir -p $(VENV)/editor/flower_compress
+	@for f in flower_compress/*; do ln -s "../../../$$f" $(VENV)/editor/flower_compress/; done
+	@ln -s ../../../strategies ../../../clients $(VENV)/editor/flower_compress/
+	@echo 'Ready: . $(VENV)/bin/activate'
+
+lint: $(STAMP) ## ruff: rules and format
+	$(SAY) "ruff"
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: $(STAMP) ## mypy --strict, strategies/ and clients/ under their import names
+	$(SAY) "mypy --strict"
+	@$(PY) -m mypy
+
+unit: $(STAMP) ## pytest; PYTEST_ARGS="-m slow" for the long ones
+	$(SAY) "pytest"
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+format: $(STAMP) ## let ruff mend what it can
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+clean: ## remove what builds and tests leave, keep .venv and runs
+	@rm -rf build dist .flwr .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info *.fab
+	@find flower_compress strategies clients simulations tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment as well
+	@rm -rf $(VENV)
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(CHECK_PYTHON)' || { \
+		echo 'flower-compress needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...' >&2; \
+		exit 1; }
+	$(SAY) "environment $(VENV), $$($(PYTHON) --version)"
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(SAY) "installing Flower, Ray, PyTorch and the tools (some GB, 2 to 10 minutes)"
+	@$(PY) -m pip install -qq --editable '.[dev]'
+	@rm -rf $(VENV)/types && mkdir -p $(VENV)/types/flower_compress
+	@ln -s ../../../strategies ../../../clients $(VENV)/types/flower_compress/
+	@touch $@
+
+# `flwr run` leaves a SuperLink behind, which later runs would find with this run's
+# working directory and environment, and it exits 0 when the app fails. So: our own
+# SuperLink, on a free port, for one run; then ask it how the run ended.
+define FLWR_RUN
+set -eu
+mkdir -p "$$FLWR_HOME"
+port=$$(python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+printf '[superlink]\ndefault = "checkout"\n\n[superlink.checkout]\naddress = "127.0.0.1:%s"\ninsecure = true\n' \
+  "$$port" > "$$FLWR_HOME/config.toml"
+flower-superlink --insecure --simulation --port "$$port" > "$$FLWR_HOME/superlink.log" 2>&1 &
+superlink=$$!
+trap '{ kill "$$superlink" && wait "$$superlink"; } 2>/dev/null || :' EXIT
+trap 'exit 130' INT TERM
+tries=0
+until python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$$port/health', timeout=1)" 2>/dev/null
+do
+  tries=$$((tries + 1))
+  if [ "$$tries" -gt 100 ] || ! kill -0 "$$superlink" 2>/dev/null; then
+    echo "The SuperLink did not start:" >&2
+    cat "$$FLWR_HOME/superlink.log" >&2
+    exit 1
+  fi
+  sleep 0.2
+done
+flwr run . checkout --stream \
+  --federation-config "num-supernodes=$(CLIENTS) client-resources-num-cpus=1 init-args-num-cpus=$(CORES) init-args-log-to-driver=false init-args-logging-level='ERROR'" \
+  --run-config "algorithm='mcm' task='parity' partition='label' out='runs/demo-ray'"
+flwr list checkout --format json | python -c '
+import json, sys
+run = json.load(sys.stdin)["runs"][0]
+if run["status"] != "finished:completed":
+    sys.exit("The run ended as {status}: {status-details}".format(**run))
+'
+endef
+export FLWR_RUN

@@ -1,0 +1,10 @@
+"""Ready-made client apps; each needs only a learning problem."""
+
+from __future__ import annotations
+
+from .batches import batches
+from .gradient import gradient_client
+from .local_steps import local_steps_client
+from .objective import Arrays, Objective
+
+__all__ = ["Arrays", "Objective", "batches", "gradient_client", "local_steps_client"]

@@ -1,0 +1,80 @@
+"""What the ready-made client apps share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+
+from flower_compress.errors import ConfigurationError
+from flower_compress.layout import read_array, write_array
+from flower_compress.mods import stable_identity
+
+from .objective import Arrays, Objective
+
+__all__ = ["ObjectiveFactory", "Step", "make_app"]
+
+ObjectiveFactory = Callable[[Context, ConfigRecord], Objective]
+"""Builds a client's objective from its context and the message's config."""
+
+
+class Step(Protocol):
+    """What a client does with the received model in one round."""
+
+    def __call__(
+        self, objective: Objective, arrays: Arrays, config: ConfigRecord, client: int
+    ) -> tuple[float, Arrays]:
+        """Return the training loss and the arrays to send."""
+
+
+def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> ClientApp:
+    """Return an app whose train function is `step`, and which can evaluate."""
+    app = ClientApp(mods=list(mods))
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        key, arrays, config = _content(msg)
+        problem = objective(context, config)
+        loss, result = step(problem, arrays, config, stable_identity(context))
+        metrics = {"num-examples": problem.num_examples, "train-loss": loss}
+        record = ArrayRecord({name: write_array(a) for name, a in result.items()})
+        content = RecordDict({key: record, "metrics": MetricRecord(metrics)})
+        return Message(content, reply_to=msg)
+
+    @app.evaluate()
+    def evaluate(msg: Message, context: Context) -> Message:
+        _, arrays, config = _content(msg)
+        problem = objective(context, config)
+        metrics: dict[str, int | float] = {"num-examples": problem.num_examples}
+        metrics.update(problem.evaluate(arrays))
+        content = RecordDict({"metrics": MetricRecord(dict(metrics))})
+        return Message(content, reply_to=msg)
+
+    return app
+
+
+def _content(msg: Message) -> tuple[str, Arrays, ConfigRecord]:
+    """Return the one ArrayRecord with its key, and the config (empty if none)."""
+    records = [
+        (key, record)
+        for key, record in msg.content.items()
+        if isinstance(record, ArrayRecord)
+    ]
+    if len(records) != 1:
+        raise ConfigurationError(
+            f"expected one ArrayRecord in the message, got {len(records)}"
+        )
+    configs = list(msg.content.config_records.values())
+    key, record = records[0]
+    arrays: Arrays = {name: read_array(array) for name, array in record.items()}
+    return key, arrays, configs[0] if configs else ConfigRecord()

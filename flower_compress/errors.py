@@ -1,0 +1,96 @@
+"""Typed errors. Each says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "BiasedCompressorError",
+    "ConfigurationError",
+    "CorruptPacket",
+    "FlowerCompressError",
+    "LayoutMismatchError",
+    "MissingExtraError",
+    "MissingModError",
+    "NonFiniteError",
+    "OutOfSyncError",
+    "RoundFailedError",
+    "StalePacketError",
+    "UnknownNameError",
+]
+
+
+class FlowerCompressError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class ConfigurationError(FlowerCompressError, ValueError):
+    """An argument, or a combination of arguments, that cannot work."""
+
+
+class UnknownNameError(ConfigurationError):
+    """A name that is in no registry.
+
+    Parameters
+    ----------
+    kind : str
+        What was looked up, for example ``"algorithm"``.
+    name : object
+        The name that came.
+    known : Iterable[str]
+        The names that exist.
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        super().__init__(
+            f"unknown {kind} {name!r}: expected one of {', '.join(sorted(known))}"
+        )
+
+
+class BiasedCompressorError(ConfigurationError):
+    """omega was asked of a compressor that is biased."""
+
+
+class NonFiniteError(FlowerCompressError, ValueError):
+    """A vector to compress holds NaN or infinity."""
+
+
+class LayoutMismatchError(FlowerCompressError, ValueError):
+    """Arrays whose names, shapes or dtypes differ from the agreed layout."""
+
+
+class CorruptPacket(FlowerCompressError, ValueError):  # noqa: N818
+    """Bytes that are not a packet, or were damaged on the way."""
+
+
+class OutOfSyncError(FlowerCompressError):
+    """A packet that builds on a state which the receiver does not hold."""
+
+
+class StalePacketError(OutOfSyncError):
+    """A packet that was taken in before, or that a newer one has overtaken."""
+
+
+class MissingModError(FlowerCompressError):
+    """A client answered without the compression mod."""
+
+
+class MissingExtraError(FlowerCompressError, ImportError):
+    """An optional dependency is not installed.
+
+    Parameters
+    ----------
+    package : str
+        The missing package.
+    extra : str
+        The extra of flower-compress that installs it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f'{package} is not installed: run `pip install "flower-compress[{extra}]"`'
+        )
+
+
+class RoundFailedError(FlowerCompressError):
+    """Every client that answered reported an error, several rounds in a row."""

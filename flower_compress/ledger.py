@@ -1,0 +1,88 @@
+"""Every byte counted once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from .packet import Packet
+
+__all__ = ["Direction", "Ledger", "Traffic"]
+
+Direction = Literal["uplink", "downlink"]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What went one way, summed over clients.
+
+    Attributes
+    ----------
+    messages : int
+        Number of packets.
+    num_bytes : int
+        All bytes of the arrays in the messages: payload and framing.
+    payload_bits : int
+        Exact bits of the vectors: symbols, scales, snapshots, exact arrays.
+    snapshot_bytes : int
+        Bytes of dense snapshots, a part of the payload.
+    """
+
+    messages: int = 0
+    num_bytes: int = 0
+    payload_bits: int = 0
+    snapshot_bytes: int = 0
+
+    @property
+    def framing_bytes(self) -> int:
+        """Headers, checksums, contracts and padding."""
+        return self.num_bytes - self.payload_bits // 8
+
+    def add(self, num_bytes: int, payload_bits: int, snapshot_bytes: int = 0) -> None:
+        """Count one message."""
+        self.messages += 1
+        self.num_bytes += num_bytes
+        self.payload_bits += payload_bits
+        self.snapshot_bytes += snapshot_bytes
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Bytes and bits of a run, up and down, in total and of the current round.
+
+    Counted at the server, when a message is handed to Flower and when a reply comes
+    back. Flower's own metadata, metrics and configs are not counted.
+    """
+
+    uplink: Traffic = field(default_factory=Traffic)
+    downlink: Traffic = field(default_factory=Traffic)
+    round_uplink: Traffic = field(default_factory=Traffic)
+    round_downlink: Traffic = field(default_factory=Traffic)
+
+    def begin_round(self) -> None:
+        """Start counting a new round."""
+        self.round_uplink, self.round_downlink = Traffic(), Traffic()
+
+    def record(self, direction: Direction, packet: Packet) -> None:
+        """Count one packet."""
+        snapshot = 0 if packet.snapshot is None else packet.snapshot.nbytes
+        self.record_bytes(direction, len(packet.data), packet.payload_bits, snapshot)
+
+    def record_bytes(
+        self,
+        direction: Direction,
+        num_bytes: int,
+        payload_bits: int,
+        snapshot_bytes: int = 0,
+    ) -> None:
+        """Count one message by its numbers."""
+        if direction == "uplink":
+            total, of_round = self.uplink, self.round_uplink
+        else:
+            total, of_round = self.downlink, self.round_downlink
+        total.add(num_bytes, payload_bits, snapshot_bytes)
+        of_round.add(num_bytes, payload_bits, snapshot_bytes)
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """Return the totals as JSON-able numbers."""
+        return {"uplink": asdict(self.uplink), "downlink": asdict(self.downlink)}

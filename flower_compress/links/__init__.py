@@ -1,0 +1,51 @@
+"""Links: a vector from a sender to a receiver as bytes, and both ends' states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..compressors import get_compressor
+from ..errors import ConfigurationError, UnknownNameError
+from .base import Link, ReceiverState, SenderState, accept, commit, fold
+from .broadcast import Broadcast, Carries, CatchUp
+from .direct import Direct
+from .error_feedback import ErrorFeedback
+from .memory import Memory
+from .payload import Payload
+
+__all__ = [
+    "LINKS",
+    "Broadcast",
+    "Carries",
+    "CatchUp",
+    "Direct",
+    "ErrorFeedback",
+    "Link",
+    "Memory",
+    "Payload",
+    "ReceiverState",
+    "SenderState",
+    "accept",
+    "commit",
+    "fold",
+    "get_link",
+]
+
+LINKS: dict[str, type[Link]] = {
+    cls.kind: cls for cls in (Direct, Memory, ErrorFeedback)
+}
+"""Every link by its kind."""
+
+
+def get_link(config: Mapping[str, Any]) -> Link:
+    """Rebuild a link from :meth:`Link.config`."""
+    parameters = dict(config)
+    kind = parameters.pop("kind", None)
+    if kind not in LINKS:
+        raise UnknownNameError("link", kind, LINKS)
+    compressor = get_compressor(parameters.pop("compressor", {}))
+    try:
+        return LINKS[kind](compressor, **parameters)
+    except TypeError as error:
+        raise ConfigurationError(f"link {kind!r}: {error}") from error

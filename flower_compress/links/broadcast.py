@@ -1,0 +1,143 @@
+"""The server's end of a link that many receivers share.
+
+Every payload is final: the memory moves on with it whether or not a receiver heard
+it. A receiver that is behind gets the payloads it missed or a snapshot, whichever is
+fewer bytes, so the log need never hold more bytes than one snapshot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ..compressors import Vector
+from ..errors import ConfigurationError
+from ..streams import Stream
+from .base import Link, ReceiverState, SenderState, accept
+from .payload import Payload
+
+__all__ = ["Broadcast", "Carries", "CatchUp"]
+
+Carries = Literal["model", "update"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CatchUp:
+    """What brings one receiver up to date.
+
+    Parameters
+    ----------
+    base, version : int
+        The version on which the payloads build, and that of the last one.
+    payloads : tuple[Payload, ...]
+        Payloads base + 1, ..., version; for a link without memory just the last.
+    snapshot : NDArray[np.float32], optional
+        The receivers' state at version `base`.
+    """
+
+    base: int
+    version: int
+    payloads: tuple[Payload, ...]
+    snapshot: Vector | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Broadcast:
+    """A link's sender, what an up-to-date receiver holds, and the recent payloads.
+
+    Build it with :meth:`begin`; :meth:`publish` returns the next state.
+
+    Parameters
+    ----------
+    link : Link
+        The link.
+    rate : float, optional
+        Rate of the receivers' memory; 1 where the link carries updates, which the
+        receivers add to their model; None where they hold nothing.
+    sender : SenderState
+        The link's own end.
+    replica : ReceiverState
+        An up-to-date receiver's end.
+    log : tuple[Payload, ...]
+        The latest payloads, unbroken, the newest last.
+    """
+
+    link: Link
+    rate: float | None
+    sender: SenderState
+    replica: ReceiverState
+    log: tuple[Payload, ...] = field(default=())
+
+    @classmethod
+    def begin(cls, link: Link, carries: Carries, initial: Vector) -> Broadcast:
+        """Start with receivers that hold `initial` (version 1, sent as a snapshot)."""
+        if carries == "update":
+            if link.memory_rate(initial.size) is not None:
+                raise ConfigurationError(
+                    "a Memory link carries the model, not the update: expected "
+                    "Direct or ErrorFeedback for updates"
+                )
+            return cls(link, 1.0, SenderState(), ReceiverState(1, initial))
+        rate = link.memory_rate(initial.size)
+        held = None if rate is None else initial
+        return cls(link, rate, SenderState(1, held), ReceiverState(1, held))
+
+    @property
+    def version(self) -> int:
+        """Version of the newest payload, 1 before the first."""
+        return self.replica.newest
+
+    @property
+    def value(self) -> Vector | None:
+        """What an up-to-date receiver received last; None before anything was sent."""
+        return self.replica.value(self.rate)
+
+    def publish(self, x: Vector, stream: Stream) -> Broadcast:
+        """Send `x` to everyone."""
+        version = self.version + 1
+        sender = self.sender
+        if sender.pending is not None:
+            # Final means acknowledged: nobody can take the last payload back.
+            sender = self.link.acknowledge(sender, sender.pending_version)
+        sender, payload = self.link.send(sender, x, version, stream.at(version))
+        replica = accept(
+            self.replica,
+            base=version - 1,
+            version=version,
+            payloads=(payload,),
+            final=True,
+            rate=self.rate,
+        )
+        if sender.vector is not None and self.link.memory_rate(x.size) is not None:
+            replica = replace(replica, vector=sender.vector)  # share, do not copy
+        return replace(self, sender=sender, replica=replica, log=self._extend(payload))
+
+    def catch_up(self, held: int | None) -> CatchUp:
+        """Return what a receiver needs that holds version `held` (None: nothing)."""
+        version = self.version
+        if self.rate is None:
+            return CatchUp(version - 1, version, self.log[-1:])
+        missed = version - held if held is not None else version
+        newest = self.log[-1:]
+        snapshot = CatchUp(self.replica.version, version, newest, self.replica.vector)
+        if held is None or held < 1 or missed > len(self.log):
+            return snapshot
+        if missed < 1:
+            return CatchUp(version, version, ())
+        payloads = self.log[-missed:]
+        snapshot_bytes = 4 * payloads[-1].dim + len(payloads[-1].data)
+        if sum(len(payload.data) for payload in payloads) > snapshot_bytes:
+            return snapshot
+        return CatchUp(version - missed, version, payloads)
+
+    def _extend(self, payload: Payload) -> tuple[Payload, ...]:
+        if self.rate is None:
+            return (payload,)
+        earlier = self.log[:-1] + tuple(entry.compact() for entry in self.log[-1:])
+        log = (*earlier, payload)
+        size = sum(len(entry.data) for entry in log)
+        first = 0
+        while first < len(log) - 1 and size > 4 * payload.dim + len(payload.data):
+            size -= len(log[first].data)
+            first += 1
+        return log[first:]

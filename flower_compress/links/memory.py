@@ -1,0 +1,94 @@
+"""A link with a memory at both ends: the difference to it is compressed.
+
+Source: Mishchenko et al., "Distributed learning with compressed gradient
+differences" (2019) for the uplink; Philippenko & Dieuleveut, "Preserved central model
+for faster bidirectional compression in distributed settings" (NeurIPS 2021), eq. (3),
+for the downlink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from ..compressors import Identity, Vector
+from ..errors import ConfigurationError
+from ..streams import Stream
+from ..theory import memory_rate
+from .base import Link, SenderState, fold
+from .payload import Payload
+
+__all__ = ["Memory"]
+
+
+@dataclass(frozen=True)
+class Memory(Link):
+    """q = C(x - h), received as h + q; then h += rate * q at both ends.
+
+    With a lossless compressor the link sends x itself and keeps no memory: the value
+    is the same, and exact where h + (x - h) is not.
+
+    Parameters
+    ----------
+    compressor : Compressor
+        The operator C.
+    code : str
+        Name of the code for its symbols; ``"auto"`` takes the shortest.
+    rate : float, optional
+        alpha in [0, 1]; default 1 / (2 (omega + 1)) for an unbiased operator and 1
+        for a contraction (as EF21, Richtarik et al. 2021).
+    initial : {"zero", "first"}
+        The first memory of a sender that was given none: h_0 = 0, or the first
+        vector, sent dense and billed (h_0 = g_1 in MCM's algorithm 1).
+    """
+
+    rate: float | None = None
+    initial: Literal["zero", "first"] = "zero"
+
+    kind: ClassVar[str] = "memory"
+
+    def __post_init__(self) -> None:
+        Link.__post_init__(self)
+        if self.rate is not None and not 0.0 <= self.rate <= 1.0:
+            raise ConfigurationError(f"rate must lie in [0, 1], got {self.rate}")
+        if self.initial not in ("zero", "first"):
+            raise ConfigurationError(
+                f'initial must be "zero" or "first", got {self.initial!r}'
+            )
+
+    def memory_rate(self, dim: int) -> float | None:
+        """Rate alpha, None for a lossless compressor."""
+        if self.compressor.lossless:
+            return None
+        if self.rate is not None:
+            return self.rate
+        if not self.compressor.unbiased:
+            return 1.0
+        return memory_rate(self.compressor.omega(dim))
+
+    def send(
+        self, state: SenderState, x: Vector, version: int, stream: Stream
+    ) -> tuple[SenderState, Payload]:
+        """Compress the difference between `x` and the memory."""
+        compressor, difference = self.compressor, x
+        if state.vector is not None:
+            difference = x - state.vector
+        elif self.initial == "first":
+            compressor = Identity()
+        payload = Payload.encode(difference, compressor, self.code, stream)
+        return SenderState(state.version, state.vector, payload, version), payload
+
+    def acknowledge(self, state: SenderState, version: int) -> SenderState:
+        """Fold the pending payload, drop it, or start from zero."""
+        if state.pending is not None and version == state.pending_version:
+            rate = self.memory_rate(state.pending.dim)
+            if rate is None:
+                return SenderState(version)
+            return SenderState(version, fold(state.vector, state.pending, rate))
+        if version == state.version:
+            return SenderState(version, state.vector)
+        return SenderState()
+
+    def config(self) -> dict[str, Any]:
+        """Return the JSON-able configuration that rebuilds the link."""
+        return {**Link.config(self), "rate": self.rate, "initial": self.initial}

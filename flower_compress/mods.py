@@ -1,0 +1,286 @@
+"""The client's end of both links, as a Flower mod."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from logging import getLogger
+from typing import Literal
+
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    RecordDict,
+)
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.constant import ErrorCode
+
+from .client_state import ClientState
+from .compressors import Vector
+from .contract import PROTOCOL, Contract
+from .errors import (
+    ConfigurationError,
+    FlowerCompressError,
+    LayoutMismatchError,
+    OutOfSyncError,
+    StalePacketError,
+)
+from .links import ReceiverState, SenderState, accept
+from .packet import STYPE, Packet
+from .streams import Purpose, Stream
+
+__all__ = [
+    "SESSION_KEY",
+    "CompressionMod",
+    "find_packet",
+    "packet_record",
+    "stable_identity",
+]
+
+SESSION_KEY = "flower-compress-session"
+"""Key in an evaluation's ConfigRecord: whose model is to be evaluated."""
+
+_PACKET_KEY = "packet"
+_STATE_KEY = "flower_compress"
+_log = getLogger("flwr")
+
+
+class CompressionMod:
+    """Decode what the server sends, and compress what the client answers.
+
+    To be used with a :class:`~flower_compress.strategies.CompressedStrategy` at the
+    server, which says how to answer: there is nothing to configure twice. The client
+    app sees plain arrays, as without the mod. Messages of other strategies pass
+    through untouched.
+
+    An evaluation uses the model that the client received last; nothing is sent.
+
+    Parameters
+    ----------
+    returns : {"weights", "gradient"} (default: "weights")
+        What the train function returns in its ArrayRecord: the weights after local
+        training, as any Flower client, of which the difference w - w_local to the
+        received ones is sent; or a gradient, which is sent as it is. Arrays that are
+        never compressed (integers, BatchNorm's statistics) are values in both cases.
+    identity : Callable[[Context], int], optional
+        A number that is this client's own and survives restarts. Default: the node's
+        ``partition-id`` if it has one, else its node id.
+
+    Notes
+    -----
+    Put it last in the list, so that other mods see plain arrays.
+
+    Examples
+    --------
+    >>> from flwr.clientapp import ClientApp
+    >>> from flower_compress import CompressionMod
+    >>> app = ClientApp(mods=[CompressionMod()])
+    """
+
+    def __init__(
+        self,
+        returns: Literal["weights", "gradient"] = "weights",
+        identity: Callable[[Context], int] | None = None,
+    ) -> None:
+        if returns not in ("weights", "gradient"):
+            raise ConfigurationError(
+                f'returns must be "weights" or "gradient", got {returns!r}'
+            )
+        self.returns = returns
+        self.identity = identity or stable_identity
+
+    def __call__(
+        self, msg: Message, context: Context, call_next: ClientAppCallable
+    ) -> Message:
+        """Handle one message."""
+        try:
+            found = find_packet(msg.content)
+            if found is not None:
+                return self._train(msg, context, call_next, *found)
+            if msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE:
+                return self._evaluate(msg, context, call_next)
+        except FlowerCompressError as error:
+            reason = f"{type(error).__name__}: {error}"
+            _log.error("CompressionMod: %s", reason)
+            return Message(
+                Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=msg
+            )
+        return call_next(msg, context)
+
+    def _train(
+        self,
+        msg: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        key: str,
+        data: bytes,
+    ) -> Message:
+        state = _load(context)
+        packet = Packet.parse(data)
+        if packet.greeting:
+            return self._answer_greeting(msg, context, key, packet)
+        if state is None or state.session != packet.session:
+            if packet.contract is None:
+                return _ask_for_contract(msg, key, packet)
+            state = ClientState(
+                packet.session, packet.contract, ReceiverState(), SenderState()
+            )
+        elif packet.contract is not None:
+            state = replace(state, contract=packet.contract)
+        contract = Contract.from_bytes(state.contract)
+        packet.require_dim(contract.layout.dim)
+        try:
+            receiver = accept(
+                state.receiver,
+                base=packet.base,
+                version=packet.version,
+                payloads=packet.payloads,
+                final=packet.final,
+                rate=contract.downlink_rate,
+                snapshot=packet.snapshot,
+            )
+        except StalePacketError:
+            raise
+        except OutOfSyncError as error:
+            _log.info("CompressionMod: %s", error)
+            return _ask_for_contract(msg, key, packet)
+        received = receiver.value(contract.downlink_rate)
+        if received is None:
+            return _ask_for_contract(msg, key, packet)
+        exact = packet.exact or b""
+        inner = _with_record(msg, key, contract.layout.unflatten(received, exact))
+        reply = call_next(inner, context)
+        if reply.has_error():
+            return reply
+        return self._answer(
+            reply, context, packet, contract, state, receiver, received, exact
+        )
+
+    def _answer(
+        self,
+        reply: Message,
+        context: Context,
+        packet: Packet,
+        contract: Contract,
+        state: ClientState,
+        receiver: ReceiverState,
+        received: Vector,
+        exact: bytes,
+    ) -> Message:
+        key, arrays = _single_record(reply)
+        vector, exact_out = contract.layout.flatten(arrays)
+        if self.returns == "weights":
+            vector = received - vector
+        contract.layout.check_finite(vector, "the client's update")
+        sender = contract.uplink.acknowledge(state.sender, packet.acked)
+        stream = Stream(
+            contract.seed, Purpose.UPLINK, self.identity(context), packet.version
+        )
+        base = sender.version
+        sender, payload = contract.uplink.send(sender, vector, packet.version, stream)
+        answer = Packet(
+            session=packet.session,
+            base=base,
+            version=packet.version,
+            acked=packet.version,
+            dim=packet.dim,
+            payloads=(payload,),
+            exact=exact_out or None,
+        )
+        reply = _with_record(reply, key, packet_record(answer))
+        # Last of all: a client that fails before has not moved.
+        state = ClientState(packet.session, state.contract, receiver, sender, exact)
+        context.state[_STATE_KEY] = ConfigRecord({"state": state.to_bytes(packet.dim)})
+        return reply
+
+    def _answer_greeting(
+        self, msg: Message, context: Context, key: str, packet: Packet
+    ) -> Message:
+        about = {"protocol": PROTOCOL, "identity": self.identity(context)}
+        answer = Packet(
+            session=packet.session, contract=json.dumps(about).encode(), greeting=True
+        )
+        return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
+
+    def _evaluate(
+        self, msg: Message, context: Context, call_next: ClientAppCallable
+    ) -> Message:
+        for config in msg.content.config_records.values():
+            if SESSION_KEY in config:
+                break
+        else:
+            return call_next(msg, context)
+        state = _load(context)
+        if state is None or state.session != config[SESSION_KEY]:
+            raise OutOfSyncError(
+                "this client holds no model of the run to evaluate: train it first, "
+                'or evaluate with evaluate_on="global"'
+            )
+        contract = Contract.from_bytes(state.contract)
+        held = state.receiver.value(contract.downlink_rate)
+        if held is None:
+            raise OutOfSyncError("this client holds no model to evaluate")
+        arrays = contract.layout.unflatten(held, state.exact)
+        key = str(config.get("arrayrecord-key", "arrays"))
+        return call_next(_with_record(msg, key, arrays), context)
+
+
+def find_packet(content: RecordDict) -> tuple[str, bytes] | None:
+    """Return the record key and the bytes of the packet in `content`, if any."""
+    for key, record in content.items():
+        if isinstance(record, ArrayRecord) and _PACKET_KEY in record:
+            array = record[_PACKET_KEY]
+            if array.stype == STYPE:
+                return key, array.data
+    return None
+
+
+def packet_record(packet: Packet) -> ArrayRecord:
+    """Return a record with one array, which holds the packet's bytes."""
+    data = packet.data
+    return ArrayRecord({_PACKET_KEY: Array("uint8", (len(data),), STYPE, data)})
+
+
+def stable_identity(context: Context) -> int:
+    """Return the node's ``partition-id``, or its node id if it has none."""
+    return int(context.node_config.get("partition-id", context.node_id))
+
+
+def _load(context: Context) -> ClientState | None:
+    record = context.state.get(_STATE_KEY)
+    if not isinstance(record, ConfigRecord):
+        return None
+    data = record.get("state")
+    return ClientState.from_bytes(data) if isinstance(data, bytes) else None
+
+
+def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
+    answer = Packet(session=packet.session, resync=True)
+    return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
+
+
+def _single_record(reply: Message) -> tuple[str, ArrayRecord]:
+    records = [
+        (key, record)
+        for key, record in reply.content.items()
+        if isinstance(record, ArrayRecord)
+    ]
+    if len(records) != 1:
+        raise LayoutMismatchError(
+            f"expected one ArrayRecord in the client's reply, got {len(records)}"
+        )
+    return records[0]
+
+
+def _with_record(msg: Message, key: str, record: ArrayRecord) -> Message:
+    """Return the message with one record replaced; the original stays as it is."""
+    changed = copy.copy(msg)
+    changed.content = RecordDict({**dict(msg.content.items()), key: record})
+    return changed

@@ -1,0 +1,218 @@
+"""One message's worth of compressed vectors as bytes.
+
+Header, 26 bytes, little-endian:
+
+====== ===== =========================================================
+offset bytes field
+====== ===== =========================================================
+0      1     format version, 1
+1      1     flags: 1 contract, 2 snapshot, 4 final, 8 exact arrays,
+             16 greeting, 32 resynchronise
+2      4     session
+6      4     base: the version on which the payloads build
+10     4     version of the last payload
+14     4     acked: the newest version accepted from the peer
+18     4     dimension d of the vector
+22     4     CRC-32 of all other bytes
+====== ===== =========================================================
+
+Then, each present only if its flag says so: the contract (length in 4 bytes, bytes),
+the snapshot (4 d bytes, float32), the exact arrays (length in 4 bytes, bytes), and the
+payloads up to the end. Each payload but the last is preceded by its length in 4 bytes;
+their number is version - base if they are final, else 0 or 1.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .compressors import Vector
+from .errors import ConfigurationError, CorruptPacket
+from .links import Payload
+
+__all__ = ["FORMAT_VERSION", "HEADER_BYTES", "STYPE", "Packet"]
+
+FORMAT_VERSION = 1
+STYPE = "flower_compress/1"
+"""Serialisation type of the Flower ``Array`` that holds a packet."""
+
+_HEADER = struct.Struct("<BBIIIII")
+_CRC = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size + _CRC.size
+_MAX_UINT32 = 2**32 - 1
+
+
+_CONTRACT, _SNAPSHOT, _FINAL, _EXACT, _GREETING, _RESYNC = 1, 2, 4, 8, 16, 32
+_ALL_FLAGS = 63
+
+
+@dataclass(frozen=True, eq=False)
+class Packet:
+    """What one message carries.
+
+    Parameters
+    ----------
+    session : int
+        The run's session id, 32 bits.
+    base, version : int
+        The version on which the payloads build, and that of the last one.
+    acked : int
+        The newest version accepted from the peer.
+    dim : int
+        Length d of the vectors.
+    payloads : tuple[Payload, ...]
+        The compressed vectors.
+    final : bool
+        Whether the sender never takes the payloads back.
+    snapshot : NDArray[np.float32], optional
+        The sender's state at version `base`, shape (d,).
+    contract : bytes, optional
+        How the two ends have agreed to talk.
+    exact : bytes, optional
+        Arrays that are never compressed.
+    greeting : bool
+        Whether this is the server's greeting, or the answer to it.
+    resync : bool
+        Whether the client asks for the contract and a snapshot.
+    """
+
+    session: int
+    base: int = 0
+    version: int = 0
+    acked: int = 0
+    dim: int = 0
+    payloads: tuple[Payload, ...] = ()
+    final: bool = False
+    snapshot: Vector | None = None
+    contract: bytes | None = None
+    exact: bytes | None = None
+    greeting: bool = False
+    resync: bool = False
+
+    @cached_property
+    def data(self) -> bytes:
+        """The packet as bytes."""
+        flags = (
+            _CONTRACT * (self.contract is not None)
+            | _SNAPSHOT * (self.snapshot is not None)
+            | _FINAL * self.final
+            | _EXACT * (self.exact is not None)
+            | _GREETING * self.greeting
+            | _RESYNC * self.resync
+        )
+        numbers = (self.session, self.base, self.version, self.acked, self.dim)
+        if max(numbers) > _MAX_UINT32 or min(numbers) < 0:
+            raise ConfigurationError(
+                f"session, versions and dimension must lie in [0, 2^32), got {numbers}"
+            )
+        header = _HEADER.pack(FORMAT_VERSION, flags, *numbers)
+        body: list[bytes] = []
+        if self.contract is not None:
+            body += (_LENGTH.pack(len(self.contract)), self.contract)
+        if self.snapshot is not None:
+            body.append(self.snapshot.astype("<f4", copy=False).tobytes())
+        if self.exact is not None:
+            body += (_LENGTH.pack(len(self.exact)), self.exact)
+        for payload in self.payloads[:-1]:
+            body += (_LENGTH.pack(len(payload.data)), payload.data)
+        if self.payloads:
+            body.append(self.payloads[-1].data)
+        rest = b"".join(body)
+        crc = zlib.crc32(rest, zlib.crc32(header))
+        return b"".join((header, _CRC.pack(crc), rest))
+
+    @property
+    def payload_bits(self) -> int:
+        """Exact bits of the vectors: payloads, snapshot and exact arrays."""
+        bits = sum(payload.num_bits for payload in self.payloads)
+        if self.snapshot is not None:
+            bits += 32 * self.snapshot.size
+        return bits + 8 * len(self.exact or b"")
+
+    def require_dim(self, dim: int) -> None:
+        """Raise CorruptPacket unless the packet's vectors have length `dim`."""
+        if self.dim != dim:
+            raise CorruptPacket(
+                f"expected a packet of vectors of length {dim}, got {self.dim}"
+            )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Packet:
+        """Read a packet; its payloads are decoded when they are used.
+
+        So check :meth:`require_dim` first: that bounds what a payload may allocate.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are damaged, or are no packet.
+        """
+        if len(data) < HEADER_BYTES:
+            raise CorruptPacket(
+                f"a packet has at least {HEADER_BYTES} bytes, got {len(data)}"
+            )
+        form, flags, session, base, version, acked, dim = _HEADER.unpack_from(data)
+        if form != FORMAT_VERSION:
+            raise CorruptPacket(
+                f"expected packet format {FORMAT_VERSION}, got {form}: install the "
+                "same major version of flower-compress at both ends"
+            )
+        rest = memoryview(data)[HEADER_BYTES:]
+        crc = zlib.crc32(rest, zlib.crc32(data[: _HEADER.size]))
+        if _CRC.unpack_from(data, _HEADER.size)[0] != crc:
+            raise CorruptPacket("the checksum does not match: damaged on the way")
+        if flags & ~_ALL_FLAGS:
+            raise CorruptPacket(f"unknown flags {flags:#x}")
+        contract, exact, snapshot = None, None, None
+        if flags & _CONTRACT:
+            contract, rest = _take_section(rest)
+        if flags & _SNAPSHOT:
+            raw, rest = _take(rest, 4 * dim)
+            snapshot = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+        if flags & _EXACT:
+            exact, rest = _take_section(rest)
+        final = bool(flags & _FINAL)
+        if version < base:
+            raise CorruptPacket(f"version {version} lies before its base {base}")
+        count = version - base if final else int(len(rest) > 0)
+        payloads = []
+        for _ in range(count - 1):
+            section, rest = _take_section(rest)
+            payloads.append(Payload(section, dim))
+        if count:
+            payloads.append(Payload(bytes(rest), dim))
+        elif len(rest):
+            raise CorruptPacket(f"{len(rest)} bytes too many at the end of a packet")
+        return cls(
+            session=session,
+            base=base,
+            version=version,
+            acked=acked,
+            dim=dim,
+            payloads=tuple(payloads),
+            final=final,
+            snapshot=snapshot,
+            contract=contract,
+            exact=exact,
+            greeting=bool(flags & _GREETING),
+            resync=bool(flags & _RESYNC),
+        )
+
+
+def _take(data: memoryview, size: int) -> tuple[bytes, memoryview]:
+    if size > len(data):
+        raise CorruptPacket(f"expected {size} more bytes, got {len(data)}")
+    return bytes(data[:size]), data[size:]
+
+
+def _take_section(data: memoryview) -> tuple[bytes, memoryview]:
+    if len(data) < _LENGTH.size:
+        raise CorruptPacket(f"expected a length of 4 bytes, got {len(data)} bytes")
+    (size,) = _LENGTH.unpack_from(data)
+    return _take(data[_LENGTH.size :], size)

@@ -1,0 +1,141 @@
+"""Run a Flower app in this process: no polling, breakpoints work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from .errors import ConfigurationError
+
+__all__ = ["InProcessGrid"]
+
+_SERVER_NODE_ID = 1
+
+
+class InProcessGrid(Grid):
+    """A Flower grid whose nodes are client apps called directly, one after the other.
+
+    What a client app sees is what Flower's simulation engine shows it: a node config
+    with ``partition-id`` and ``num-partitions``, a context that survives from message
+    to message, and that keeps nothing of a call that raised.
+
+    Parameters
+    ----------
+    client_app : ClientApp or Callable[[Message, Context], Message]
+        The app that every node runs.
+    num_nodes : int
+        Number of nodes, of node ids 1001, 1002, ...
+    run_config : Mapping, optional
+        The run config of every node.
+    on_message : Callable[[Message, Message], None], optional
+        Called with every message and its reply, for tests and tracing.
+
+    Attributes
+    ----------
+    contexts : dict[int, Context]
+        Each node's context, by node id.
+
+    Examples
+    --------
+    ``strategy.start(InProcessGrid(client_app, num_nodes=20), initial_arrays)``
+    """
+
+    def __init__(
+        self,
+        client_app: Callable[[Message, Context], Message] | ClientApp,
+        num_nodes: int,
+        run_config: Mapping[str, bool | float | int | str] | None = None,
+        on_message: Callable[[Message, Message], None] | None = None,
+    ) -> None:
+        if num_nodes < 1:
+            raise ConfigurationError(f"num_nodes must be positive, got {num_nodes}")
+        # Flower draws these for the process that runs an app.
+        TaskIdentity.run_id = TaskIdentity.task_id = 1
+        TaskIdentity.node_id = _SERVER_NODE_ID
+        self._client_app, self._on_message = client_app, on_message
+        self._message_ids = count(1)
+        self._replies: dict[str, Message] = {}
+        self._run = Run.create_empty(1)
+        self.contexts = {
+            1001 + i: Context(
+                run_id=1,
+                node_id=1001 + i,
+                node_config={"partition-id": i, "num-partitions": num_nodes},
+                state=RecordDict(),
+                run_config=UserConfig(run_config or {}),
+            )
+            for i in range(num_nodes)
+        }
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Create a message; ``Message(...)`` does the same."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return all node ids."""
+        return list(self.contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Deliver messages; the replies wait for `pull_messages`."""
+        ids = []
+        for message in messages:
+            reply = self._deliver(message)
+            ids.append(message.metadata.message_id)
+            self._replies[message.metadata.message_id] = reply
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies to those messages that were not returned yet."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Deliver messages and return their replies."""
+        return [self._deliver(message) for message in messages]
+
+    def _deliver(self, message: Message) -> Message:
+        metadata = message.metadata
+        metadata.__dict__["_message_id"] = str(next(self._message_ids))
+        kept = self.contexts[metadata.dst_node_id]
+        context = Context(
+            kept.run_id,
+            kept.node_id,
+            kept.node_config,
+            RecordDict(dict(kept.state.items())),
+            kept.run_config,
+        )
+        try:
+            reply = self._client_app(message, context)
+        except Exception as error:  # noqa: BLE001 - Flower reports any, so do we
+            reason = f"{type(error)}:<'{error}'>"
+            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            reply = Message(Error(code, reason), reply_to=message)
+        else:
+            kept.state = context.state
+        if self._on_message is not None:
+            self._on_message(message, reply)
+        return reply

@@ -1,0 +1,1 @@
+"""Learning problems, runs and reports of flower-compress, from a checkout."""

@@ -1,0 +1,511 @@
+"""The server's end of a compressed run: any mixture of links."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from logging import INFO, getLogger
+from time import sleep
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result
+
+from flower_compress.compressors import Vector
+from flower_compress.contract import Contract
+from flower_compress.errors import (
+    ConfigurationError,
+    FlowerCompressError,
+    OutOfSyncError,
+    RoundFailedError,
+)
+from flower_compress.layout import EXACT_PATTERN, Layout
+from flower_compress.ledger import Ledger
+from flower_compress.links import Carries, Link
+from flower_compress.mods import SESSION_KEY, find_packet, packet_record
+from flower_compress.packet import Packet
+from flower_compress.streams import Purpose, Stream
+
+from .downlink import Downlinks, Groups
+from .roster import Client, Roster
+from .server_optimizers import GradientDescent, ServerOptimizer, StepSize
+from .uplink import Contribution, Uplinks
+
+__all__ = ["CompressedStrategy"]
+
+_log = getLogger("flwr")
+_UNIFORM_KEY = "flower-compress-uniform"
+EvaluateOn = Literal["held", "global"]
+
+
+class CompressedStrategy(FedAvg):
+    """Federated learning over two compressed links, chosen freely.
+
+    Each round the server sends its model (or the model's last update) over the
+    downlink, every client answers over the uplink with a gradient, or with the
+    difference that its local training made, and the server steps with the estimate g:
+
+        u = optimizer(g),    w += u                  (preserved central model)
+                             w += what arrives of u  (degraded)
+
+    The clients need :class:`~flower_compress.CompressionMod` and no configuration.
+    The algorithms of this package are this class with their links filled in.
+
+    Parameters
+    ----------
+    uplink : Link
+        Carries gradients or updates to the server.
+    downlink : Link
+        Carries the model to the clients.
+    downlink_carries : {"model", "update"} (default: "model")
+        Whether the downlink compresses the model itself, or the update u, which
+        clients add to the model that they hold.
+    preserved : bool (default: True)
+        Whether the central model takes the whole update. If not, it takes what the
+        clients receive of it; only with ``downlink_carries="update"``.
+    groups : int or "client" (default: 1)
+        Number of groups of clients that share a downlink, its memory and its draws;
+        ``"client"`` gives every client its own.
+    step_size : float or Callable[[int], float] (default: 1.0)
+        gamma of ``w -= gamma g``, or a function of the round. 1 is right for clients
+        that return weights (federated averaging).
+    optimizer : ServerOptimizer, optional
+        Instead of plain gradient descent with `step_size`.
+    seed : int (default: 0)
+        Fixes sampling and every draw of the compressors.
+    exact_pattern : str
+        Regular expression for names of arrays that are never compressed.
+    evaluate_on : {"held", "global"} (default: "held")
+        Clients evaluate the model that they hold, and nothing is sent; or the
+        server's, which is sent dense and billed.
+    min_replies : int (default: 1)
+        A round with fewer usable replies leaves the model as it is.
+    max_failed_rounds : int (default: 3)
+        After that many rounds in a row in which clients answered, and every answer
+        was an error, the run stops with :class:`RoundFailedError`.
+    weighted_by_key : str or None (default: "num-examples")
+        Key in the clients' metrics that holds their weight; None weights all alike,
+        as the papers do.
+    **kwargs
+        Every other argument of :class:`flwr.serverapp.strategy.FedAvg`
+        (``fraction_train``, ``min_train_nodes``, ``min_available_nodes``, ...).
+
+    Attributes
+    ----------
+    ledger : Ledger
+        What was sent, in bytes and bits.
+    """
+
+    def __init__(
+        self,
+        uplink: Link,
+        downlink: Link,
+        *,
+        downlink_carries: Carries = "model",
+        preserved: bool = True,
+        groups: Groups = 1,
+        step_size: StepSize = 1.0,
+        optimizer: ServerOptimizer | None = None,
+        seed: int = 0,
+        exact_pattern: str = EXACT_PATTERN,
+        evaluate_on: EvaluateOn = "held",
+        min_replies: int = 1,
+        max_failed_rounds: int = 3,
+        weighted_by_key: str | None = "num-examples",
+        **kwargs: Any,
+    ) -> None:
+        Downlinks.check(downlink, downlink_carries, groups, preserved)
+        if evaluate_on not in ("held", "global"):
+            raise ConfigurationError(
+                f'evaluate_on must be "held" or "global", got {evaluate_on!r}'
+            )
+        if min_replies < 1 or max_failed_rounds < 1:
+            raise ConfigurationError(
+                "min_replies and max_failed_rounds must be positive, got "
+                f"{min_replies} and {max_failed_rounds}"
+            )
+        super().__init__(weighted_by_key=weighted_by_key or _UNIFORM_KEY, **kwargs)
+        self.uplink, self.downlink = uplink, downlink
+        self.downlink_carries, self.preserved = downlink_carries, preserved
+        self.groups = groups
+        self.optimizer = optimizer or GradientDescent(step_size)
+        self.seed = seed
+        self.exact_pattern = exact_pattern
+        self.evaluate_on = evaluate_on
+        self.min_replies, self.max_failed_rounds = min_replies, max_failed_rounds
+        self.ledger = Ledger()
+        self._timeout: float = 3600.0
+        self._arrays: ArrayRecord | None = None
+
+    # -- a run ---------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run federated learning; see :meth:`flwr.serverapp.strategy.Strategy.start`.
+
+        Each call is a session of its own: clients drop what they remember of others.
+        """
+        self._timeout = timeout
+        self._begin(initial_arrays)
+        return super().start(
+            grid,
+            initial_arrays,
+            num_rounds,
+            timeout,
+            train_config,
+            evaluate_config,
+            evaluate_fn,
+        )
+
+    def _begin(self, arrays: ArrayRecord) -> None:
+        layout = Layout.of(arrays, self.exact_pattern)
+        model, exact = layout.flatten(arrays)
+        layout.check_finite(model, "the initial model")
+        self._arrays, self._layout, self._exact = arrays, layout, exact
+        self._model = model.copy()
+        self._session = secrets.randbits(32) or 1
+        self.ledger = Ledger()
+        self._downlinks = Downlinks(
+            self.downlink, self.downlink_carries, self.groups, self.seed, self._model
+        )
+        self._uplinks = Uplinks(self.uplink, layout.dim)
+        self._roster = Roster(self._session, self._downlinks, self.ledger)
+        self._optimizer_state = self.optimizer.init(layout.dim)
+        self._contract = Contract(
+            layout, self.uplink, self._downlinks.receiver_rate, self.seed
+        ).to_bytes()
+        self._failed_rounds = 0
+
+    def _follow(self, arrays: ArrayRecord) -> None:
+        """Take over a model that is not the one the last round returned."""
+        if self._arrays is None:
+            self._begin(arrays)
+        elif arrays is not self._arrays:
+            if self.downlink_carries == "update":
+                raise ConfigurationError(
+                    "the downlink carries updates, so the arrays must be those that "
+                    "the last round returned: expected them unchanged"
+                )
+            model, self._exact = self._layout.flatten(arrays)
+            self._layout.check_finite(model, "the model")
+            self._arrays, self._model = arrays, model.copy()
+
+    # -- training ------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients and send each the model over its downlink."""
+        if self.fraction_train == 0.0:
+            return []
+        self._follow(arrays)
+        self.ledger.begin_round()
+        config["server-round"] = server_round
+        clients = self._sample(
+            grid, config, server_round, self.fraction_train, self.min_train_nodes
+        )
+        if self.downlink_carries == "model":
+            self._downlinks.publish(
+                self._model, [client.identity for client in clients]
+            )
+        return [self._train_message(client, config) for client in clients]
+
+    def _train_message(self, client: Client, config: ConfigRecord) -> Message:
+        end = client.downlink
+        is_new = end.held is None
+        needed = self._downlinks.send(client.identity, end, self._model)
+        packet = Packet(
+            session=self._session,
+            base=needed.base,
+            version=needed.version,
+            acked=client.uplink.acked,
+            dim=self._layout.dim,
+            payloads=needed.payloads,
+            final=self._downlinks.is_final(),
+            snapshot=needed.snapshot,
+            contract=self._contract if is_new else None,
+            exact=self._exact or None,
+        )
+        self.ledger.record("downlink", packet)
+        # One RecordDict a node: messages that share one would share its mutations.
+        content = RecordDict(
+            {
+                self.arrayrecord_key: packet_record(packet),
+                self.configrecord_key: ConfigRecord(dict(config)),
+            }
+        )
+        return Message(content, client.node_id, MessageType.TRAIN)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Estimate the gradient from the replies and step."""
+        if self._arrays is None:
+            return None, None
+        valid, errors = self._check_and_log_replies(
+            list(replies), is_train=True, validate=False
+        )
+        reasons = [f"{msg.error.reason}" for msg in errors]
+        accepted: list[tuple[Client, Contribution, bytes, Message]] = []
+        for msg in valid:
+            try:
+                taken = self._check_reply(msg)
+            except FlowerCompressError as error:
+                reasons.append(f"{type(error).__name__}: {error}")
+                _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
+                continue
+            if taken is not None:
+                accepted.append((*taken, msg))
+        self._count_failures(len(accepted), reasons)
+        if len(accepted) < self.min_replies:
+            _log.warning(
+                "round %d skipped: %d usable replies, expected at least %d",
+                server_round,
+                len(accepted),
+                self.min_replies,
+            )
+            self._take_update(np.zeros(self._layout.dim, dtype=np.float32))
+            return self._arrays, None
+        accepted.sort(key=lambda entry: entry[0].identity)
+        parts = [part for _, part, _, _ in accepted]
+        gradient = self._uplinks.fold(parts, len(self._roster))
+        self._optimizer_state, update = self.optimizer.step(
+            self._optimizer_state, gradient, server_round
+        )
+        self._take_update(update)
+        if self._exact:
+            self._exact = self._layout.average_exact(
+                [exact for _, _, exact, _ in accepted], [part.weight for part in parts]
+            )
+        self._arrays = self._layout.unflatten(self._model, self._exact)
+        return self._arrays, self._train_metrics([msg for *_, msg in accepted])
+
+    def _take_update(self, update: Vector) -> None:
+        if self.downlink_carries == "update":
+            self._downlinks.publish_all(update)
+        degraded = None if self.preserved else self._downlinks.degraded_model
+        model = self._model + update if degraded is None else degraded
+        self._layout.check_finite(model, "the model after the server's step")
+        self._model = model
+
+    def _check_reply(self, msg: Message) -> tuple[Client, Contribution, bytes] | None:
+        """Decode one reply; None if the client only asks to be synchronised."""
+        client = self._roster.find(msg.metadata.src_node_id)
+        found = find_packet(msg.content)
+        if client is None or found is None:
+            raise OutOfSyncError(
+                "the reply holds no packet: is CompressionMod in the client app's mods?"
+            )
+        data = found[1]
+        try:
+            packet = Packet.parse(data)
+            self.ledger.record("uplink", packet)
+        except FlowerCompressError:
+            self.ledger.record_bytes("uplink", len(data), 0)
+            raise
+        if packet.session != self._session:
+            raise OutOfSyncError("the reply belongs to another session")
+        if packet.resync:
+            self._downlinks.forget(client.downlink)
+            _log.info("client %d asks to be synchronised", client.identity)
+            return None
+        if packet.version != client.downlink.sent:
+            raise OutOfSyncError(
+                f"expected an answer to version {client.downlink.sent}, got one to "
+                f"{packet.version}: late"
+            )
+        self._downlinks.acknowledge(client.downlink, packet.acked)
+        packet.require_dim(self._layout.dim)
+        exact = packet.exact or b""
+        self._layout.exact_arrays(exact)
+        part = self._uplinks.check(client.uplink, packet, self._weight(msg))
+        return client, part, exact
+
+    def _weight(self, msg: Message) -> float:
+        if self.weighted_by_key == _UNIFORM_KEY:
+            return 1.0
+        for metrics in msg.content.metric_records.values():
+            weight = metrics.get(self.weighted_by_key)
+            if isinstance(weight, (int, float)) and 0 < weight < float("inf"):
+                return float(weight)
+        raise ConfigurationError(
+            f"the client's metrics hold no positive number {self.weighted_by_key!r}: "
+            "add it to the reply's MetricRecord, or set weighted_by_key=None"
+        )
+
+    def _count_failures(self, num_accepted: int, reasons: list[str]) -> None:
+        if num_accepted or not reasons:
+            self._failed_rounds = 0
+            return
+        self._failed_rounds += 1
+        if self._failed_rounds >= self.max_failed_rounds:
+            distinct = list(dict.fromkeys(reasons))
+            raise RoundFailedError(
+                f"all {len(reasons)} clients that answered reported an error, "
+                f"{self._failed_rounds} rounds in a row: " + " | ".join(distinct[:3])
+            )
+
+    def _train_metrics(self, replies: list[Message]) -> MetricRecord | None:
+        metrics = self._mean_metrics(replies, self.train_metrics_aggr_fn)
+        metrics = MetricRecord() if metrics is None else metrics
+        metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
+        metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
+        return metrics
+
+    def _mean_metrics(
+        self,
+        replies: list[Message],
+        mean: Callable[[list[RecordDict], str], MetricRecord],
+    ) -> MetricRecord | None:
+        contents = []
+        for msg in replies:
+            records = msg.content.metric_records
+            if not records:
+                return None
+            if self.weighted_by_key == _UNIFORM_KEY:
+                uniform = {_UNIFORM_KEY: 1.0}
+                contents.append(
+                    RecordDict(
+                        {
+                            key: MetricRecord({**dict(record.items()), **uniform})
+                            for key, record in records.items()
+                        }
+                    )
+                )
+            else:
+                contents.append(msg.content)
+        return mean(contents, self.weighted_by_key) if contents else None
+
+    # -- evaluation ----------------------------------------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask clients to evaluate the model that they hold, or the server's."""
+        if self.fraction_evaluate == 0.0:
+            return []
+        self._follow(arrays)
+        config["server-round"] = server_round
+        clients = self._sample(
+            grid, config, -server_round, self.fraction_evaluate, self.min_evaluate_nodes
+        )
+        if self.evaluate_on == "held":
+            clients = [client for client in clients if client.downlink.held is not None]
+        return [self._evaluate_message(client, config) for client in clients]
+
+    def _evaluate_message(self, client: Client, config: ConfigRecord) -> Message:
+        record = ConfigRecord(dict(config))
+        content = RecordDict({self.configrecord_key: record})
+        if self.evaluate_on == "held":
+            record[SESSION_KEY] = self._session
+            record["arrayrecord-key"] = self.arrayrecord_key
+        else:
+            arrays = self._layout.unflatten(self._model, self._exact)
+            content[self.arrayrecord_key] = arrays
+            num_bytes = sum(_num_bytes(array) for array in arrays.values())
+            self.ledger.record_bytes("downlink", num_bytes, 8 * num_bytes)
+        return Message(content, client.node_id, MessageType.EVALUATE)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average the clients' metrics."""
+        valid, _ = self._check_and_log_replies(
+            list(replies), is_train=False, validate=False
+        )
+        return self._mean_metrics(valid, self.evaluate_metrics_aggr_fn)
+
+    # -- sampling ------------------------------------------------------------------
+
+    def _sample(
+        self,
+        grid: Grid,
+        config: ConfigRecord,
+        version: int,
+        fraction: float,
+        min_nodes: int,
+    ) -> list[Client]:
+        """Draw clients by their identity, from the run's seed."""
+        node_ids = list(grid.get_node_ids())
+        size = max(int(len(node_ids) * fraction), min_nodes)
+        required = max(self.min_available_nodes, size)
+        while len(node_ids) < required:
+            _log.info(
+                "Waiting for nodes to connect: %d connected (minimum required: %d).",
+                len(node_ids),
+                required,
+            )
+            sleep(1)
+            node_ids = list(grid.get_node_ids())
+        self._roster.greet(
+            grid,
+            node_ids,
+            self.arrayrecord_key,
+            config,
+            self.configrecord_key,
+            self._timeout,
+        )
+        clients = self._roster.online(node_ids)
+        if size < len(clients):
+            stream = Stream(self.seed, Purpose.SAMPLING, 0, version)
+            drawn = stream.generator().choice(len(clients), size, replace=False)
+            clients = [clients[i] for i in np.sort(drawn)]
+        _log.info("sampled %d nodes (out of %d)", len(clients), len(node_ids))
+        return clients
+
+    # -- what a user sees ----------------------------------------------------------
+
+    def summary(self) -> None:
+        """Log the links with their omega and alpha, and Flower's own settings."""
+        dim = None if self._arrays is None else self._layout.dim
+        carries = f"carries the {self.downlink_carries}"
+        groups = "one per client" if self.groups == "client" else f"{self.groups} group"
+        model = "preserved" if self.preserved else "degraded"
+        lines = [
+            "├──> Compression:",
+            f"│\t├── Dimension: {'unknown before the start' if dim is None else dim}",
+            f"│\t├── Uplink: {_describe(self.uplink, dim)}",
+            f"│\t├── Downlink: {_describe(self.downlink, dim)}",
+            f"│\t├── Downlink {carries} ({groups}), central model {model}",
+            f"│\t├── Server step: {self.optimizer}",
+            f"│\t└── Seed: {self.seed}",
+        ]
+        for line in lines:
+            _log.log(INFO, "\t%s", line)
+        super().summary()
+
+
+def _num_bytes(array: Array) -> int:
+    return len(array.data)
+
+
+def _describe(link: Link, dim: int | None) -> str:
+    """One line on a link: its compressor, code, omega (or contraction) and alpha."""
+    compressor = link.compressor
+    text = f"{type(link).__name__}({compressor}), code {link.code}"
+    if dim is None:
+        return text
+    if compressor.unbiased:
+        text += f", omega {compressor.omega(dim):.4g}"
+    else:
+        text += f", contraction {compressor.contraction(dim):.4g}"
+    rate = link.memory_rate(dim)
+    return text if rate is None else f"{text}, alpha {rate:.4g}"

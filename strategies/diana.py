@@ -1,0 +1,51 @@
+"""Diana: compressed gradient differences up, the model down.
+
+Source: Mishchenko, Gorbunov, Takac & Richtarik, "Distributed learning with compressed
+gradient differences" (2019).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from flower_compress.compressors import Compressor, Identity
+from flower_compress.links import Direct, Memory
+
+from .base import CompressedStrategy
+from .defaults import DEFAULT_COMPRESSOR
+
+__all__ = ["Diana"]
+
+
+class Diana(CompressedStrategy):
+    """Each client keeps a memory h_i of its gradient, known to the server.
+
+        q_i = C(g_i(w_k) - h_i)
+        w_{k+1} = w_k - gamma/N sum_i (h_i + q_i)
+        h_i += alpha q_i
+
+    Parameters
+    ----------
+    compressor : Compressor
+        C_up.
+    uplink_rate : float, optional
+        alpha_up; default 1 / (2 (omega + 1)).
+    initial_memory : {"zero", "first"} (default: "zero")
+        h_0 = 0, or h_0 = g_1, which costs one dense message a client.
+    **kwargs
+        Every other argument of :class:`CompressedStrategy`.
+    """
+
+    def __init__(
+        self,
+        compressor: Compressor = DEFAULT_COMPRESSOR,
+        *,
+        uplink_rate: float | None = None,
+        initial_memory: Literal["zero", "first"] = "zero",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
+            downlink=Direct(Identity()),
+            **kwargs,
+        )

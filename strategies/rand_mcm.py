@@ -1,0 +1,63 @@
+"""Rand-MCM: MCM with a memory and an independent draw for each client.
+
+Source: Philippenko & Dieuleveut, "Preserved central model for faster bidirectional
+compression in distributed settings" (NeurIPS 2021), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from flower_compress.compressors import Compressor
+from flower_compress.links import Memory
+
+from .base import CompressedStrategy
+from .defaults import DEFAULT_COMPRESSOR
+from .downlink import Groups
+
+__all__ = ["RandMCM"]
+
+
+class RandMCM(CompressedStrategy):
+    """As :class:`MCM`, with a model of its own for each client.
+
+        w_hat_i = H_i + C_i(w_k - H_i),   H_i += alpha_down C_i(w_k - H_i)
+
+    The draws C_i are independent, so their noise averages out over clients. With a
+    number of groups the clients of a group share memory and draw (Rand-MCM-G).
+
+    Parameters
+    ----------
+    compressor : Compressor
+        C_up.
+    downlink_compressor : Compressor, optional
+        C_down where it differs from C_up.
+    uplink_rate : float, optional
+        alpha_up; default 1 / (2 (omega + 1)).
+    downlink_rate : float, optional
+        alpha_down; default 1 / (2 (omega + 1)).
+    initial_memory : {"zero", "first"} (default: "zero")
+        h_0 = 0, or h_0 = g_1, which costs one dense message a client.
+    groups : int or "client" (default: "client")
+        Number of groups G; client i is in group i mod G.
+    **kwargs
+        Every other argument of :class:`CompressedStrategy`.
+    """
+
+    def __init__(
+        self,
+        compressor: Compressor = DEFAULT_COMPRESSOR,
+        *,
+        downlink_compressor: Compressor | None = None,
+        uplink_rate: float | None = None,
+        downlink_rate: float | None = None,
+        initial_memory: Literal["zero", "first"] = "zero",
+        groups: Groups = "client",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
+            downlink=Memory(downlink_compressor or compressor, rate=downlink_rate),
+            groups=groups,
+            **kwargs,
+        )
