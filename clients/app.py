@@ -16,9 +16,9 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from flower_compress.errors import ConfigurationError
 from flower_compress.layout import read_array, write_array
 from flower_compress.mods import stable_identity
+from flower_compress.records import only_array_record, records_of
 
 from .objective import Arrays, Objective
 
@@ -65,16 +65,6 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
 
 def _content(msg: Message) -> tuple[str, Arrays, ConfigRecord]:
     """Return the one ArrayRecord with its key, and the config (empty if none)."""
-    records = [
-        (key, record)
-        for key, record in msg.content.items()
-        if isinstance(record, ArrayRecord)
-    ]
-    if len(records) != 1:
-        raise ConfigurationError(
-            f"expected one ArrayRecord in the message, got {len(records)}"
-        )
-    configs = list(msg.content.config_records.values())
-    key, record = records[0]
+    key, record = only_array_record(msg.content, "the message")
     arrays: Arrays = {name: read_array(array) for name, array in record.items()}
-    return key, arrays, configs[0] if configs else ConfigRecord()
+    return key, arrays, next(records_of(msg.content, ConfigRecord), ConfigRecord())

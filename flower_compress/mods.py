@@ -28,12 +28,12 @@ from .contract import PROTOCOL, Contract
 from .errors import (
     ConfigurationError,
     FlowerCompressError,
-    LayoutMismatchError,
     OutOfSyncError,
     StalePacketError,
 )
 from .links import ReceiverState, SenderState, accept
 from .packet import STYPE, Packet
+from .records import only_array_record, records_of
 from .streams import Purpose, Stream
 
 __all__ = [
@@ -174,7 +174,7 @@ class CompressionMod:
         received: Vector,
         exact: bytes,
     ) -> Message:
-        key, arrays = _single_record(reply)
+        key, arrays = only_array_record(reply.content, "the client's reply")
         vector, exact_out = contract.layout.flatten(arrays)
         if self.returns == "weights":
             vector = received - vector
@@ -212,7 +212,7 @@ class CompressionMod:
     def _evaluate(
         self, msg: Message, context: Context, call_next: ClientAppCallable
     ) -> Message:
-        for config in msg.content.config_records.values():
+        for config in records_of(msg.content, ConfigRecord):
             if SESSION_KEY in config:
                 break
         else:
@@ -264,19 +264,6 @@ def _load(context: Context) -> ClientState | None:
 def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
     answer = Packet(session=packet.session, resync=True)
     return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
-
-
-def _single_record(reply: Message) -> tuple[str, ArrayRecord]:
-    records = [
-        (key, record)
-        for key, record in reply.content.items()
-        if isinstance(record, ArrayRecord)
-    ]
-    if len(records) != 1:
-        raise LayoutMismatchError(
-            f"expected one ArrayRecord in the client's reply, got {len(records)}"
-        )
-    return records[0]
 
 
 def _with_record(msg: Message, key: str, record: ArrayRecord) -> Message:

@@ -161,9 +161,17 @@ def write_report(
 
 def summary_table(summary: Summary) -> Table:
     """Return the summary as a table for the terminal, one algorithm a row."""
+    longest = max(map(len, summary["algorithms"]), default=0)
     table = Table(title="Comparison, mean ± standard deviation over seeds")
     for i, name in enumerate(_COLUMNS):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        # In a narrow terminal numbers may wrap, a name may not be cut.
+        table.add_column(
+            name,
+            justify="left" if i == 0 else "right",
+            no_wrap=i == 0,
+            min_width=longest if i == 0 else None,
+            overflow="fold",
+        )
     for row in _rows(summary):
         table.add_row(*row)
     return table
@@ -341,7 +349,7 @@ def _draw(
                 band.low[kept],
                 band.high[kept],
                 color=colour,
-                alpha=0.15,
+                alpha=0.12,
                 linewidth=0,
             )
     if axis.log:

@@ -562,7 +562,7 @@ def _load(arrays: Arrays, signed: NDArray[np.float64]) -> NDArray[np.float64]:
     return weights.astype(np.float64)
 
 
-# einsum, not @: BLAS splits a large product among threads, and its last bits then
+# einsum, not @: BLAS splits a large product among threads, and its last bits may then
 # depend on how many there are (Ray gives each of its workers one).
 def _margins(
     signed: NDArray[np.float64], weights: NDArray[np.float64]

@@ -34,6 +34,7 @@ from flower_compress.ledger import Ledger
 from flower_compress.links import Carries, Link
 from flower_compress.mods import SESSION_KEY, find_packet, packet_record
 from flower_compress.packet import Packet
+from flower_compress.records import records_of, uniform_mean
 from flower_compress.streams import Purpose, Stream
 
 from .downlink import Downlinks, Groups
@@ -44,7 +45,7 @@ from .uplink import Contribution, Uplinks
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
-_UNIFORM_KEY = "flower-compress-uniform"
+UNIFORM = "(all alike)"
 EvaluateOn = Literal["held", "global"]
 
 
@@ -134,7 +135,10 @@ class CompressedStrategy(FedAvg):
                 "min_replies and max_failed_rounds must be positive, got "
                 f"{min_replies} and {max_failed_rounds}"
             )
-        super().__init__(weighted_by_key=weighted_by_key or _UNIFORM_KEY, **kwargs)
+        if weighted_by_key is None:
+            kwargs.setdefault("train_metrics_aggr_fn", uniform_mean)
+            kwargs.setdefault("evaluate_metrics_aggr_fn", uniform_mean)
+        super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
         self.uplink, self.downlink = uplink, downlink
         self.downlink_carries, self.preserved = downlink_carries, preserved
         self.groups = groups
@@ -340,9 +344,9 @@ class CompressedStrategy(FedAvg):
         return client, part, exact
 
     def _weight(self, msg: Message) -> float:
-        if self.weighted_by_key == _UNIFORM_KEY:
+        if self.weighted_by_key == UNIFORM:
             return 1.0
-        for metrics in msg.content.metric_records.values():
+        for metrics in records_of(msg.content, MetricRecord):
             weight = metrics.get(self.weighted_by_key)
             if isinstance(weight, (int, float)) and 0 < weight < float("inf"):
                 return float(weight)
@@ -375,24 +379,13 @@ class CompressedStrategy(FedAvg):
         replies: list[Message],
         mean: Callable[[list[RecordDict], str], MetricRecord],
     ) -> MetricRecord | None:
-        contents = []
-        for msg in replies:
-            records = msg.content.metric_records
-            if not records:
-                return None
-            if self.weighted_by_key == _UNIFORM_KEY:
-                uniform = {_UNIFORM_KEY: 1.0}
-                contents.append(
-                    RecordDict(
-                        {
-                            key: MetricRecord({**dict(record.items()), **uniform})
-                            for key, record in records.items()
-                        }
-                    )
-                )
-            else:
-                contents.append(msg.content)
-        return mean(contents, self.weighted_by_key) if contents else None
+        contents = [msg.content for msg in replies]
+        if not contents or any(
+            next(records_of(content, MetricRecord), None) is None
+            for content in contents
+        ):
+            return None
+        return mean(contents, self.weighted_by_key)
 
     # -- evaluation ----------------------------------------------------------------
 

@@ -1,0 +1,52 @@
+"""The client app of ``flwr run .`` and of every engine."""
+
+from __future__ import annotations
+
+from flwr.app import ConfigRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from flower_compress.clients import Objective, gradient_client, local_steps_client
+from flower_compress.errors import ConfigurationError
+from flower_compress.records import records_of
+
+from .tasks import make_task
+
+__all__ = ["app"]
+
+
+def _objective(context: Context, config: ConfigRecord) -> Objective:
+    """Return this node's part of the learning problem that the server names."""
+    if "partition-id" not in context.node_config:
+        raise ConfigurationError(
+            "this node does not know which part of the data is its own: start it with "
+            '--node-config "partition-id=0 num-partitions=10"'
+        )
+    task = make_task(
+        str(config["task"]),
+        model=str(config["model"]),
+        partition=str(config["partition"]),
+        num_clients=_whole(config, "clients"),
+        seed=_whole(config, "seed"),
+        alpha=float(str(config["alpha"])),
+    )
+    return task.objective(int(context.node_config["partition-id"]))
+
+
+def _whole(config: ConfigRecord, key: str) -> int:
+    return int(str(config[key]))
+
+
+_APPS = {
+    "gradient": gradient_client(_objective),
+    "local-steps": local_steps_client(_objective),
+}
+
+
+def _dispatch(msg: Message, context: Context) -> Message:
+    config = next(records_of(msg.content, ConfigRecord), ConfigRecord())
+    return _APPS[str(config.get("client", "gradient"))](msg, context)
+
+
+app = ClientApp()
+app.train()(_dispatch)
+app.evaluate()(_dispatch)

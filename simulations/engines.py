@@ -1,0 +1,171 @@
+"""Where runs are computed: in this process, in several, or on Flower's Ray engine."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from importlib.util import find_spec
+from multiprocessing.managers import SyncManager
+from queue import Empty, Queue
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from flower_compress.errors import MissingExtraError, UnknownNameError
+from flower_compress.testing import InProcessGrid
+
+from .records import RoundRecord
+from .runner import run_on_grid
+from .settings import Settings
+
+__all__ = ["ENGINES", "Report", "quiet_flower", "run_all"]
+
+ENGINES = ("inprocess", "ray")
+"""The engines, by the names that the command line uses."""
+
+Report = Callable[[Settings, int, RoundRecord | None, str | None], None]
+"""Called with each round, its record where it is logged, and in the end the SHA-256."""
+
+_PULL_INTERVAL_SECONDS = 0.01
+
+
+def run_all(
+    jobs: Sequence[Settings], engine: str, report: Report, *, workers: int = 0
+) -> None:
+    """Compute all jobs.
+
+    Parameters
+    ----------
+    jobs : Sequence[Settings]
+        The runs.
+    engine : str
+        One of :data:`ENGINES`. Both end with the same models, byte for byte.
+    report : Report
+        Called in this process with every round of every run.
+    workers : int
+        With ``"inprocess"``: how many processes share the jobs; 0 for one a core.
+    """
+    if engine == "ray":
+        _run_on_ray(jobs, report)
+    elif engine == "inprocess":
+        workers = min(len(jobs), workers or len(os.sched_getaffinity(0)))
+        if workers <= 1:
+            for job in jobs:
+                _run_in_process(job, report)
+        else:
+            _run_in_workers(jobs, report, workers)
+    else:
+        raise UnknownNameError("engine", engine, ENGINES)
+
+
+@contextmanager
+def quiet_flower(level: int = logging.ERROR) -> Iterator[None]:
+    """Keep Flower's five lines a round out of the terminal."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _run_in_process(job: Settings, report: Report) -> None:
+    from .client_app import app
+
+    with quiet_flower():
+        result = run_on_grid(
+            InProcessGrid(app, job.clients),
+            job,
+            lambda server_round, record: report(job, server_round, record, None),
+        )
+    report(job, job.rounds, None, result.model_sha256)
+
+
+_Event = tuple[int, int, RoundRecord | None, str | None]
+
+
+def _work(index: int, job: Settings, events: Queue[_Event]) -> None:
+    _run_in_process(job, lambda _, *event: events.put((index, *event)))
+
+
+def _run_in_workers(jobs: Sequence[Settings], report: Report, workers: int) -> None:
+    # Forking a process that has loaded torch is not safe.
+    context = multiprocessing.get_context("spawn")
+    manager: SyncManager = context.Manager()
+    with manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+        events: Queue[_Event] = manager.Queue()
+        pending: set[Future[None]] = {
+            pool.submit(_work, index, job, events) for index, job in enumerate(jobs)
+        }
+        try:
+            while pending:
+                done, pending = wait(pending, 0.1, return_when=FIRST_COMPLETED)
+                _drain(events, jobs, report)
+                for future in done:
+                    future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                if process.name.startswith("SpawnProcess"):
+                    process.terminate()
+            _drain(events, jobs, report)
+            raise
+        _drain(events, jobs, report)
+
+
+def _drain(events: Queue[_Event], jobs: Sequence[Settings], report: Report) -> None:
+    while True:
+        try:
+            index, *event = events.get_nowait()
+        except Empty:
+            return
+        server_round, record, sha256 = event
+        report(jobs[index], server_round, record, sha256)
+
+
+def _run_on_ray(jobs: Sequence[Settings], report: Report) -> None:
+    """All jobs in one simulation: a session each, so nothing leaks between them."""
+    if find_spec("ray") is None:
+        raise MissingExtraError("ray", "simulation")
+    from flwr.simulation import run_simulation
+
+    from .client_app import app
+
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, _: Context) -> None:
+        set_pull_interval(grid)
+        for job in jobs:
+            result = run_on_grid(
+                grid,
+                job,
+                lambda server_round, record, job=job: report(
+                    job, server_round, record, None
+                ),
+            )
+            report(job, job.rounds, None, result.model_sha256)
+
+    backend: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
+    }
+    with quiet_flower():
+        run_simulation(
+            server_app=server,
+            client_app=app,
+            num_supernodes=max(job.clients for job in jobs),
+            backend_config=backend,
+        )
+
+
+def set_pull_interval(grid: Grid) -> None:
+    """Poll for replies often, where the grid polls at all."""
+    if hasattr(grid, "pull_interval"):
+        grid.pull_interval = _PULL_INTERVAL_SECONDS

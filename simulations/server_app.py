@@ -1,0 +1,61 @@
+"""The server app of ``flwr run .``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from flower_compress.errors import ConfigurationError
+
+from .engines import set_pull_interval
+from .experiment import Experiment
+from .runner import run_on_grid
+from .settings import Settings
+
+__all__ = ["app"]
+
+_WAIT_SECONDS = 60.0
+_STABLE_SECONDS = 1.0
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one algorithm with the settings of the run config."""
+    set_pull_interval(grid)
+    config = dict(context.run_config)
+    clients = int(config.get("clients", 0)) or _count_nodes(grid)
+    settings = Settings.from_config(config, clients=clients)
+    out = Path(str(config.get("out") or f"runs/{settings.algorithm}"))
+    with Experiment([settings], out) as experiment:
+        result = run_on_grid(
+            grid,
+            settings,
+            lambda server_round, record: experiment.report(
+                settings, server_round, record, None
+            ),
+        )
+        experiment.report(settings, settings.rounds, None, result.model_sha256)
+    path = experiment.finish()
+    experiment.console.print(f"Report: {path.resolve()}", soft_wrap=True)
+
+
+def _count_nodes(grid: Grid) -> int:
+    """Return the number of connected nodes, once it stays the same for a while."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    count, since = 0, time.monotonic()
+    while time.monotonic() < deadline:
+        seen = len(list(grid.get_node_ids()))
+        if seen != count:
+            count, since = seen, time.monotonic()
+        elif count and time.monotonic() - since >= _STABLE_SECONDS:
+            return count
+        time.sleep(0.05)
+    raise ConfigurationError(
+        f"no node connected within {_WAIT_SECONDS:.0f} seconds: start SuperNodes, or "
+        "set the run config's `clients` to the number to wait for"
+    )
