@@ -57,13 +57,15 @@ class Stream:
         """Return a fresh generator at the start of the stream."""
         return np.random.Generator(
             np.random.Philox(
-                key=np.array([self.seed & _MASK, self.index & _MASK], dtype=np.uint64),
-                counter=np.array(
-                    [0, 0, int(self.purpose), self.version & _MASK], dtype=np.uint64
-                ),
+                key=_words(self.seed, self.index),
+                counter=_words(0, 0, self.purpose, self.version),
             )
         )
 
     def uniforms(self, count: int) -> NDArray[np.float32]:
         """Return `count` float32 uniforms in [0, 1), multiples of 2^-24."""
         return self.generator().random(count, dtype=np.float32)
+
+
+def _words(*numbers: int) -> NDArray[np.uint64]:
+    return np.array([int(number) & _MASK for number in numbers], dtype=np.uint64)

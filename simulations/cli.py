@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from dataclasses import replace
-from enum import StrEnum
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +16,7 @@ from rich.console import Console
 from flower_compress.errors import FlowerCompressError
 from flower_compress.strategies import ALGORITHMS
 
-from .engines import ENGINES
+from .engines import ENGINES, quiet_flower
 from .experiment import run_experiment
 from .network import parse_network
 from .partition import SCHEMES
@@ -31,152 +33,108 @@ app = typer.Typer(
 )
 
 _NAMES = ", ".join(ALGORITHMS)
-Task = Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")]
-Model = Annotated[
-    str, typer.Option(help=f"With task digits, one of: {', '.join(MODELS)}.")
-]
-Partition = Annotated[str, typer.Option(help=f"One of: {', '.join(SCHEMES)}.")]
-Clients = Annotated[int, typer.Option(help="Number of clients N.")]
-Alpha = Annotated[float, typer.Option(help="Concentration of the dirichlet partition.")]
-Rounds = Annotated[int, typer.Option(help="Number of rounds.")]
-BatchSize = Annotated[int, typer.Option(help="Examples a gradient; 0 for all.")]
-Levels = Annotated[int, typer.Option(help="Levels s of the stochastic quantizer.")]
-BucketSize = Annotated[
-    int, typer.Option(help="Entries that share a norm; 0 for the whole vector.")
-]
-StepSize = Annotated[
-    str,
-    typer.Option(help='gamma; "auto" is 1/L (gradient clients) or 1 (local steps).'),
-]
-Client = Annotated[str, typer.Option(help=f"One of: {', '.join(CLIENTS)}.")]
-LocalSteps = Annotated[int, typer.Option(help="Steps of a local-steps client.")]
-LocalStepSize = Annotated[float, typer.Option(help="Their step size.")]
-Fraction = Annotated[float, typer.Option(help="Share of the clients in each round.")]
-InitialMemory = Annotated[
-    str, typer.Option(help="zero, or first: h_0 = g_1, sent dense and billed.")
-]
-LogEvery = Annotated[
-    int, typer.Option(help="Rounds between evaluations; 0 for 1000 a run.")
-]
-Engine = Annotated[str, typer.Option(help=f"One of: {', '.join(ENGINES)}.")]
-Link = Annotated[
+_DEFAULT_ALGORITHMS = "sgd,qsgd,diana,artemis,dore,mcm,rand-mcm"
+_HELP = {
+    "task": f"One of: {', '.join(TASKS)}.",
+    "model": f"With task digits, one of: {', '.join(MODELS)}.",
+    "partition": f"One of: {', '.join(SCHEMES)}.",
+    "clients": "Number of clients N.",
+    "alpha": "Concentration of the dirichlet partition.",
+    "rounds": "Number of rounds.",
+    "batch_size": "Examples a gradient; 0 for all of them.",
+    "levels": "Levels s of the stochastic quantizer.",
+    "bucket_size": "Entries that share a norm; 0 for the whole vector.",
+    "step_size": 'gamma; "auto" is 1/L with gradient clients, 1 with local steps.',
+    "client": f"One of: {', '.join(CLIENTS)}.",
+    "local_steps": "Steps of a local-steps client.",
+    "local_step_size": "Their size.",
+    "fraction": "Share of the clients that is drawn each round.",
+    "initial_memory": "zero, or first: h_0 = g_1, sent dense and billed.",
+    "log_every": "Rounds between evaluations; 0 for a thousand a run.",
+}
+_Engine = Annotated[str, typer.Option(help=f"One of: {', '.join(ENGINES)}.")]
+_Link = Annotated[
     str,
     typer.Option(
-        help="Network for estimated times: up/down rate of a client and latency, "
+        help="Network for estimated times: up and down rate of a client, latency; "
         "for example 10/50mbit,40ms."
     ),
 ]
-Workers = Annotated[
-    int, typer.Option(help="Processes of the inprocess engine; 0 for one a core.")
-]
 
 
-class _Default(StrEnum):
-    ALGORITHMS = "sgd,qsgd,diana,artemis,dore,mcm,rand-mcm"
+def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each of the Settings that runs share."""
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[type(field.default), typer.Option(help=help_text)],
+        )
+        for field in fields(Settings)
+        if (help_text := _HELP.get(field.name)) is not None
+    ]
+    own = inspect.signature(function, eval_str=True).parameters
+
+    @wraps(function)
+    def command(**values: Any) -> None:
+        shared = {name: values.pop(name) for name in _HELP}
+        function(shared=shared, **values)
+
+    # typer reads a command's options off its signature.
+    signature = inspect.Signature(
+        [
+            *(own[name] for name in own if name != "shared"),
+            *parameters,
+        ]
+    )
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {
+        name: parameter.annotation for name, parameter in signature.parameters.items()
+    }
+    return command
 
 
 @app.command()
+@_with_settings
 def run(
+    *,
+    shared: dict[str, Any],
     algorithm: Annotated[str, typer.Option(help=f"One of: {_NAMES}.")] = "mcm",
-    task: Task = "parity",
-    model: Model = "softmax",
-    partition: Partition = "label",
-    clients: Clients = 20,
-    alpha: Alpha = 0.5,
-    rounds: Rounds = 400,
-    batch_size: BatchSize = 20,
-    levels: Levels = 1,
-    bucket_size: BucketSize = 0,
-    step_size: StepSize = "auto",
-    client: Client = "gradient",
-    local_steps: LocalSteps = 5,
-    local_step_size: LocalStepSize = 0.1,
-    fraction: Fraction = 1.0,
-    initial_memory: InitialMemory = "zero",
-    log_every: LogEvery = 0,
     seed: Annotated[int, typer.Option(help="Seed; fixes the whole run.")] = 0,
-    engine: Engine = "inprocess",
-    link: Link = "",
+    engine: _Engine = "inprocess",
+    link: _Link = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files [runs/ALGORITHM].")
     ] = None,
 ) -> None:
-    """Run one algorithm; write rounds.csv, summary.json, report.png and report.html."""
-    settings = Settings(
-        algorithm=algorithm,
-        task=task,
-        model=model,
-        partition=partition,
-        clients=clients,
-        alpha=alpha,
-        rounds=rounds,
-        batch_size=batch_size,
-        levels=levels,
-        bucket_size=bucket_size,
-        step_size=step_size,
-        seed=seed,
-        client=client,
-        local_steps=local_steps,
-        local_step_size=local_step_size,
-        fraction=fraction,
-        initial_memory=initial_memory,
-        log_every=log_every,
-    )
-    _run([settings], out or Path("runs") / algorithm, engine, link, workers=1)
+    """Run one algorithm; write rounds.csv, summary.json, report.png, report.html."""
+    settings = Settings(algorithm=algorithm, seed=seed, **shared)
+    _run([settings], out or Path("runs") / algorithm, engine, link)
 
 
 @app.command()
+@_with_settings
 def compare(
+    *,
+    shared: dict[str, Any],
     algorithms: Annotated[
         str, typer.Option(help=f"Names with commas between; of: {_NAMES}.")
-    ] = _Default.ALGORITHMS.value,
-    task: Task = "parity",
-    model: Model = "softmax",
-    partition: Partition = "label",
-    clients: Clients = 20,
-    alpha: Alpha = 0.5,
-    rounds: Rounds = 400,
-    batch_size: BatchSize = 20,
-    levels: Levels = 1,
-    bucket_size: BucketSize = 0,
-    step_size: StepSize = "auto",
-    client: Client = "gradient",
-    local_steps: LocalSteps = 5,
-    local_step_size: LocalStepSize = 0.1,
-    fraction: Fraction = 1.0,
-    initial_memory: InitialMemory = "zero",
-    log_every: LogEvery = 0,
+    ] = _DEFAULT_ALGORITHMS,
     seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.", min=1)] = 1,
-    engine: Engine = "inprocess",
-    workers: Workers = 0,
-    link: Link = "",
+    engine: _Engine = "inprocess",
+    workers: Annotated[
+        int, typer.Option(help="Processes of the inprocess engine; 0 for one a core.")
+    ] = 0,
+    link: _Link = "",
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(
         "runs/compare"
     ),
 ) -> None:
     """Compare algorithms; write rounds.csv, summary.json, report.png, report.html."""
-    names = list(dict.fromkeys(name.strip() for name in algorithms.split(",")))
-    first = Settings(
-        algorithm=names[0],
-        task=task,
-        model=model,
-        partition=partition,
-        clients=clients,
-        alpha=alpha,
-        rounds=rounds,
-        batch_size=batch_size,
-        levels=levels,
-        bucket_size=bucket_size,
-        step_size=step_size,
-        client=client,
-        local_steps=local_steps,
-        local_step_size=local_step_size,
-        fraction=fraction,
-        initial_memory=initial_memory,
-        log_every=log_every,
-    )
+    names = dict.fromkeys(name.strip() for name in algorithms.split(","))
     jobs = [
-        replace(first, algorithm=name, seed=seed)
+        Settings(algorithm=name, seed=seed, **shared)
         for name in names
         for seed in range(seeds)
     ]
@@ -184,11 +142,12 @@ def compare(
 
 
 def _run(
-    jobs: list[Settings], out: Path, engine: str, link: str, workers: int
+    jobs: list[Settings], out: Path, engine: str, link: str, workers: int = 1
 ) -> None:
     network = parse_network(link) if link else None
-    for job in jobs:
-        job.strategy()  # Whatever is wrong with the settings shows before any work.
+    with quiet_flower():
+        for job in jobs:
+            job.strategy()  # What is wrong with them shows before any work.
     console = Console()
     path = run_experiment(
         jobs, out, engine=engine, link=network, workers=workers, console=console
@@ -201,8 +160,7 @@ def main() -> None:
     try:
         app()
     except FlowerCompressError as error:
-        Console(stderr=True).print(
-            f"[bold red]Error:[/] {type(error).__name__}: ", end="", soft_wrap=True
-        )
-        Console(stderr=True).print(str(error), markup=False, soft_wrap=True)
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"[bold red]{type(error).__name__}:[/]", end=" ")
+        console.print(str(error), markup=False, highlight=False)
         sys.exit(1)

@@ -61,10 +61,10 @@ class Experiment:
         self._rounds_done: dict[_Key, int] = {}
         self._shown_at = 0.0
         self._progress = Progress(
-            TextColumn("{task.description:14}"),
-            BarColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("rounds  {task.fields[status]}"),
+            TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=self.console,
         )

@@ -290,11 +290,13 @@ class CompressedStrategy(FedAvg):
             return self._arrays, None
         accepted.sort(key=lambda entry: entry[0].identity)
         parts = [part for _, part, _, _ in accepted]
-        gradient = self._uplinks.fold(parts, len(self._roster))
-        self._optimizer_state, update = self.optimizer.step(
-            self._optimizer_state, gradient, server_round
-        )
-        self._take_update(update)
+        # A run that diverges overflows here, and check_finite says so.
+        with np.errstate(over="ignore", invalid="ignore"):
+            gradient = self._uplinks.fold(parts, len(self._roster))
+            self._optimizer_state, update = self.optimizer.step(
+                self._optimizer_state, gradient, server_round
+            )
+            self._take_update(update)
         if self._exact:
             self._exact = self._layout.average_exact(
                 [exact for _, _, exact, _ in accepted], [part.weight for part in parts]
@@ -303,6 +305,7 @@ class CompressedStrategy(FedAvg):
         return self._arrays, self._train_metrics([msg for *_, msg in accepted])
 
     def _take_update(self, update: Vector) -> None:
+        self._layout.check_finite(update, "the server's update")
         if self.downlink_carries == "update":
             self._downlinks.publish_all(update)
         degraded = None if self.preserved else self._downlinks.degraded_model
@@ -380,12 +383,13 @@ class CompressedStrategy(FedAvg):
         mean: Callable[[list[RecordDict], str], MetricRecord],
     ) -> MetricRecord | None:
         contents = [msg.content for msg in replies]
-        if not contents or any(
-            next(records_of(content, MetricRecord), None) is None
-            for content in contents
-        ):
-            return None
-        return mean(contents, self.weighted_by_key)
+        keys = {self.weighted_by_key} - {UNIFORM}
+        for content in contents:
+            metrics = next(records_of(content, MetricRecord), None)
+            if metrics is None or not keys <= metrics.keys():
+                _log.warning("no mean of the metrics: a reply lacks them, or %s", keys)
+                return None
+        return mean(contents, self.weighted_by_key) if contents else None
 
     # -- evaluation ----------------------------------------------------------------
 

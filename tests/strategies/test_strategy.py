@@ -1,0 +1,287 @@
+"""What a Flower user meets: arguments, errors, summary, evaluation."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+
+from flower_compress import (
+    CompressionMod,
+    Direct,
+    ErrorFeedback,
+    Identity,
+    Memory,
+    StochasticQuantizer,
+    TopK,
+)
+from flower_compress.errors import (
+    ConfigurationError,
+    LayoutMismatchError,
+    MissingModError,
+    NonFiniteError,
+    RoundFailedError,
+    UnknownNameError,
+)
+from flower_compress.strategies import (
+    MCM,
+    SGD,
+    Artemis,
+    CompressedStrategy,
+    Diana,
+    RandMCM,
+    get_algorithm,
+)
+from flower_compress.testing import InProcessGrid
+from tests.strategies.problem import (
+    DIM,
+    GAMMA,
+    INITIAL,
+    NUM_CLIENTS,
+    make_app,
+    to_record,
+    to_vector,
+)
+
+
+def app_that(change: Any, mods: list[Any]) -> ClientApp:
+    """A client app whose reply's arrays are `change(w, context)`."""
+    app = ClientApp(mods=mods)
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        arrays = change(msg.content["arrays"], context)
+        content = RecordDict(
+            {"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}
+        )
+        return Message(content, reply_to=msg)
+
+    return app
+
+
+def start(strategy: CompressedStrategy, app: ClientApp, rounds: int = 5) -> Any:
+    return strategy.start(InProcessGrid(app, NUM_CLIENTS), to_record(INITIAL), rounds)
+
+
+def test_unknown_algorithm_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"'fedfoo'.*artemis.*rand-mcm"):
+        get_algorithm("fedfoo")
+
+
+def test_a_client_without_the_mod_is_told_what_to_do() -> None:
+    app = app_that(lambda record, _: record, mods=[])
+    with pytest.raises(MissingModError, match=r"ClientApp\(mods=\[CompressionMod\(\)"):
+        start(MCM(), app)
+
+
+def test_a_client_without_the_mod_that_raises_is_told_what_to_do() -> None:
+    app = app_that(lambda record, _: record["weight"], mods=[])
+    with pytest.raises(MissingModError, match=r"ClientApp\(mods="):
+        start(SGD(), app)
+
+
+def test_arrays_of_another_shape_name_tensor_and_shapes() -> None:
+    def change(record: ArrayRecord, _: Context) -> ArrayRecord:
+        other = Array(np.zeros((4, 5), dtype=np.float32))
+        return ArrayRecord({"bias": record["bias"], "weight": other})
+
+    app = app_that(change, mods=[CompressionMod()])
+    with pytest.raises(RoundFailedError, match=r"'weight'.*\(5, 4\).*\(4, 5\)"):
+        start(MCM(), app)
+
+
+def test_nan_in_an_update_names_tensor_and_count() -> None:
+    def change(record: ArrayRecord, _: Context) -> ArrayRecord:
+        bad = record["weight"].numpy().copy()
+        bad[0, :3] = np.nan
+        return ArrayRecord({"bias": record["bias"], "weight": Array(bad)})
+
+    app = app_that(change, mods=[CompressionMod()])
+    with pytest.raises(RoundFailedError, match=r"3 of 20 entries of 'weight' are NaN"):
+        start(MCM(), app)
+
+
+def test_one_bad_client_does_not_stop_the_others() -> None:
+    def change(record: ArrayRecord, context: Context) -> ArrayRecord:
+        w = to_vector(record)
+        if context.node_config["partition-id"] == 2:
+            w = w * np.float32(np.nan)
+        return to_record(np.float32(0.5) * w)
+
+    app = app_that(change, mods=[CompressionMod()])
+    result = start(SGD(), app, rounds=3)
+    np.testing.assert_array_equal(to_vector(result.arrays), INITIAL / 8)
+
+
+def test_initial_model_with_nan_is_refused() -> None:
+    record = to_record(INITIAL * np.float32(np.nan))
+    with pytest.raises(NonFiniteError, match="initial model"):
+        SGD().start(InProcessGrid(make_app(), 2), record, 1)
+
+
+def test_a_divergent_step_size_ends_with_an_error_that_says_so() -> None:
+    strategy = SGD(step_size=1e30, weighted_by_key=None)
+    with pytest.raises((NonFiniteError, RoundFailedError), match="step size"):
+        start(strategy, make_app(), rounds=50)
+
+
+def test_missing_weight_is_a_clear_error() -> None:
+    with pytest.raises(RoundFailedError, match="weighted_by_key=None"):
+        start(SGD(weighted_by_key="size"), make_app())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"downlink_carries": "models"}, "downlink_carries"),
+        ({"groups": 0}, "groups"),
+        ({"preserved": False}, "degraded"),
+        ({"downlink_carries": "update", "groups": "client"}, "none may be dropped"),
+        (
+            {
+                "downlink": Memory(StochasticQuantizer(1)),
+                "downlink_carries": "update",
+            },
+            "Memory link carries the model",
+        ),
+        ({"evaluate_on": "server"}, "evaluate_on"),
+        ({"min_replies": 0}, "min_replies"),
+        ({"step_size": 0.0}, "step_size"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(
+    arguments: dict[str, Any], match: str
+) -> None:
+    links: dict[str, Any] = {
+        "uplink": Direct(Identity()),
+        "downlink": Direct(Identity()),
+    }
+    with pytest.raises(ConfigurationError, match=match):
+        CompressedStrategy(**{**links, **arguments})
+
+
+def test_any_mixture_of_links_trains() -> None:
+    strategy = CompressedStrategy(
+        uplink=ErrorFeedback(TopK(fraction=0.2)),
+        downlink=Memory(StochasticQuantizer(levels=4)),
+        step_size=GAMMA,
+    )
+    result = start(strategy, make_app(), rounds=100)
+    reference = start(SGD(step_size=GAMMA), make_app(), rounds=100)
+    distance = np.linalg.norm(to_vector(result.arrays) - to_vector(reference.arrays))
+    start_distance = np.linalg.norm(INITIAL - to_vector(reference.arrays))
+    assert distance < 0.2 * start_distance
+
+
+def test_summary_prints_links_omega_and_alpha(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="flwr")
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    start(MCM(StochasticQuantizer(levels=1)), make_app(), rounds=1)
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    omega = np.sqrt(DIM)
+    assert "Uplink: Memory(StochasticQuantizer(levels=1" in text
+    assert f"omega {omega:.4g}, alpha {1 / (2 * (omega + 1)):.4g}" in text
+    assert "├──> Sampling:" in text
+
+
+def test_step_size_may_depend_on_the_round() -> None:
+    fading = start(SGD(step_size=lambda k: GAMMA if k == 1 else 1e-12), make_app())
+    single = start(SGD(step_size=GAMMA), make_app(), rounds=1)
+    np.testing.assert_allclose(
+        to_vector(fading.arrays), to_vector(single.arrays), atol=1e-6
+    )
+
+
+def test_held_evaluation_uses_each_clients_own_model() -> None:
+    held = RandMCM(StochasticQuantizer(1), step_size=GAMMA, weighted_by_key=None)
+    result = start(held, make_app(), rounds=4)
+    on_global = RandMCM(
+        StochasticQuantizer(1),
+        step_size=GAMMA,
+        weighted_by_key=None,
+        evaluate_on="global",
+    )
+    other = start(on_global, make_app(), rounds=4)
+    assert to_vector(result.arrays).tobytes() == to_vector(other.arrays).tobytes()
+    final = float(np.linalg.norm(to_vector(result.arrays)))
+    held_norm = result.evaluate_metrics_clientapp[4]["norm"]
+    global_norm = other.evaluate_metrics_clientapp[4]["norm"]
+    assert global_norm == pytest.approx(final, rel=1e-6)
+    assert held_norm != pytest.approx(final, rel=1e-6)
+
+
+def test_train_metrics_hold_the_rounds_traffic() -> None:
+    strategy = SGD(step_size=GAMMA, fraction_evaluate=0.0)
+    result = start(strategy, make_app(), rounds=3)
+    rounds = result.train_metrics_clientapp
+    total = sum(int(rounds[k]["uplink-bytes"]) for k in (1, 2, 3))
+    assert total == strategy.ledger.uplink.num_bytes
+
+
+def test_flower_arguments_are_flowers_own() -> None:
+    sampled: list[int] = []
+
+    def note(message: Message, _: Message) -> None:
+        config = message.content.get("config")
+        if isinstance(config, ConfigRecord) and "server-round" in config:
+            sampled.append(message.metadata.dst_node_id)
+
+    strategy = SGD(
+        fraction_train=0.2, min_train_nodes=3, fraction_evaluate=0.0, step_size=GAMMA
+    )
+    grid = InProcessGrid(make_app(), NUM_CLIENTS, on_message=note)
+    strategy.start(grid, to_record(INITIAL), 2)
+    assert len(sampled) == NUM_CLIENTS + 2 * 3  # the greetings, then 3 a round
+
+
+def test_two_nodes_with_one_identity_are_refused() -> None:
+    mod = CompressionMod(identity=lambda _: 7)
+    app = app_that(lambda record, _: record, mods=[mod])
+    with pytest.raises(ConfigurationError, match="partition-id"):
+        start(SGD(), app)
+
+
+def test_exact_arrays_are_averaged_and_never_compressed() -> None:
+    def change(record: ArrayRecord, context: Context) -> ArrayRecord:
+        client = int(context.node_config["partition-id"])
+        return ArrayRecord(
+            {
+                "weight": record["weight"],
+                "bn.running_mean": Array(np.array([client, 0.5], dtype=np.float32)),
+                "bn.num_batches_tracked": Array(np.array(10 + client)),
+            }
+        )
+
+    initial = ArrayRecord(
+        {
+            "weight": Array(np.ones(50, dtype=np.float32)),
+            "bn.running_mean": Array(np.zeros(2, dtype=np.float32)),
+            "bn.num_batches_tracked": Array(np.array(0)),
+        }
+    )
+    app = app_that(change, mods=[CompressionMod()])
+    for cls in (MCM, Artemis, Diana):
+        strategy = cls(weighted_by_key=None, fraction_evaluate=0.0)
+        result = strategy.start(InProcessGrid(app, NUM_CLIENTS), initial, 3)
+        arrays = {name: array.numpy() for name, array in result.arrays.items()}
+        np.testing.assert_array_equal(arrays["bn.running_mean"], [2.0, 0.5])
+        assert arrays["bn.num_batches_tracked"] == 12
+        assert arrays["bn.num_batches_tracked"].dtype == np.int64
+
+
+def test_layout_errors_are_value_errors() -> None:
+    assert issubclass(LayoutMismatchError, ValueError)
