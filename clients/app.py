@@ -46,18 +46,21 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
         key, arrays, config = _content(msg)
         problem = objective(context, config)
         loss, result = step(problem, arrays, config, stable_identity(context))
-        metrics = {"num-examples": problem.num_examples, "train-loss": loss}
+        metrics = MetricRecord()
+        metrics["num-examples"] = problem.num_examples
+        metrics["train-loss"] = loss
         record = ArrayRecord({name: write_array(a) for name, a in result.items()})
-        content = RecordDict({key: record, "metrics": MetricRecord(metrics)})
+        content = RecordDict({key: record, "metrics": metrics})
         return Message(content, reply_to=msg)
 
     @app.evaluate()
     def evaluate(msg: Message, context: Context) -> Message:
         _, arrays, config = _content(msg)
         problem = objective(context, config)
-        metrics: dict[str, int | float] = {"num-examples": problem.num_examples}
+        metrics = MetricRecord()
+        metrics["num-examples"] = problem.num_examples
         metrics.update(problem.evaluate(arrays))
-        content = RecordDict({"metrics": MetricRecord(dict(metrics))})
+        content = RecordDict({"metrics": metrics})
         return Message(content, reply_to=msg)
 
     return app

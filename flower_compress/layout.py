@@ -247,13 +247,19 @@ def read_array(array: Array) -> NDArray[Any]:
 def write_array(entries: NDArray[Any], shape: tuple[int, ...] | None = None) -> Array:
     """Return ``Array(entries.reshape(shape))``, byte for byte, but quicker."""
     shape = entries.shape if shape is None else shape
-    data = _npy_header(str(entries.dtype), shape) + entries.tobytes()
-    return Array(str(entries.dtype), shape, _NUMPY_STYPE, data)
+    dtype = _dtype_name(entries.dtype)
+    data = _npy_header(dtype, shape) + entries.tobytes()
+    return Array(dtype, shape, _NUMPY_STYPE, data)
+
+
+@lru_cache(maxsize=64)
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    return str(dtype)
 
 
 @lru_cache(maxsize=4096)
 def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """The header that ``numpy.save`` writes for such an array in C order."""
+    """Return the header that ``numpy.save`` writes for a C-ordered array."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         buffer,

@@ -9,7 +9,7 @@ from flower_compress.clients import Objective, gradient_client, local_steps_clie
 from flower_compress.errors import ConfigurationError
 from flower_compress.records import records_of
 
-from .tasks import make_task
+from .settings import TASK_KEY, task_of
 
 __all__ = ["app"]
 
@@ -21,19 +21,8 @@ def _objective(context: Context, config: ConfigRecord) -> Objective:
             "this node does not know which part of the data is its own: start it with "
             '--node-config "partition-id=0 num-partitions=10"'
         )
-    task = make_task(
-        str(config["task"]),
-        model=str(config["model"]),
-        partition=str(config["partition"]),
-        num_clients=_whole(config, "clients"),
-        seed=_whole(config, "seed"),
-        alpha=float(str(config["alpha"])),
-    )
+    task = task_of(str(config[TASK_KEY]))
     return task.objective(int(context.node_config["partition-id"]))
-
-
-def _whole(config: ConfigRecord, key: str) -> int:
-    return int(str(config[key]))
 
 
 _APPS = {

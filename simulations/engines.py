@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from .records import RoundRecord
 from .runner import run_on_grid
 from .settings import Settings
 
-__all__ = ["ENGINES", "Report", "quiet_flower", "run_all"]
+__all__ = ["ENGINES", "Report", "quiet_flower", "run_all", "run_and_report"]
 
 ENGINES = ("inprocess", "ray")
 """The engines, by the names that the command line uses."""
@@ -53,7 +54,7 @@ def run_all(
     if engine == "ray":
         _run_on_ray(jobs, report)
     elif engine == "inprocess":
-        workers = min(len(jobs), workers or len(os.sched_getaffinity(0)))
+        workers = min(len(jobs), workers or _num_cores())
         if workers <= 1:
             for job in jobs:
                 _run_in_process(job, report)
@@ -79,11 +80,22 @@ def _run_in_process(job: Settings, report: Report) -> None:
     from .client_app import app
 
     with quiet_flower():
-        result = run_on_grid(
-            InProcessGrid(app, job.clients),
-            job,
-            lambda server_round, record: report(job, server_round, record, None),
-        )
+        run_and_report(InProcessGrid(app, job.clients), job, report)
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_and_report(grid: Grid, job: Settings, report: Report) -> None:
+    """Run `job` on `grid` and report its rounds, in the end the model's SHA-256."""
+    result = run_on_grid(
+        grid,
+        job,
+        lambda server_round, record: report(job, server_round, record, None),
+    )
     report(job, job.rounds, None, result.model_sha256)
 
 
@@ -91,7 +103,14 @@ _Event = tuple[int, int, RoundRecord | None, str | None]
 
 
 def _work(index: int, job: Settings, events: Queue[_Event]) -> None:
-    _run_in_process(job, lambda _, *event: events.put((index, *event)))
+    gc.freeze()  # What is loaded by now stays; no need to look at it again and again.
+
+    def report(
+        _: Settings, server_round: int, record: RoundRecord | None, sha256: str | None
+    ) -> None:
+        events.put((index, server_round, record, sha256))
+
+    _run_in_process(job, report)
 
 
 def _run_in_workers(jobs: Sequence[Settings], report: Report, workers: int) -> None:
@@ -122,10 +141,9 @@ def _run_in_workers(jobs: Sequence[Settings], report: Report, workers: int) -> N
 def _drain(events: Queue[_Event], jobs: Sequence[Settings], report: Report) -> None:
     while True:
         try:
-            index, *event = events.get_nowait()
+            index, server_round, record, sha256 = events.get_nowait()
         except Empty:
             return
-        server_round, record, sha256 = event
         report(jobs[index], server_round, record, sha256)
 
 
@@ -143,14 +161,7 @@ def _run_on_ray(jobs: Sequence[Settings], report: Report) -> None:
     def main(grid: Grid, _: Context) -> None:
         set_pull_interval(grid)
         for job in jobs:
-            result = run_on_grid(
-                grid,
-                job,
-                lambda server_round, record, job=job: report(
-                    job, server_round, record, None
-                ),
-            )
-            report(job, job.rounds, None, result.model_sha256)
+            run_and_report(grid, job, report)
 
     backend: dict[str, Any] = {
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},

@@ -133,9 +133,7 @@ class Experiment:
         common["gamma"] = self.jobs[0].gamma()
         return common
 
-    def _show(
-        self, *, latest: RoundRecord | None = None, force: bool = False
-    ) -> None:
+    def _show(self, *, latest: RoundRecord | None = None, force: bool = False) -> None:
         now = time.monotonic()
         if latest is not None:
             megabytes = (latest.uplink_bytes / 1e6, latest.downlink_bytes / 1e6)

@@ -10,9 +10,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from flower_compress.errors import ConfigurationError
 
-from .engines import set_pull_interval
+from .engines import run_and_report, set_pull_interval
 from .experiment import Experiment
-from .runner import run_on_grid
 from .settings import Settings
 
 __all__ = ["app"]
@@ -32,14 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     settings = Settings.from_config(config, clients=clients)
     out = Path(str(config.get("out") or f"runs/{settings.algorithm}"))
     with Experiment([settings], out) as experiment:
-        result = run_on_grid(
-            grid,
-            settings,
-            lambda server_round, record: experiment.report(
-                settings, server_round, record, None
-            ),
-        )
-        experiment.report(settings, settings.rounds, None, result.model_sha256)
+        run_and_report(grid, settings, experiment.report)
     path = experiment.finish()
     experiment.console.print(f"Report: {path.resolve()}", soft_wrap=True)
 

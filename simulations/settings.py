@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from flwr.app import ConfigRecord
@@ -17,14 +18,16 @@ from flower_compress.strategies import CompressedStrategy, get_algorithm
 
 from .tasks import Task, make_task
 
-__all__ = ["CLIENTS", "Settings"]
+__all__ = ["CLIENTS", "TASK_KEY", "Settings", "task_of"]
 
+TASK_KEY = "task"
+"""Key of a train config: the arguments of the clients' task, as JSON."""
 CLIENTS = ("gradient", "local-steps")
 """The kinds of client."""
 
 _UNCOMPRESSED = "sgd"
-_TASK_KEYS = ("task", "model", "partition", "clients", "alpha", "seed")
-_CLIENT_KEYS = ("client", "batch_size", "local_steps", "local_step_size")
+_GRADIENT_KEYS = ("client", "batch_size", "seed")
+_LOCAL_KEYS = (*_GRADIENT_KEYS, "local_steps", "local_step_size")
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,12 @@ class Settings:
     @cached_property
     def problem(self) -> Task:
         """The learning problem."""
-        return make_task(
-            self.task,
-            model=self.model,
-            partition=self.partition,
-            num_clients=self.clients,
-            seed=self.seed,
-            alpha=self.alpha,
-        )
+        return task_of(self._task_key)
+
+    @property
+    def _task_key(self) -> str:
+        names = ("task", "model", "partition", "clients", "seed", "alpha")
+        return json.dumps([getattr(self, name) for name in names])
 
     @property
     def compressor(self) -> Compressor:
@@ -178,8 +179,9 @@ class Settings:
 
     def train_config(self) -> ConfigRecord:
         """Return what clients need to know, sent with every message."""
-        keys = (*_TASK_KEYS, *_CLIENT_KEYS)
-        return ConfigRecord({_dashed(key): getattr(self, key) for key in keys})
+        keys = _LOCAL_KEYS if self.client == "local-steps" else _GRADIENT_KEYS
+        values = {_dashed(key): getattr(self, key) for key in keys}
+        return ConfigRecord({TASK_KEY: self._task_key, **values})
 
     def as_dict(self) -> dict[str, Any]:
         """Return all settings, by their names on the command line."""
@@ -200,6 +202,20 @@ class Settings:
             if key in config:
                 values[field.name] = _convert(key, config[key], type(field.default))
         return cls(**{**values, **overrides})
+
+
+@lru_cache(maxsize=32)
+def task_of(key: str) -> Task:
+    """Return the task that a train config names under :data:`TASK_KEY`."""
+    name, model, partition, clients, seed, alpha = json.loads(key)
+    return make_task(
+        name,
+        model=model,
+        partition=partition,
+        num_clients=clients,
+        seed=seed,
+        alpha=alpha,
+    )
 
 
 def _dashed(name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from ..errors import CorruptPacket
@@ -33,9 +32,9 @@ class Elias(Code):
     For k nonzeros at gaps g_j with magnitudes m_j the length is
     G(k + 1) + sum_j (G(g_j) + [low < 0] + [largest magnitude > 1] G(m_j)) bits with
     G(n) = 2 floor(log2 n) + 1. The fields are written one after the other (all gaps,
-    all signs, all magnitudes), which leaves the length as it is. Elias gamma is no longer
-    than the recursive omega code of the paper for any number below 128, and gaps and
-    levels are small.
+    all signs, all magnitudes), which leaves the length as it is. Elias gamma is no
+    longer than the recursive omega code of the paper for any number below 128, and
+    gaps and levels are small.
     """
 
     name: ClassVar[str] = "elias"

@@ -77,11 +77,11 @@ class Compressor(ABC):
 
     @abstractmethod
     def alphabet(self) -> tuple[int, int] | None:
-        """Bounds of the symbols, or None if there are none."""
+        """Return the bounds of the symbols, or None if there are none."""
 
     @abstractmethod
     def num_values(self, dim: int, num_nonzero: int) -> int:
-        """Number of float32 values for `dim` entries and `num_nonzero` symbols."""
+        """Return the number of values for `dim` entries, `num_nonzero` symbols."""
 
     def omega(self, dim: int) -> float:
         """Return omega with E||C(x) - x||^2 <= omega ||x||^2.

@@ -84,7 +84,7 @@ class ReceiverState:
         return self.pending_version if self.pending is not None else self.version
 
     def value(self, rate: float | None) -> Vector | None:
-        """The vector received last: h + q with memory, q without (`rate` None)."""
+        """Return the vector received last: h + q, or q without memory (rate None)."""
         if self.pending is None:
             return self.vector
         if rate is None or self.vector is None:

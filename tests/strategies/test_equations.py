@@ -72,9 +72,8 @@ def zeros() -> list[Vector]:
     return [np.zeros(DIM, dtype=np.float32) for _ in CLIENTS]
 
 
-# Models that travel whole, or against a memory, have version 1 as the initial model and
-# are sent as version k + 1 in round k. Updates: the one made in round k is version k + 1
-# and is used in round k + 1; round 1 uses the initial model, version 1.
+# Version 1 is the initial model. A model is sent as version k + 1 in round k; an update
+# made in round k is version k + 1 too, but it is sent in round k + 1.
 
 
 def sgd(c: Compressor) -> Vector:
