@@ -103,14 +103,17 @@ _Event = tuple[int, int, RoundRecord | None, str | None]
 
 
 def _work(index: int, job: Settings, events: Queue[_Event]) -> None:
-    gc.freeze()  # What is loaded by now stays; no need to look at it again and again.
 
     def report(
         _: Settings, server_round: int, record: RoundRecord | None, sha256: str | None
     ) -> None:
         events.put((index, server_round, record, sha256))
 
-    _run_in_process(job, report)
+    gc.freeze()  # What is loaded by now stays; no need to look at it again and again.
+    try:
+        _run_in_process(job, report)
+    finally:
+        gc.unfreeze()
 
 
 def _run_in_workers(jobs: Sequence[Settings], report: Report, workers: int) -> None:

@@ -129,7 +129,9 @@ class Compressor(ABC):
 
 def as_vector(x: object) -> Vector:
     """Return `x` as a contiguous float32 vector, copying only where needed."""
-    array = np.ascontiguousarray(x, dtype=np.float32)
+    # An entry beyond float32 becomes infinite: the compressor reports it.
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(x, dtype=np.float32)
     return array.reshape(-1)
 
 
@@ -142,6 +144,14 @@ def require_finite(x: Vector) -> None:
             f"{bad} of {x.size} entries are NaN or infinite, the first at "
             f"{int(np.argmin(finite))}: expected finite values; lower the step size "
             "or check the data"
+        )
+
+
+def check_integer(name: str, value: object, highest: int) -> None:
+    """Raise unless `value` is an integer in [1, highest]."""
+    if not isinstance(value, (int, np.integer)) or not 1 <= value <= highest:
+        raise ConfigurationError(
+            f"{name} must be an integer between 1 and {highest}, got {value!r}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +23,8 @@ class RandomSparsifier(Compressor):
     Parameters
     ----------
     p : float
-        Probability in (0, 1] that an entry is kept.
+        Probability in (0, 1] that an entry is kept, rounded up to a multiple of
+        2^-24, as fine as the uniforms are.
     """
 
     p: float = 0.1
@@ -37,9 +39,11 @@ class RandomSparsifier(Compressor):
     def compress(self, x: Vector, stream: Stream) -> Compressed:
         """Draw the support with one uniform an entry; zeros are never sent."""
         require_finite(x)
-        kept = (stream.uniforms(x.size) < self.p) & (x != 0)
+        p = math.ceil(self.p * 2**24) / 2**24
+        kept = (stream.uniforms(x.size) < np.float32(p)) & (x != 0)
         positions = np.flatnonzero(kept)
-        values = (x[positions] / np.float64(self.p)).astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = (x[positions] / np.float64(p)).astype(np.float32)
         require_finite(values)
         return Compressed(x.size, values, support(x.size, positions))
 

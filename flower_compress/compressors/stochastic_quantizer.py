@@ -17,10 +17,11 @@ from ..coding import Symbols
 from ..coding.symbols import symbol_dtype
 from ..errors import ConfigurationError, NonFiniteError
 from ..streams import Stream
-from .base import Compressed, Compressor, Vector, require_finite
+from .base import Compressed, Compressor, Vector, check_integer, require_finite
 
 __all__ = ["StochasticQuantizer"]
 
+_LARGEST = np.finfo(np.float32).max
 _NORMS: tuple[Literal[2, "inf"], ...] = (2, "inf")
 
 
@@ -52,16 +53,11 @@ class StochasticQuantizer(Compressor):
     _wire: ClassVar[struct.Struct] = struct.Struct("<HBI")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.levels <= 32767:
-            raise ConfigurationError(
-                f"levels must lie between 1 and 32767, got {self.levels}"
-            )
+        check_integer("levels", self.levels, 32767)
         if self.norm not in _NORMS:
             raise ConfigurationError(f'norm must be 2 or "inf", got {self.norm!r}')
-        if self.bucket_size is not None and not 1 <= self.bucket_size < 2**32:
-            raise ConfigurationError(
-                f"bucket_size must be None or positive, got {self.bucket_size}"
-            )
+        if self.bucket_size is not None:
+            check_integer("bucket_size", self.bucket_size, 2**32 - 1)
 
     def compress(self, x: Vector, stream: Stream) -> Compressed:
         """Quantize `x` with one uniform an entry."""
@@ -69,7 +65,8 @@ class StochasticQuantizer(Compressor):
         magnitudes = np.abs(table)
         if self.norm == 2:
             squares = np.square(table, dtype=np.float64)
-            norms = np.sqrt(squares.sum(axis=1)).astype(np.float32)
+            with np.errstate(over="ignore"):
+                norms = np.sqrt(squares.sum(axis=1)).astype(np.float32)
         else:
             norms = magnitudes.max(axis=1, initial=0.0)
         if not np.isfinite(norms).all():
@@ -99,6 +96,9 @@ class StochasticQuantizer(Compressor):
         if compressed.symbols is None:
             raise ConfigurationError("a quantized vector needs its symbols")
         scales = compressed.values / np.float32(self.levels)
+        # s * (||x|| / s) may round to infinity where ||x|| is the largest float32.
+        largest = np.nextafter(_LARGEST / np.float32(self.levels), np.float32(0.0))
+        np.clip(scales, -largest, largest, out=scales)
         result = np.zeros(dim, dtype=np.float32)
         positions, entries = compressed.symbols.sparse()
         if self.bucket_size is None:

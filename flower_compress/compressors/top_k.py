@@ -14,7 +14,14 @@ import numpy as np
 
 from ..errors import ConfigurationError
 from ..streams import Stream
-from .base import Compressed, Compressor, Vector, check_probability, require_finite
+from .base import (
+    Compressed,
+    Compressor,
+    Vector,
+    check_integer,
+    check_probability,
+    require_finite,
+)
 from .sparse import scatter, support
 
 __all__ = ["TopK"]
@@ -48,8 +55,8 @@ class TopK(Compressor):
                 f"give exactly one of k and fraction, got k={self.k} and "
                 f"fraction={self.fraction}"
             )
-        if self.k is not None and not 1 <= self.k < 2**32:
-            raise ConfigurationError(f"k must be positive, got {self.k}")
+        if self.k is not None:
+            check_integer("k", self.k, 2**32 - 1)
         if self.fraction is not None:
             check_probability("fraction", self.fraction)
 

@@ -128,11 +128,24 @@ def test_plain_philox_gives_the_published_answer() -> None:
     ]
 
 
+# Multiples of 2^-24.
 GOLDEN = [
-    (Stream(0, Purpose.UPLINK), []),
-    (Stream(42, Purpose.DOWNLINK, 7, 3), []),
-    (Stream(-1, Purpose.SAMPLING, 1 << 63, 1 << 40), []),
-    (Stream((1 << 64) + 1, Purpose.BATCHES, 1, 2), []),
+    (
+        Stream(0, Purpose.UPLINK),
+        [11608175, 10798432, 9166834, 1065822, 7259850, 2018691],
+    ),
+    (
+        Stream(42, Purpose.DOWNLINK, 7, 3),
+        [12456193, 11215715, 11915562, 7456712, 13838063, 5170322],
+    ),
+    (
+        Stream(-1, Purpose.SAMPLING, 1 << 63, 1 << 40),
+        [13367144, 719052, 10185597, 12950429, 1977193, 8825015],
+    ),
+    (
+        Stream((1 << 64) + 1, Purpose.BATCHES, 1, 2),
+        [8401337, 5392951, 15292293, 10370848, 4730915, 5464205],
+    ),
 ]
 
 

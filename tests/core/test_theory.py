@@ -81,8 +81,8 @@ def test_max_step_size_dore(
         # The third is the least: 8 sqrt(2) * 2 * sqrt(16 + 2) = 16 * 6.
         (1.0, 2.0, 2.0, 1, 1 / 96),
         (3.0, 20.0, 2.0, 10, 1 / 288),
-        # The second: 8 * 2 * 0.1, against 2 * 2 * 1 / ... below it and
-        # 8 sqrt(2) * 2 * 0.1 * sqrt(0.8) = 2.02...; so the least is 1 / 4.
+        # Diana's again, 2 * 2: the others are 1 / 1.6 and 1 / 2.02...; the second is
+        # never the least, for it needs omega_down > 1/4 and omega_down < 1/16.
         (2.0, 0.0, 0.1, 5, 1 / 4),
     ],
 )

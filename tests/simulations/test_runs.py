@@ -1,0 +1,248 @@
+"""The command line, the engines, and the files that runs leave."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flower_compress.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    RoundFailedError,
+    UnknownNameError,
+)
+from simulations import engines
+from simulations.experiment import run_experiment
+from simulations.records import read_rounds
+from simulations.settings import Settings
+from simulations.tasks import LogisticObjective
+
+ROOT = Path(__file__).parents[2]
+HEADER = (
+    "algorithm,seed,round,loss,excess_loss,accuracy,"
+    "uplink_bytes,downlink_bytes,uplink_bits,downlink_bits"
+)
+SMALL = Settings(clients=4, rounds=6, partition="iid")
+
+
+def jobs(*algorithms: str, seeds: int = 2) -> list[Settings]:
+    return [
+        replace(SMALL, algorithm=name, seed=seed)
+        for name in algorithms
+        for seed in range(seeds)
+    ]
+
+
+def experiment(
+    runs: list[Settings], out: Path, engine: str = "inprocess", workers: int = 1
+) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of the final models by algorithm and seed."""
+    console = Console(quiet=True)
+    run_experiment(runs, out, engine=engine, workers=workers, console=console)
+    algorithms = json.loads((out / "summary.json").read_text())["algorithms"]
+    return {name: entry["model_sha256"] for name, entry in algorithms.items()}
+
+
+def test_compare_leaves_its_files(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "simulations", "compare"]
+    options = "--algorithms sgd,mcm --clients 4 --rounds 20 --seeds 2 --log-every 5"
+    done = subprocess.run(
+        [*command, *options.split(), "--out", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "mcm" in done.stdout and "report.html" in done.stdout
+    with (tmp_path / "rounds.csv").open() as file:
+        assert file.readline().strip() == HEADER
+        rows = list(csv.reader(file))
+    assert len(rows) == 2 * 2 * 5
+    assert [row[2] for row in rows[:5]] == ["0", "5", "10", "15", "20"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    mcm = summary["algorithms"]["mcm"]
+    assert set(mcm["model_sha256"]) == {"0", "1"}
+    assert 0 < mcm["bits_fraction_of_sgd"] < 0.3
+    assert mcm["uplink_bytes"]["mean"] == pytest.approx(
+        np.mean([int(row[6]) for row in rows if row[0] == "mcm" and row[2] == "20"])
+    )
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "mcm" in (tmp_path / "report.html").read_text()
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    runs = jobs("qsgd", "rand-mcm")
+    alone = experiment(runs, tmp_path / "1", workers=1)
+    shared = experiment(runs, tmp_path / "2", workers=2)
+    assert alone == shared
+    rounds = [(tmp_path / name / "rounds.csv").read_text() for name in "12"]
+    assert rounds[0] == rounds[1]
+
+
+def test_seeds_differ(tmp_path: Path) -> None:
+    (seeds,) = experiment(jobs("mcm"), tmp_path).values()
+    assert seeds["0"] != seeds["1"]
+
+
+@pytest.mark.ray
+def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
+    runs = [
+        *jobs("sgd", "diana", "artemis", "dore", "mcm", "rand-mcm", seeds=1),
+        replace(
+            SMALL,
+            algorithm="double-squeeze",
+            task="digits",
+            model="cnn",
+            client="local-steps",
+            local_steps=2,
+            rounds=3,
+            fraction=0.5,
+        ),
+    ]
+    here = experiment(runs, tmp_path / "inprocess")
+    ray = experiment(runs, tmp_path / "ray", engine="ray")
+    assert here == ray
+    assert len(here) == 7
+
+
+@pytest.mark.parametrize("client", ["gradient", "local-steps"])
+def test_every_algorithm_learns_the_digits(client: str, tmp_path: Path) -> None:
+    run = replace(
+        SMALL, task="digits", rounds=40, client=client, levels=4, algorithm="mcm"
+    )
+    names = ("sgd", "diana", "mcm", "double-squeeze")
+    experiment([replace(run, algorithm=name) for name in names], tmp_path)
+    last = {row.algorithm: row for row in read_rounds(tmp_path / "rounds.csv")}
+    for row in last.values():
+        assert row.accuracy > 0.8, row
+    assert last["mcm"].downlink_bytes < last["diana"].downlink_bytes / 3
+
+
+def test_full_batches_converge_linearly_without_noise(tmp_path: Path) -> None:
+    """MCM, figure S2: with sigma = 0 Diana reaches what SGD reaches."""
+    run = replace(SMALL, batch_size=0, rounds=300, log_every=300)
+    experiment(
+        [replace(run, algorithm=name) for name in ("sgd", "diana", "rand-mcm")],
+        tmp_path,
+    )
+    last = {row.algorithm: row for row in read_rounds(tmp_path / "rounds.csv")}
+    sgd = last["sgd"].excess_loss
+    assert sgd is not None
+    for row in last.values():
+        assert row.excess_loss == pytest.approx(sgd, rel=0.05)
+
+
+def test_rows_up_to_a_failure_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = LogisticObjective.gradient
+    calls = [0]
+
+    def failing(self: LogisticObjective, *args: object) -> object:
+        calls[0] += 1
+        loss, gradient = honest(self, *args)  # type: ignore[arg-type]
+        if calls[0] > 4 * 3:
+            gradient["weights"] = gradient["weights"] * np.float32(np.nan)
+        return loss, gradient
+
+    monkeypatch.setattr(LogisticObjective, "gradient", failing)
+    with pytest.raises(RoundFailedError, match="65 of 65 entries of 'weights'"):
+        experiment(jobs("mcm", seeds=1), tmp_path)
+    rows = read_rounds(tmp_path / "rounds.csv")
+    assert [row.round for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert len({row.loss for row in rows}) == 4  # no step since the third round
+
+
+def test_a_failure_in_a_worker_ends_the_experiment(tmp_path: Path) -> None:
+    runs = [replace(job, step_size="1e38") for job in jobs("sgd")]
+    with pytest.raises(Exception, match="step size"):
+        experiment(runs, tmp_path, workers=2)
+    assert read_rounds(tmp_path / "rounds.csv")
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "simulations", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_mistake_is_one_line_and_touches_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "rounds.csv"
+    kept.write_text("of an earlier run")
+    done = run_cli("compare", "--algorithms", "sgd,fedfoo", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "UnknownNameError" in done.stderr and "rand-mcm" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert kept.read_text() == "of an earlier run"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"algorithm": "fedfoo"}, "fedfoo"),
+        ({"client": "both"}, "local-steps"),
+        ({"rounds": 0}, "rounds"),
+        ({"clients": 0}, "clients"),
+        ({"fraction": 0.0}, "fraction"),
+        ({"step_size": "fast"}, '"auto" or a positive number'),
+        ({"step_size": "-1"}, '"auto" or a positive number'),
+    ],
+)
+def test_bad_settings_are_refused(change: dict[str, object], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        replace(SMALL, **change)  # type: ignore[arg-type]
+
+
+def test_auto_step_size_needs_a_known_smoothness() -> None:
+    with pytest.raises(ConfigurationError, match="--step-size"):
+        replace(SMALL, task="digits", model="cnn").strategy()
+    smoothness = SMALL.problem.smoothness()
+    assert smoothness is not None
+    assert SMALL.gamma() == pytest.approx(1 / smoothness)
+    assert replace(SMALL, client="local-steps").gamma() == 1.0
+
+
+def test_initial_memory_needs_a_memory() -> None:
+    with pytest.raises(ConfigurationError, match="qsgd"):
+        replace(SMALL, algorithm="qsgd", initial_memory="first").strategy()
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(UnknownNameError, match="inprocess, ray"):
+        engines.run_all([SMALL], "spark", lambda *_: None)
+
+
+def test_missing_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"flower-compress\[simulation\]"):
+        engines.run_all([SMALL], "ray", lambda *_: None)
+
+
+def test_the_flower_app_has_a_key_for_every_setting() -> None:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    config = tool["flwr"]["app"]["config"]
+    names = {field.name.replace("_", "-") for field in fields(Settings)}
+    assert set(config) == names | {"out"}
+    assert Settings.from_config(config, clients=20) == Settings()
+
+
+def test_run_config_of_the_wrong_type_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="rounds must be a whole number"):
+        Settings.from_config({"rounds": 1.5})
+    with pytest.raises(ConfigurationError, match="levels must be a number"):
+        Settings.from_config({"levels": "four"})

@@ -1,0 +1,76 @@
+"""Every code block of the README runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def lines() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines() if line]
+
+
+def test_no_block_is_left_out() -> None:
+    fences = re.findall(r"^```(\w+)$", README, re.MULTILINE)
+    assert set(fences) == {"python", "sh"}
+    assert len(blocks("python")) == 3
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_python_block_runs(index: int, capsys: pytest.CaptureFixture[str]) -> None:
+    scope: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(blocks("python")[index], f"block {index}", "exec"), scope)  # noqa: S102
+    printed = capsys.readouterr().out.splitlines()
+    if "result" in scope:
+        mean, sent = float(printed[-2]), [int(n) for n in printed[-1].split()]
+        assert mean == pytest.approx(2.0, abs=0.1)
+        dense = 200 * 5 * 40_000
+        assert max(sent) < dense / 10
+
+
+@pytest.mark.parametrize("line", [x for x in lines() if x.startswith("make")])
+def test_make_target_exists(line: str) -> None:
+    command = [*shlex.split(line), "--dry-run"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def test_pip_line_installs_this_package() -> None:
+    assert [x for x in lines() if x.startswith("pip")] == ["pip install ."]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(re.split("[<>=]", d)[0] for d in project["dependencies"]) == [
+        "flwr",
+        "numpy",
+    ]
+
+
+@pytest.mark.parametrize("line", [x for x in lines() if x.startswith("python")])
+def test_simulation_line_runs(line: str, tmp_path: Path) -> None:
+    """As it stands, but for fewer rounds and one seed."""
+    command = [sys.executable, *shlex.split(line)[1:], "--out", str(tmp_path)]
+    command[command.index("--rounds") + 1] = "3"
+    command[command.index("--seeds") + 1] = "1"
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_every_line_is_covered() -> None:
+    assert all(line.split()[0] in ("make", "pip", "python") for line in lines())
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
