@@ -82,5 +82,12 @@ def _parse(data: bytes) -> Contract:
         )
     except CorruptPacket:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise CorruptPacket(f"not a contract: {error}") from error

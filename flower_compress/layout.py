@@ -39,12 +39,28 @@ class Tensor:
         Its NumPy dtype.
     exact : bool
         Whether it travels as it is and is averaged, never compressed.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such array of floats, integers or booleans.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     exact: bool
+
+    def __post_init__(self) -> None:
+        if _kind(self.dtype) not in ("f", "i", "u", "b"):
+            raise ConfigurationError(
+                f"array {self.name!r}: expected floats, integers or booleans, got "
+                f"dtype {self.dtype}"
+            )
+        if min(self.shape, default=0) < 0:
+            raise ConfigurationError(
+                f"array {self.name!r}: expected sizes >= 0, got shape {self.shape}"
+            )
 
     @property
     def size(self) -> int:
@@ -86,13 +102,7 @@ class Layout:
         pattern = re.compile(exact_pattern)
         tensors = []
         for name, array in arrays.items():
-            kind = np.dtype(array.dtype).kind
-            if kind not in "fiub":
-                raise ConfigurationError(
-                    f"array {name!r}: expected floats, integers or booleans, got "
-                    f"dtype {array.dtype}"
-                )
-            exact = kind != "f" or pattern.search(name) is not None
+            exact = _kind(array.dtype) != "f" or pattern.search(name) is not None
             tensors.append(Tensor(name, tuple(array.shape), array.dtype, exact))
         if not tensors:
             raise ConfigurationError(
@@ -138,14 +148,14 @@ class Layout:
                 exact.append(entries.astype(tensor.dtype, copy=False).tobytes())
             else:
                 dense.append(entries)
-        if len(dense) == 1:
-            vector = dense[0].astype(np.float32, copy=False)
-        elif dense:
-            # A float64 weight beyond float32 becomes infinite: check_finite reports it.
-            with np.errstate(over="ignore"):
+        # A float64 weight beyond float32 becomes infinite: check_finite reports it.
+        with np.errstate(over="ignore"):
+            if len(dense) == 1:
+                vector = dense[0].astype(np.float32, copy=False)
+            elif dense:
                 vector = np.concatenate(dense, dtype=np.float32, casting="same_kind")
-        else:
-            vector = np.zeros(0, dtype=np.float32)
+            else:
+                vector = np.zeros(0, dtype=np.float32)
         return vector, b"".join(exact)
 
     def unflatten(self, vector: Vector, exact: bytes) -> ArrayRecord:
@@ -255,6 +265,14 @@ def write_array(entries: NDArray[Any], shape: tuple[int, ...] | None = None) -> 
 @lru_cache(maxsize=64)
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     return str(dtype)
+
+
+def _kind(dtype: str) -> str:
+    """Return the kind of a NumPy dtype, nothing if it has no such dtype."""
+    try:
+        return np.dtype(dtype).kind
+    except (SyntaxError, TypeError, ValueError):
+        return ""
 
 
 @lru_cache(maxsize=4096)

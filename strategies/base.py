@@ -28,6 +28,7 @@ from flower_compress.errors import (
     FlowerCompressError,
     OutOfSyncError,
     RoundFailedError,
+    StalePacketError,
 )
 from flower_compress.layout import EXACT_PATTERN, Layout
 from flower_compress.ledger import Ledger
@@ -268,16 +269,21 @@ class CompressedStrategy(FedAvg):
             list(replies), is_train=True, validate=False
         )
         reasons = [f"{msg.error.reason}" for msg in errors]
-        accepted: list[tuple[Client, Contribution, bytes, Message]] = []
+        accepted: dict[int, tuple[Contribution, bytes, Message]] = {}
         for msg in valid:
             try:
-                taken = self._check_reply(msg)
+                client, packet = self._open_reply(msg)
+                if packet.resync:
+                    _log.info("client %d asks to be synchronised", client.identity)
+                    continue
+                if client.identity in accepted:
+                    raise StalePacketError("a second answer of the same client")
+                part, exact = self._check_reply(msg, client, packet)
             except FlowerCompressError as error:
                 reasons.append(f"{type(error).__name__}: {error}")
                 _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
                 continue
-            if taken is not None:
-                accepted.append((*taken, msg))
+            accepted[client.identity] = (part, exact, msg)
         self._count_failures(len(accepted), reasons)
         if len(accepted) < self.min_replies:
             _log.warning(
@@ -286,10 +292,11 @@ class CompressedStrategy(FedAvg):
                 len(accepted),
                 self.min_replies,
             )
-            self._take_update(np.zeros(self._layout.dim, dtype=np.float32))
+            if self.downlink_carries == "update":
+                self._downlinks.publish_update(None)
             return self._arrays, None
-        accepted.sort(key=lambda entry: entry[0].identity)
-        parts = [part for _, part, _, _ in accepted]
+        entries = [accepted[identity] for identity in sorted(accepted)]
+        parts = [part for part, _, _ in entries]
         # A run that diverges overflows here, and check_finite says so.
         with np.errstate(over="ignore", invalid="ignore"):
             gradient = self._uplinks.fold(parts, len(self._roster))
@@ -299,22 +306,22 @@ class CompressedStrategy(FedAvg):
             self._take_update(update)
         if self._exact:
             self._exact = self._layout.average_exact(
-                [exact for _, _, exact, _ in accepted], [part.weight for part in parts]
+                [exact for _, exact, _ in entries], [part.weight for part in parts]
             )
         self._arrays = self._layout.unflatten(self._model, self._exact)
-        return self._arrays, self._train_metrics([msg for *_, msg in accepted])
+        return self._arrays, self._train_metrics([msg for *_, msg in entries])
 
     def _take_update(self, update: Vector) -> None:
         self._layout.check_finite(update, "the server's update")
         if self.downlink_carries == "update":
-            self._downlinks.publish_all(update)
+            self._downlinks.publish_update(update)
         degraded = None if self.preserved else self._downlinks.degraded_model
         model = self._model + update if degraded is None else degraded
         self._layout.check_finite(model, "the model after the server's step")
         self._model = model
 
-    def _check_reply(self, msg: Message) -> tuple[Client, Contribution, bytes] | None:
-        """Decode one reply; None if the client only asks to be synchronised."""
+    def _open_reply(self, msg: Message) -> tuple[Client, Packet]:
+        """Read a reply's packet, bill it, and note what the client holds."""
         client = self._roster.find(msg.metadata.src_node_id)
         found = find_packet(msg.content)
         if client is None or found is None:
@@ -332,19 +339,23 @@ class CompressedStrategy(FedAvg):
             raise OutOfSyncError("the reply belongs to another session")
         if packet.resync:
             self._downlinks.forget(client.downlink)
-            _log.info("client %d asks to be synchronised", client.identity)
-            return None
+            return client, packet
         if packet.version != client.downlink.sent:
             raise OutOfSyncError(
                 f"expected an answer to version {client.downlink.sent}, got one to "
                 f"{packet.version}: late"
             )
         self._downlinks.acknowledge(client.downlink, packet.acked)
+        return client, packet
+
+    def _check_reply(
+        self, msg: Message, client: Client, packet: Packet
+    ) -> tuple[Contribution, bytes]:
+        """Decode what a client contributes, without changing anything."""
         packet.require_dim(self._layout.dim)
         exact = packet.exact or b""
         self._layout.exact_arrays(exact)
-        part = self._uplinks.check(client.uplink, packet, self._weight(msg))
-        return client, part, exact
+        return self._uplinks.check(client.uplink, packet, self._weight(msg)), exact
 
     def _weight(self, msg: Message) -> float:
         if self.weighted_by_key == UNIFORM:

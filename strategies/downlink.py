@@ -120,10 +120,15 @@ class Downlinks:
             stream = Stream(self._seed, Purpose.DOWNLINK, group)
             self._shared[group] = self._shared[group].publish(x, stream)
 
-    def publish_all(self, x: Vector) -> None:
-        """Send `x` to every group."""
-        if self._shared is not None:
-            self.publish(x, list(range(len(self._shared))))
+    def publish_update(self, update: Vector | None) -> None:
+        """Send an update to every group; None if the round made none."""
+        shared = self._shared or []
+        for group, broadcast in enumerate(shared):
+            stream = Stream(self._seed, Purpose.DOWNLINK, group)
+            if update is None:
+                shared[group] = broadcast.pause(self._dim, stream)
+            else:
+                shared[group] = broadcast.publish(update, stream)
 
     def send(self, identity: int, end: DownlinkEnd, model: Vector) -> CatchUp:
         """Return what the client needs now, and note that it was sent."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+
 from ..compressors import Vector
 from ..errors import ConfigurationError
 from ..streams import Stream
@@ -19,6 +21,9 @@ from .payload import Payload
 __all__ = ["Broadcast", "Carries", "CatchUp"]
 
 Carries = Literal["model", "update"]
+
+_LENGTH_BYTES = 4
+"""In a packet, every payload but the last has its length in front."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +105,26 @@ class Broadcast:
             # Final means acknowledged: nobody can take the last payload back.
             sender = self.link.acknowledge(sender, sender.pending_version)
         sender, payload = self.link.send(sender, x, version, stream.at(version))
+        following = replace(self._append(payload), sender=sender)
+        if sender.vector is not None and self.link.memory_rate(x.size) is not None:
+            # What up-to-date receivers hold is the sender's memory: share, do not copy.
+            replica = replace(following.replica, vector=sender.vector)
+            following = replace(following, replica=replica)
+        return following
+
+    def pause(self, dim: int, stream: Stream) -> Broadcast:
+        """Send a zero update past the link's own state, so that nothing moves.
+
+        For a round without an update: every message needs a version of its own.
+        """
+        zeros, version = np.zeros(dim, dtype=np.float32), self.version + 1
+        payload = Payload.encode(
+            zeros, self.link.compressor, self.link.code, stream.at(version)
+        )
+        return self._append(payload)
+
+    def _append(self, payload: Payload) -> Broadcast:
+        version = self.version + 1
         replica = accept(
             self.replica,
             base=version - 1,
@@ -108,9 +133,7 @@ class Broadcast:
             final=True,
             rate=self.rate,
         )
-        if sender.vector is not None and self.link.memory_rate(x.size) is not None:
-            replica = replace(replica, vector=sender.vector)  # share, do not copy
-        return replace(self, sender=sender, replica=replica, log=self._extend(payload))
+        return replace(self, replica=replica, log=self._extend(payload))
 
     def catch_up(self, held: int | None) -> CatchUp:
         """Return what a receiver needs that holds version `held` (None: nothing)."""
@@ -125,8 +148,7 @@ class Broadcast:
         if missed < 1:
             return CatchUp(version, version, ())
         payloads = self.log[-missed:]
-        snapshot_bytes = 4 * payloads[-1].dim + len(payloads[-1].data)
-        if sum(len(payload.data) for payload in payloads) > snapshot_bytes:
+        if _num_bytes(payloads) > 4 * payloads[-1].dim + len(payloads[-1].data):
             return snapshot
         return CatchUp(version - missed, version, payloads)
 
@@ -135,9 +157,15 @@ class Broadcast:
             return (payload,)
         earlier = self.log[:-1] + tuple(entry.compact() for entry in self.log[-1:])
         log = (*earlier, payload)
-        size = sum(len(entry.data) for entry in log)
+        size = _num_bytes(log)
         first = 0
         while first < len(log) - 1 and size > 4 * payload.dim + len(payload.data):
-            size -= len(log[first].data)
+            size -= _LENGTH_BYTES + len(log[first].data)
             first += 1
         return log[first:]
+
+
+def _num_bytes(payloads: tuple[Payload, ...]) -> int:
+    """Bytes of a chain in a packet, lengths included."""
+    total = sum(_LENGTH_BYTES + len(payload.data) for payload in payloads)
+    return total - _LENGTH_BYTES

@@ -170,6 +170,9 @@ class FaultyGrid(InProcessGrid):
         Number of calls of `send_and_receive`, by kind of message.
     restarted : dict[int, int]
         By node id, the train exchange in which it restarted last.
+    replays : bool
+        Whether a duplicate may reach a client that restarted since it handled the
+        original. Flower hands a message to a node once, so by default it may not.
     on_train : Callable[[list[Message]], None], optional
         Called with the messages of a train exchange before any is delivered.
     """
@@ -188,7 +191,10 @@ class FaultyGrid(InProcessGrid):
         self.exchanges: Counter[str] = Counter()
         self.restarted: dict[int, int] = {}
         self.on_train: Callable[[list[Message]], None] | None = None
+        self.replays = False
         self._now: Faults = NONE
+        self._lives: Counter[int] = Counter()
+        self._handed: dict[int, tuple[Message, int]] = {}  # by id(message)
         self._late_messages: list[_InFlight] = []
         self._late_replies: list[_InFlight] = []
         if node_ids is not None:
@@ -225,12 +231,9 @@ class FaultyGrid(InProcessGrid):
             ]
 
     def restart(self, node_id: int) -> None:
-        """Empty a client's state.
-
-        Copies of messages that it has received before die with it: what Flower has
-        handed to a process is never handed to another one.
-        """
+        """Empty a client's state."""
         self.contexts[node_id].state = RecordDict()
+        self._lives[node_id] += 1
         self.restarted[node_id] = self.exchanges["train"]
 
     def _send(
@@ -264,7 +267,12 @@ class FaultyGrid(InProcessGrid):
         if Fault.RESTART_BEFORE in faults:
             self.happened[Fault.RESTART_BEFORE] += 1
             self.restart(node_id)
-        self._now = faults
+        life = self._lives[node_id]
+        if self._handed.setdefault(id(message), (message, life))[1] != life:
+            if not self.replays:
+                return
+        # The mod answers a greeting by itself.
+        self._now = NONE if kind == GREETING else faults
         reply = self._deliver(message)
         self._now = NONE
         if Fault.RESTART_AFTER in faults:

@@ -36,6 +36,7 @@ from flower_compress.errors import (
     UnknownNameError,
 )
 from flower_compress.strategies import (
+    ALGORITHMS,
     MCM,
     SGD,
     Artemis,
@@ -285,3 +286,43 @@ def test_exact_arrays_are_averaged_and_never_compressed() -> None:
 
 def test_layout_errors_are_value_errors() -> None:
     assert issubclass(LayoutMismatchError, ValueError)
+
+
+class DeafGrid(InProcessGrid):
+    """Delivers everything, but no reply to a training message of some rounds."""
+
+    deaf_rounds: tuple[int, ...] = ()
+
+    def send_and_receive(self, messages: Any, *, timeout: Any = None) -> Any:
+        sent = list(messages)
+        replies = super().send_and_receive(sent, timeout=timeout)
+        rounds = {m.content["config"].get("server-round") for m in sent}
+        return [] if rounds & set(self.deaf_rounds) else replies
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_a_round_without_replies_changes_nothing(name: str) -> None:
+    models: list[bytes] = []
+
+    def note(_: int, arrays: ArrayRecord) -> None:
+        models.append(to_vector(arrays).tobytes())
+
+    strategy = get_algorithm(name)(step_size=GAMMA, fraction_evaluate=0.0)
+    grid = DeafGrid(make_app(), NUM_CLIENTS)
+    grid.deaf_rounds = (3, 4)
+    strategy.start(grid, to_record(INITIAL), 6, evaluate_fn=note)
+    assert models[2] == models[3] == models[4]
+    assert len(set(models)) == 5  # the initial model and rounds 1, 2, 5, 6
+
+
+def test_a_second_answer_of_a_client_does_not_count_twice() -> None:
+    class Echo(InProcessGrid):
+        def send_and_receive(self, messages: Any, *, timeout: Any = None) -> Any:
+            replies = list(super().send_and_receive(messages, timeout=timeout))
+            return [*replies, *replies]
+
+    strategy = Diana(step_size=GAMMA, fraction_evaluate=0.0, seed=3)
+    echoed = strategy.start(Echo(make_app(), NUM_CLIENTS), to_record(INITIAL), 5)
+    other = Diana(step_size=GAMMA, fraction_evaluate=0.0, seed=3)
+    single = start(other, make_app())
+    assert to_vector(echoed.arrays).tobytes() == to_vector(single.arrays).tobytes()
