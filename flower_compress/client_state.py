@@ -67,11 +67,13 @@ class ClientState:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ClientState | None:
-        """Rebuild a state; None if another version of this package wrote it."""
+        """Rebuild a state; None if it is cut off, or of another format."""
         if len(data) < _HEADER.size or data[0] != _FORMAT:
             return None
         _, dim, session, *numbers = _HEADER.unpack_from(data)
         version, pending_version, final, sent, sent_pending, *sizes = numbers
+        if sum(max(size, 0) for size in sizes) != len(data) - _HEADER.size:
+            return None
         rest, sections = memoryview(data)[_HEADER.size :], []
         for size in sizes:
             sections.append(None if size == _ABSENT else rest[:size])

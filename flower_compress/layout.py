@@ -78,7 +78,15 @@ class Tensor:
 
     def write(self, entries: NDArray[Any]) -> Array:
         """Return `entries` as a Flower array of this dtype and shape."""
-        return write_array(entries.astype(self.dtype, copy=False), self.shape)
+        with np.errstate(over="ignore"):
+            converted = entries.astype(self.dtype, copy=False)
+        # float16 ends at 65504; every other dtype holds what a float32 holds.
+        if converted.itemsize == 2 and not np.isfinite(converted).all():
+            raise NonFiniteError(
+                f"array {self.name!r}: a weight does not fit into {self.dtype}: "
+                "expected smaller weights; lower the step size, or train in float32"
+            )
+        return write_array(converted, self.shape)
 
 
 @dataclass(frozen=True)
@@ -190,9 +198,12 @@ class Layout:
         return result
 
     def average_exact(self, parts: Sequence[bytes], weights: Sequence[float]) -> bytes:
-        """Return the weighted mean of exact arrays; integers are rounded."""
-        if not self.exact_bytes:
-            return b""
+        """Return the weighted mean of exact arrays; integers are rounded.
+
+        Computed in float64; arrays that are all the same stay as they are.
+        """
+        if all(part == parts[0] for part in parts):
+            return parts[0]
         total = sum(weights)
         columns = zip(*(self.exact_arrays(part) for part in parts), strict=True)
         means: list[bytes] = []
@@ -202,8 +213,15 @@ class Layout:
                 for entries, weight in zip(column, weights, strict=True)
             )
             dtype = column[0].dtype
-            rounded = mean if dtype.kind == "f" else np.rint(mean)
-            means.append(np.asarray(rounded).astype(dtype).tobytes())
+            if dtype.kind in "iu":
+                # Integers beyond 2^53 have no float64 of their own, the largest none
+                # within their range.
+                limits = np.iinfo(dtype)
+                largest = np.nextafter(np.float64(limits.max) + 1, 0)
+                mean = np.clip(np.rint(mean), limits.min, largest)
+            elif dtype.kind == "b":
+                mean = np.rint(mean)
+            means.append(np.asarray(mean).astype(dtype).tobytes())
         return b"".join(means)
 
     def check_finite(self, vector: Vector, what: str) -> None:

@@ -264,7 +264,7 @@ def _load(context: Context) -> ClientState | None:
 
 
 def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
-    answer = Packet(session=packet.session, resync=True)
+    answer = Packet(session=packet.session, version=packet.version, resync=True)
     return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
 
 

@@ -175,6 +175,8 @@ class Packet:
         if flags & _SNAPSHOT:
             raw, rest = _take(rest, 4 * dim)
             snapshot = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+            if not np.isfinite(snapshot).all():
+                raise CorruptPacket("a snapshot holds NaN or infinity")
         if flags & _EXACT:
             exact, rest = _take_section(rest)
         final = bool(flags & _FINAL)

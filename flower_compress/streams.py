@@ -41,7 +41,7 @@ class Stream:
     index : int
         Whom they concern (a client's identity, a group), modulo 2^64.
     version : int
-        Which draw, modulo 2^64: 2^128 blocks of four words lie between two versions.
+        Which draw, modulo 2^64: 2^192 blocks of four words lie between two versions.
     """
 
     seed: int

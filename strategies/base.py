@@ -337,15 +337,15 @@ class CompressedStrategy(FedAvg):
             raise
         if packet.session != self._session:
             raise OutOfSyncError("the reply belongs to another session")
-        if packet.resync:
-            self._downlinks.forget(client.downlink)
-            return client, packet
         if packet.version != client.downlink.sent:
             raise OutOfSyncError(
                 f"expected an answer to version {client.downlink.sent}, got one to "
                 f"{packet.version}: late"
             )
-        self._downlinks.acknowledge(client.downlink, packet.acked)
+        if packet.resync:
+            self._downlinks.forget(client.downlink)
+        else:
+            self._downlinks.acknowledge(client.downlink, packet.acked)
         return client, packet
 
     def _check_reply(

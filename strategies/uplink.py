@@ -93,7 +93,8 @@ class Uplinks:
         if len(packet.payloads) != 1:
             raise OutOfSyncError(f"expected one payload, got {len(packet.payloads)}")
         state = end.state
-        if self._rate is not None and packet.base == 0 != state.version:
+        is_new = packet.version > state.version  # Else accept refuses it, as stale.
+        if self._rate is not None and is_new and packet.base == 0:
             state = ReceiverState()  # The client has lost its memory: both start anew.
         state = accept(
             state,

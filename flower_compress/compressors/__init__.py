@@ -51,7 +51,7 @@ def get_compressor(config: Mapping[str, Any]) -> Compressor:
     """
     parameters = dict(config)
     name = parameters.pop("name", None)
-    if name not in COMPRESSORS:
+    if not isinstance(name, str) or name not in COMPRESSORS:
         raise UnknownNameError("compressor", name, COMPRESSORS)
     try:
         return COMPRESSORS[name](**parameters)

@@ -42,7 +42,7 @@ def get_link(config: Mapping[str, Any]) -> Link:
     """Rebuild a link from :meth:`Link.config`."""
     parameters = dict(config)
     kind = parameters.pop("kind", None)
-    if kind not in LINKS:
+    if not isinstance(kind, str) or kind not in LINKS:
         raise UnknownNameError("link", kind, LINKS)
     compressor = get_compressor(parameters.pop("compressor", {}))
     try:

@@ -374,6 +374,30 @@ def test_quantizer_reaches_the_largest_float(norm: Any) -> None:
         np.testing.assert_allclose(value, x, rtol=3e-7)
 
 
+@dataclass(frozen=True)
+class Highest(Stream):
+    """A stream that draws the largest uniform for ever."""
+
+    def uniforms(self, count: int) -> NDArray[np.float32]:
+        return np.full(count, 1 - 2.0**-24, dtype=np.float32)
+
+
+@pytest.mark.parametrize("levels", [1, 4, 127, 1000, 32767])
+@pytest.mark.parametrize("norm", [2, "inf"])
+@pytest.mark.parametrize("bucket_size", [None, 1, 7])
+def test_quantizer_never_leaves_its_alphabet(
+    levels: int, norm: Any, bucket_size: int | None
+) -> None:
+    compressor = StochasticQuantizer(levels, norm, bucket_size)
+    stream = Highest(0, Purpose.UPLINK)
+    for kind in INPUTS:
+        x = make_input(kind, 50)
+        symbols = compressor.compress(x, stream).symbols
+        assert symbols is not None
+        assert np.abs(symbols.dense().astype(int)).max() <= levels
+        assert np.all(apply(compressor, x, stream) * x >= 0)
+
+
 def test_quantizer_names_the_norm_that_overflows() -> None:
     x = np.full(10, 2e38, dtype=np.float32)
     with pytest.raises(NonFiniteError, match="norm.*exceeds float32"):

@@ -52,6 +52,11 @@ def assert_same(one: ArrayRecord, other: ArrayRecord) -> None:
         np.testing.assert_array_equal(one[name].numpy(), other[name].numpy())
 
 
+def flattened(layout: Layout, arrays: ArrayRecord) -> tuple[bytes, bytes]:
+    vector, exact = layout.flatten(arrays)
+    return vector.tobytes(), exact
+
+
 MODEL = {
     "conv.weight": entries("float32", (2, 3, 1), 1),
     "norm.weight": entries("float16", (4,), 2),
@@ -138,10 +143,7 @@ def test_order_of_the_arrays_is_that_of_the_layout() -> None:
     arrays = record(MODEL)
     layout = Layout.of(arrays)
     backwards = ArrayRecord(dict(reversed(list(arrays.items()))))
-    for one, other in zip(
-        layout.flatten(arrays), layout.flatten(backwards), strict=True
-    ):
-        assert bytes(one) == bytes(other)
+    assert flattened(layout, arrays) == flattened(layout, backwards)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
@@ -150,11 +152,9 @@ def test_fortran_order_is_read_in_c_order(dtype: str) -> None:
     fortran = record({"w": np.asfortranarray(array)})
     assert fortran["w"].data != record({"w": array})["w"].data
     layout = Layout.of(fortran)
-    flat = layout.flatten(fortran)
-    for one, other in zip(flat, layout.flatten(record({"w": array})), strict=True):
-        assert bytes(one) == bytes(other)
+    assert flattened(layout, fortran) == flattened(layout, record({"w": array}))
     # The answer is in C order, the entries the same.
-    assert_same(layout.unflatten(*flat), record({"w": array}))
+    assert_same(layout.unflatten(*layout.flatten(fortran)), record({"w": array}))
 
 
 def test_other_byte_orders() -> None:
@@ -353,9 +353,8 @@ def test_average_is_weighted_and_integers_are_rounded() -> None:
         mask=np.array([True, True]),
         w=np.zeros(2, np.float32),
     )
-    for weights, scale in (([1.0, 3.0], 1), ([5.0, 15.0], 1), ([0.25, 0.75], 1)):
+    for weights in ([1.0, 3.0], [5.0, 15.0], [0.25, 0.75]):
         mean = layout.exact_arrays(layout.average_exact([one, two], weights))
-        assert scale == 1
         expected: list[list[Any]] = [
             [2.5, 4.0],
             [1.0],
@@ -400,3 +399,20 @@ def test_tensors_know_their_size() -> None:
     assert Tensor("w", (2, 3), "float32", False).size == 6
     assert Tensor("w", (), "float32", False).size == 1
     assert Tensor("w", (2, 0), "float32", False).size == 0
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint64"])
+def test_averages_of_the_largest_integers_stay_in_range(dtype: str) -> None:
+    largest = np.iinfo(dtype).max
+    layout, one = exact_part(count=np.array(largest, dtype))
+    _, two = exact_part(count=np.array(largest - 1, dtype))
+    (same,) = layout.exact_arrays(layout.average_exact([one, one], [1.0, 2.0]))
+    assert same[0] == largest
+    (mean,) = layout.exact_arrays(layout.average_exact([one, two], [1.0, 1.0]))
+    assert largest - 2048 <= int(mean[0]) <= largest
+
+
+def test_weights_beyond_float16_are_reported() -> None:
+    layout = Layout.of(record({"half": np.zeros(2, np.float16)}))
+    with pytest.raises(NonFiniteError, match="'half'.*does not fit into float16"):
+        layout.unflatten(np.array([1.0, 70000.0], np.float32), b"")

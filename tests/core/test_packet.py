@@ -316,3 +316,11 @@ def test_huge_counts_and_lengths_are_refused_at_once(body: bytes) -> None:
         with pytest.raises(CorruptPacket, match="4294967295 more bytes"):
             Packet.parse(with_crc(header + bytes(4) + b"\xff" * 4 + body))
     assert time.perf_counter() - started < 1.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_snapshots_that_are_not_finite_are_refused(bad: float) -> None:
+    snapshot = np.array([1.0, bad, 2.0], np.float32)
+    data = Packet(session=1, base=1, version=1, dim=3, snapshot=snapshot).data
+    with pytest.raises(CorruptPacket, match="NaN or infinity"):
+        Packet.parse(data)

@@ -80,7 +80,7 @@ def test_every_operator_is_in_the_table() -> None:
     density=st.sampled_from([0.0, 0.05, 1.0]),
     version=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_decoding_gives_the_operators_value_bit_for_bit(
     row: dict[str, Any], code: str, dim: int, seed: int, density: float, version: int
 ) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeVar
@@ -118,6 +118,37 @@ class SeededSchedule(Schedule):
         return self._random.sample(range(size), size)
 
 
+class PlannedSchedule(Schedule):
+    """Given faults for given messages, and everything in reverse order.
+
+    Parameters
+    ----------
+    plan : Mapping[tuple[int, int], Iterable[Fault]]
+        The faults of message j of exchange i; without lost greetings and evaluations,
+        exchange 0 is the greeting, and exchange i is round i.
+    delays : int
+        For how many exchanges whatever is delayed is delayed.
+    """
+
+    def __init__(
+        self, plan: Mapping[tuple[int, int], Iterable[Fault]], delays: int = 1
+    ) -> None:
+        self._plan, self._delays, self._exchange = plan, delays, -1
+
+    def faults(self, num_messages: int) -> list[Faults]:
+        self._exchange += 1
+        return [
+            frozenset(self._plan.get((self._exchange, i), ()))
+            for i in range(num_messages)
+        ]
+
+    def delay(self, least: int) -> int:
+        return self._delays
+
+    def order(self, size: int) -> Sequence[int]:
+        return range(size)[::-1]
+
+
 class DrawnSchedule(Schedule):
     """Faults that hypothesis draws, and shrinks to the few that matter."""
 
@@ -170,9 +201,6 @@ class FaultyGrid(InProcessGrid):
         Number of calls of `send_and_receive`, by kind of message.
     restarted : dict[int, int]
         By node id, the train exchange in which it restarted last.
-    replays : bool
-        Whether a duplicate may reach a client that restarted since it handled the
-        original. Flower hands a message to a node once, so by default it may not.
     on_train : Callable[[list[Message]], None], optional
         Called with the messages of a train exchange before any is delivered.
     """
@@ -191,10 +219,7 @@ class FaultyGrid(InProcessGrid):
         self.exchanges: Counter[str] = Counter()
         self.restarted: dict[int, int] = {}
         self.on_train: Callable[[list[Message]], None] | None = None
-        self.replays = False
         self._now: Faults = NONE
-        self._lives: Counter[int] = Counter()
-        self._handed: dict[int, tuple[Message, int]] = {}  # by id(message)
         self._late_messages: list[_InFlight] = []
         self._late_replies: list[_InFlight] = []
         if node_ids is not None:
@@ -216,7 +241,8 @@ class FaultyGrid(InProcessGrid):
         arriving = [(entry.message, entry.faults) for entry in due]
         due, self._late_replies = self._split(self._late_replies, kind)
         replies = [entry.message for entry in due]
-        for message, faults in zip(new, self.schedule.faults(len(new)), strict=True):
+        faults_of = self.schedule.faults(len(new)) if new else []
+        for message, faults in zip(new, faults_of, strict=True):
             self._send(message, faults, kind, arriving)
         for message, faults in self.schedule.shuffled(arriving):
             self._receive(message, faults, kind, replies)
@@ -233,7 +259,6 @@ class FaultyGrid(InProcessGrid):
     def restart(self, node_id: int) -> None:
         """Empty a client's state."""
         self.contexts[node_id].state = RecordDict()
-        self._lives[node_id] += 1
         self.restarted[node_id] = self.exchanges["train"]
 
     def _send(
@@ -267,10 +292,6 @@ class FaultyGrid(InProcessGrid):
         if Fault.RESTART_BEFORE in faults:
             self.happened[Fault.RESTART_BEFORE] += 1
             self.restart(node_id)
-        life = self._lives[node_id]
-        if self._handed.setdefault(id(message), (message, life))[1] != life:
-            if not self.replays:
-                return
         # The mod answers a greeting by itself.
         self._now = NONE if kind == GREETING else faults
         reply = self._deliver(message)

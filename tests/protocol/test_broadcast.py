@@ -118,9 +118,13 @@ def test_receivers_that_catch_up_hold_what_the_others_hold(
     dim = data.draw(st.sampled_from([1, 3, 12, 40]), label="dim")
     rng = np.random.default_rng(data.draw(st.integers(0, 99), label="seed"))
     num_receivers = data.draw(st.integers(1, 4), label="receivers")
-    # For each round, who misses the payload, who forgets all, whose word is lost.
+    # For each round, who misses the payload, who forgets all, whose word is lost, and
+    # whether there is an update at all.
     someone = st.frozensets(st.integers(0, num_receivers - 1))
-    rounds = data.draw(st.lists(st.tuples(someone, someone, someone), max_size=25))
+    a_round = st.tuples(
+        someone, someone, someone, st.sampled_from([False] * 3 + [True])
+    )
+    rounds = data.draw(st.lists(a_round, max_size=25))
 
     initial = rng.standard_normal(dim).astype(np.float32)
     broadcast = Broadcast.begin(link, carries, initial)
@@ -128,12 +132,17 @@ def test_receivers_that_catch_up_hold_what_the_others_hold(
     always, always_held = ReceiverState(), None  # misses nothing
     receivers = [Receiver(ReceiverState(), None) for _ in range(num_receivers)]
     sent: dict[int, Payload] = {}
-    for missing, restarting, unheard in rounds:
+    for missing, restarting, unheard, pauses in rounds:
         x = rng.standard_normal(dim).astype(np.float32)
         x[rng.random(dim) < 0.3] = 0
         x.flags.writeable = False
         before = broadcast
-        broadcast = before.publish(x, STREAM)
+        if pauses and carries == "update":
+            broadcast = before.pause(dim, STREAM)
+            np.testing.assert_array_equal(broadcast.value, before.value)
+            assert broadcast.sender is before.sender
+        else:
+            broadcast = before.publish(x, STREAM)
         assert before.version == broadcast.version - 1, "the old state is as it was"
         sent[broadcast.version] = broadcast.log[-1]
 
@@ -229,9 +238,7 @@ def test_lossless_links_give_every_receiver_the_model_itself(carries: Carries) -
     for server_round in range(12):
         update = rng.standard_normal(dim).astype(np.float32)
         model = model + update
-        broadcast = broadcast.publish(
-            model if carries == "model" else update, STREAM
-        )
+        broadcast = broadcast.publish(model if carries == "model" else update, STREAM)
         if server_round % 3:
             continue
         packet = packet_of(broadcast.catch_up(held), dim)
@@ -260,8 +267,6 @@ def test_skipped_payloads_would_be_noticed() -> None:
     broadcast = Leaky.begin(Direct(QSGD), "update", np.zeros(6, dtype=np.float32))
     state = take(ReceiverState(), packet_of(broadcast.catch_up(None), 6), 1.0)
     for _ in range(2):
-        broadcast = broadcast.publish(
-            rng.standard_normal(6).astype(np.float32), STREAM
-        )
+        broadcast = broadcast.publish(rng.standard_normal(6).astype(np.float32), STREAM)
     with pytest.raises(Exception, match="a snapshot is needed"):
         take(state, packet_of(broadcast.catch_up(state.newest), 6), 1.0)

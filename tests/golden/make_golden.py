@@ -1,0 +1,215 @@
+"""Writes the golden packets: ``python -m tests.golden.make_golden [--overwrite]``.
+
+Each packet is two files: NAME.bin, its bytes, and NAME.json, from which the bytes can
+be built and what they decode to. The wire format is a promise: bytes that change mean
+that peers of different versions no longer understand each other, so a golden packet
+is overwritten only together with a new format version or wire id. The tests read
+these files and never write them.
+
+A recipe has the packet's fields and its payloads, each with the operator, the code,
+the stream and the input
+
+    x_i = +-((offset + multiplier * i) mod 101 + 1) / 64,
+
+negative where i mod 3 = 1, and zero where i mod zero_every = 0 if that is given. The
+magnitudes differ for i < 101, so nothing depends on how ties are broken, and squares
+and their sums are exact, so nothing depends on the order of summation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flower_compress.compressors import Vector, get_compressor
+from flower_compress.contract import Contract
+from flower_compress.layout import Layout
+from flower_compress.links import Payload, get_link
+from flower_compress.packet import Packet
+from flower_compress.streams import Purpose, Stream
+
+FOLDER = Path(__file__).resolve().parent
+
+Recipe = dict[str, Any]
+
+
+def make_input(recipe: Recipe) -> Vector:
+    """Return the vector of the equation above."""
+    values = []
+    for i in range(recipe["dim"]):
+        value = ((recipe["offset"] + recipe["multiplier"] * i) % 101 + 1) / 64
+        if recipe["zero_every"] and i % recipe["zero_every"] == 0:
+            value = 0.0
+        values.append(-value if i % 3 == 1 else value)
+    return np.array(values, dtype=np.float32)
+
+
+def make_payload(recipe: Recipe) -> Payload:
+    stream = recipe["stream"]
+    return Payload.encode(
+        make_input(recipe["input"]),
+        get_compressor(recipe["operator"]),
+        recipe["code"],
+        Stream(
+            stream["seed"],
+            Purpose[stream["purpose"]],
+            stream["index"],
+            stream["version"],
+        ),
+    )
+
+
+def make_contract(recipe: Recipe) -> Contract:
+    return Contract(
+        Layout.from_config(recipe["layout"]),
+        get_link(recipe["uplink"]),
+        recipe["downlink_rate"],
+        recipe["seed"],
+    )
+
+
+def make_packet(recipe: Recipe) -> Packet:
+    """Build the packet that a recipe describes."""
+    fields = dict(recipe["packet"])
+    if fields["contract"] is not None:
+        fields["contract"] = make_contract(fields["contract"]).to_bytes()
+    if fields["snapshot"] is not None:
+        fields["snapshot"] = make_input(fields["snapshot"])
+    if fields["exact"] is not None:
+        fields["exact"] = bytes.fromhex(fields["exact"])
+    payloads = tuple(make_payload(payload) for payload in recipe["payloads"])
+    return Packet(**fields, payloads=payloads)
+
+
+# --- What there is --------------------------------------------------------------------
+
+
+def payload_recipe(operator: Recipe, code: str, **changes: Any) -> Recipe:
+    of_input = {"dim": 48, "multiplier": 37, "offset": 5, "zero_every": 5}
+    stream = {"seed": 42, "purpose": "UPLINK", "index": 3, "version": 17}
+    return {
+        "operator": get_compressor(operator).config(),
+        "code": code,
+        "stream": stream | {k: v for k, v in changes.items() if k in stream},
+        "input": of_input | {k: v for k, v in changes.items() if k in of_input},
+    }
+
+
+def packet_recipe(*payloads: Recipe, **changes: Any) -> Recipe:
+    fields: Recipe = {
+        "session": 305419896,
+        "base": 16,
+        "version": 17,
+        "acked": 15,
+        "dim": 48,
+        "final": False,
+        "snapshot": None,
+        "contract": None,
+        "exact": None,
+        "greeting": False,
+        "resync": False,
+    }
+    return {"packet": fields | changes, "payloads": list(payloads)}
+
+
+OPERATORS: dict[str, Recipe] = {
+    "quantizer-ternary": {"name": "stochastic-quantizer", "levels": 1},
+    "quantizer-buckets": {
+        "name": "stochastic-quantizer",
+        "levels": 200,
+        "norm": "inf",
+        "bucket_size": 20,
+    },
+    "random-sparsifier": {"name": "random-sparsifier", "p": 0.3},
+    "top-k": {"name": "top-k", "k": 6},
+    "top-k-fraction": {"name": "top-k", "fraction": 0.1},
+}
+"""Operators with symbols; each is written with every code."""
+
+CODES = ("fixed-width", "elias")
+
+RECIPES: dict[str, Recipe] = {
+    "identity": packet_recipe(payload_recipe({"name": "identity"}, "auto")),
+    **{
+        f"{name}-{code}": packet_recipe(payload_recipe(operator, code))
+        for name, operator in OPERATORS.items()
+        for code in CODES
+    },
+    "nothing-but-zeros": packet_recipe(
+        payload_recipe(OPERATORS["quantizer-ternary"], "auto", zero_every=1)
+    ),
+    "empty-vector": packet_recipe(
+        payload_recipe(OPERATORS["quantizer-buckets"], "auto", dim=0), dim=0
+    ),
+    "resynchronise": packet_recipe(base=0, version=0, acked=0, dim=0, resync=True),
+    "first-model": packet_recipe(
+        payload_recipe(OPERATORS["quantizer-ternary"], "auto", seed=-1, version=1),
+        payload_recipe(
+            OPERATORS["top-k"], "auto", purpose="DOWNLINK", index=2**63, offset=50
+        ),
+        payload_recipe({"name": "identity"}, "auto", seed=2**64 + 1, offset=90),
+        session=2**32 - 1,
+        base=2**32 - 4,
+        version=2**32 - 1,
+        acked=0,
+        final=True,
+        snapshot={"dim": 48, "multiplier": 11, "offset": 0, "zero_every": 0},
+        contract={
+            "layout": [
+                ["weight", [5, 9], "float32", False],
+                ["bias", [3], "float16", False],
+                ["norm.running_mean", [2], "float32", True],
+                ["norm.num_batches_tracked", [], "int64", True],
+            ],
+            "uplink": {
+                "kind": "memory",
+                "compressor": {"name": "stochastic-quantizer", "levels": 1},
+                "code": "auto",
+                "rate": 0.125,
+                "initial": "first",
+            },
+            "downlink_rate": 0.25,
+            "seed": 42,
+        },
+        exact="0000803f000000c00700000000000000",
+    ),
+}
+
+
+def expected_of(packet: Packet) -> Recipe:
+    """Return what the packet decodes to."""
+    return {
+        "num_bytes": len(packet.data),
+        "payload_bits": packet.payload_bits,
+        # A float32 is a float64, whose decimals are exact.
+        "decoded": [payload.vector.tolist() for payload in packet.payloads],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--overwrite", action="store_true", help="replace what differs")
+    overwrite = parser.parse_args().overwrite
+    for name, recipe in RECIPES.items():
+        packet = make_packet(recipe)
+        described = {**recipe, "expected": expected_of(packet)}
+        files = {
+            FOLDER / f"{name}.bin": packet.data,
+            FOLDER / f"{name}.json": (json.dumps(described, indent=1) + "\n").encode(),
+        }
+        for path, data in files.items():
+            if path.exists() and path.read_bytes() == data:
+                continue
+            if path.exists() and not overwrite:
+                print(f"{path.name} differs: kept, --overwrite replaces it")
+                continue
+            path.write_bytes(data)
+            print(f"{path.name} written, {len(data)} bytes")
+
+
+if __name__ == "__main__":
+    main()

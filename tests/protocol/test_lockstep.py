@@ -1,0 +1,595 @@
+"""Server and clients never lose step, whatever fails: the whole protocol, end to end.
+
+Every strategy runs through the real mod on a grid that loses, repeats, delays and
+reorders messages and replies, and on which clients raise and restart. After each round
+the server's ends are compared with what the clients have stored.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+from flwr.serverapp.strategy import Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flower_compress import CompressionMod, mods
+from flower_compress.client_state import ClientState
+from flower_compress.compressors import (
+    Identity,
+    RandomSparsifier,
+    StochasticQuantizer,
+    TopK,
+    Vector,
+)
+from flower_compress.contract import Contract
+from flower_compress.layout import read_array, write_array
+from flower_compress.links import Direct, ErrorFeedback, Memory, SenderState, commit
+from flower_compress.mods import find_packet
+from flower_compress.packet import Packet
+from flower_compress.strategies import ALGORITHMS, MCM, CompressedStrategy, RandMCM
+from flower_compress.strategies.downlink import DownlinkEnd, Downlinks
+from flower_compress.strategies.roster import Client
+from flower_compress.strategies.uplink import Contribution, Uplinks
+from tests.protocol.faulty import (
+    DUPLICATES,
+    RAISES,
+    RESTARTS,
+    DrawnSchedule,
+    Fault,
+    FaultyGrid,
+    NoFaults,
+    PlannedSchedule,
+    Schedule,
+    SeededSchedule,
+)
+
+Returns = Literal["gradient", "weights"]
+SHAPES = {"conv.weight": (2, 3), "conv.bias": (3,), "scale": (), "head": (1, 2)}
+EXACT = ("norm.running_mean", "norm.num_batches_tracked")
+QSGD = StochasticQuantizer(levels=2)
+
+
+def initial_arrays() -> ArrayRecord:
+    """A model of 12 floats in four arrays, and two that are never compressed."""
+    rng = np.random.default_rng(5)
+    arrays = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in SHAPES.items()
+    }
+    arrays["scale"] = np.array(0.5)  # float64, to be brought back as float64
+    arrays["norm.running_mean"] = np.zeros(2, dtype=np.float32)
+    arrays["norm.num_batches_tracked"] = np.array(3, dtype=np.int64)
+    return ArrayRecord({name: Array(np.asarray(a)) for name, a in arrays.items()})
+
+
+class TinyApp:
+    """Clients that minimise (w - w_i)^2, each around a point of its own."""
+
+    def __init__(self, returns: Returns = "gradient") -> None:
+        self.returns = returns
+        self.trained: Counter[int] = Counter()
+        self.evaluated: dict[int, ArrayRecord] = {}
+
+    def __call__(self, fail_around: Mod) -> ClientApp:
+        app = ClientApp(mods=[CompressionMod(self.returns), fail_around])
+        app.train()(self.train)
+        app.evaluate()(self.evaluate)
+        return app
+
+    def train(self, msg: Message, context: Context) -> Message:
+        client = int(context.node_config["partition-id"])
+        self.trained[client] += 1
+        server_round = msg.content["config"]["server-round"]
+        result = {}
+        for name, array in msg.content["arrays"].items():
+            w = read_array(array)
+            if name in EXACT:
+                result[name] = w + w.dtype.type(1 + client)
+                continue
+            gradient = w - w.dtype.type(client + len(name) % 3)
+            step = w - w.dtype.type(0.2) * gradient
+            result[name] = gradient if self.returns == "gradient" else step
+        record = ArrayRecord(
+            {name: write_array(np.asarray(a)) for name, a in result.items()}
+        )
+        # A client's weight changes from round to round.
+        metrics = {"num-examples": 1 + (client + server_round) % 3, "loss": 1.0}
+        content = RecordDict({"arrays": record, "metrics": MetricRecord(metrics)})
+        return Message(content, reply_to=msg)
+
+    def evaluate(self, msg: Message, context: Context) -> Message:
+        self.evaluated[context.node_id] = msg.content["arrays"]
+        content = RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": 1})})
+        return Message(content, reply_to=msg)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy, and what its clients return."""
+
+    make: Callable[..., CompressedStrategy]
+    returns: Returns = "gradient"
+
+    def strategy(self, **kwargs: Any) -> CompressedStrategy:
+        step_size = 0.2 if self.returns == "gradient" else 1.0
+        defaults = {
+            "step_size": step_size,
+            # A schedule may well fail every client for many rounds.
+            "max_failed_rounds": 10**6,
+            "fraction_evaluate": 0.0,
+        }
+        return self.make(**{**defaults, **kwargs})
+
+
+CASES: dict[str, Case] = {
+    **{name: Case(algorithm) for name, algorithm in ALGORITHMS.items()},
+    "rand-mcm-g": Case(partial(RandMCM, groups=3)),
+    **{
+        f"{name}-weights": Case(ALGORITHMS[name], "weights")
+        for name in ("sgd", "artemis", "double-squeeze", "mcm", "rand-mcm")
+    },
+    "rand-mcm-first": Case(
+        partial(RandMCM, RandomSparsifier(p=0.5), initial_memory="first")
+    ),
+    "mcm-topk": Case(partial(MCM, TopK(k=3))),
+    "mcm-identity": Case(partial(MCM, Identity())),
+    "mcm-down-error-feedback-up": Case(
+        partial(CompressedStrategy, ErrorFeedback(TopK(k=3)), Memory(QSGD))
+    ),
+    "private-direct-down": Case(
+        partial(CompressedStrategy, Memory(QSGD), Direct(QSGD), groups="client")
+    ),
+    "preserved-updates-in-groups": Case(
+        partial(
+            CompressedStrategy,
+            Direct(QSGD),
+            ErrorFeedback(TopK(k=3)),
+            downlink_carries="update",
+            groups=2,
+        )
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_flower() -> Iterator[None]:
+    """Flower's log of a thousand rounds takes longer than the rounds."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def same(a: Vector | None, b: Vector | None) -> bool:
+    """Whether two vectors are equal byte for byte; None is a vector of zeros."""
+    if a is None or b is None:
+        return a is b
+    return a.dtype == b.dtype == np.float32 and a.tobytes() == b.tobytes()
+
+
+def model_bytes(arrays: ArrayRecord) -> dict[str, tuple[str, bytes]]:
+    return {name: (array.dtype, array.data) for name, array in arrays.items()}
+
+
+def state_of(grid: FaultyGrid, node_id: int) -> ClientState | None:
+    record = grid.contexts[node_id].state.get("flower_compress")
+    return None if record is None else ClientState.from_bytes(record["state"])
+
+
+class LockStep:
+    """Compares, after each round, the server's ends with what the clients stored."""
+
+    def __init__(self, strategy: CompressedStrategy, grid: FaultyGrid) -> None:
+        self.strategy, self.grid = strategy, grid
+        self.sent: dict[tuple[int, int], Vector] = {}  # by identity and version
+        self.folded: dict[tuple[int, int], Vector | None] = {}  # the server's h_i
+        self.acked: dict[int, int] = {}
+        self.acked_at: dict[int, int] = {}  # train exchange of the last acceptance
+        self.num_compared: Counter[str] = Counter()
+        grid.on_train = self.before_round
+
+    @property
+    def clients(self) -> list[Client]:
+        return self.strategy._roster.online(self.grid.contexts)
+
+    def before_round(self, messages: Sequence[Message]) -> None:
+        """Note what each client would hold if it received its message."""
+        strategy = self.strategy
+        shared = strategy._downlinks._shared
+        by_node = {client.node_id: client for client in self.clients}
+        for message in messages:
+            client = by_node[message.metadata.dst_node_id]
+            packet = Packet.parse(find_packet(message.content)[1])
+            assert packet.version == client.downlink.sent
+            if shared is not None:
+                value = shared[client.identity % len(shared)].value
+            else:
+                h, q = client.downlink.sender.vector, packet.payloads[-1].vector
+                in_memory = strategy._downlinks.receiver_rate is not None
+                value = h + q if in_memory else q
+            key = client.identity, packet.version
+            assert key not in self.sent, "a version is used once"
+            self.sent[key] = value.copy()
+
+    def after_round(self) -> None:
+        strategy, grid = self.strategy, self.grid
+        link, num_rounds = strategy.uplink, grid.exchanges["train"]
+        total = np.zeros(strategy._layout.dim)
+        for client in self.clients:
+            end, i = client.uplink, client.identity
+            if end.acked != self.acked.get(i, 0):
+                assert end.acked > self.acked.get(i, 0), "no reply counts twice"
+                self.acked[i], self.acked_at[i] = end.acked, num_rounds
+                self.folded[i, end.acked] = end.state.vector
+                assert (end.state.version, end.state.pending) == (end.acked, None)
+            if end.state.vector is not None:
+                total += end.weight * end.state.vector.astype(np.float64)
+            state = state_of(grid, client.node_id)
+            if state is None or state.session != strategy._session:
+                continue
+            self.compare_downlink(client, state)
+            self.compare_uplink(client, state)
+        memory_sum = strategy._uplinks._memory_sum
+        if link.memory_rate(strategy._layout.dim) is None:
+            assert memory_sum is None
+        elif memory_sum is not None:
+            np.testing.assert_allclose(memory_sum, total, rtol=0, atol=1e-6)
+            self.num_compared["sum"] += 1
+        if not strategy.preserved:
+            np.testing.assert_array_equal(
+                strategy._model, strategy._downlinks.degraded_model
+            )
+
+    def compare_downlink(self, client: Client, state: ClientState) -> None:
+        """Whatever version a client holds, it is what the server has sent as that."""
+        rate = Contract.from_bytes(state.contract).downlink_rate
+        assert rate == self.strategy._downlinks.receiver_rate
+        newest = state.receiver.newest
+        assert same(state.receiver.value(rate), self.sent[client.identity, newest])
+        self.num_compared["value"] += 1
+        accepted = self.acked_at.get(client.identity) == self.grid.exchanges["train"]
+        if not accepted or self.restarted_since_accepted(client):
+            return
+        end = client.downlink
+        assert end.held == end.sent == newest
+        self.num_compared["downlink"] += 1
+        if self.strategy._downlinks._shared is None:
+            committed = commit(state.receiver, rate)
+            assert same(committed.vector, end.sender.vector)
+            assert committed.version == end.sender.version or rate is None
+
+    def compare_uplink(self, client: Client, state: ClientState) -> None:
+        """What a client has folded is what the server had folded."""
+        link = self.strategy.uplink
+        rate = link.memory_rate(self.strategy._layout.dim)
+        end, sender = client.uplink, state.sender
+        if isinstance(link, Memory) and sender.version and rate is not None:
+            assert same(sender.vector, self.folded[client.identity, sender.version])
+            self.num_compared["uplink"] += 1
+        if self.restarted_since_accepted(client):
+            return
+        # What the next message will say is understood: the client starts anew only if
+        # it has lost its state.
+        assert end.acked in (sender.version, sender.pending_version)
+        if rate is not None:
+            following = link.acknowledge(sender, end.acked)
+            assert following.version == end.state.version
+            assert same(following.vector, end.state.vector)
+            self.num_compared["next"] += 1
+
+    def restarted_since_accepted(self, client: Client) -> bool:
+        last = self.grid.restarted.get(client.node_id, -1)
+        return last >= self.acked_at.get(client.identity, 0)
+
+    def in_step(self) -> set[int]:
+        """Clients whose last answer was accepted, and who hold what was sent last."""
+        return {
+            client.identity
+            for client in self.clients
+            if client.uplink.acked == client.downlink.sent
+            and (state := state_of(self.grid, client.node_id)) is not None
+            and state.session == self.strategy._session
+            and state.receiver.newest == client.downlink.sent
+        }
+
+
+def run(
+    strategy: CompressedStrategy,
+    grid: FaultyGrid,
+    num_rounds: int,
+    faulty_rounds: int | None = None,
+) -> tuple[Result, LockStep]:
+    """Run one session; after `faulty_rounds` nothing fails any more."""
+    lock_step = LockStep(strategy, grid)
+
+    def after_round(server_round: int, arrays: ArrayRecord) -> None:
+        if server_round > 0:
+            lock_step.after_round()
+        if server_round == faulty_rounds:
+            grid.schedule = NoFaults()
+            grid.hasten()
+
+    result = strategy.start(
+        grid, initial_arrays(), num_rounds=num_rounds, evaluate_fn=after_round
+    )
+    return result, lock_step
+
+
+# -- under faults ----------------------------------------------------------------------
+
+
+@every_case
+@pytest.mark.parametrize(("seed", "probability"), [(1, 0.03), (2, 0.08), (3, 0.16)])
+def test_server_and_clients_stay_in_step(
+    case: Case, seed: int, probability: float
+) -> None:
+    num_clients = 3 + seed % 3
+    grid = FaultyGrid(
+        TinyApp(case.returns), num_clients, SeededSchedule(seed, probability)
+    )
+    strategy = case.strategy(seed=seed, fraction_evaluate=1.0 if seed == 2 else 0.0)
+    result, lock_step = run(strategy, grid, 32, faulty_rounds=30)
+    assert set(grid.happened) == set(Fault), "a schedule without some of the faults"
+    assert lock_step.in_step() == set(range(num_clients)), "two rounds without faults"
+    assert lock_step.num_compared["downlink"] > 10
+    assert all(np.isfinite(a.numpy()).all() for a in result.arrays.values())
+
+
+@every_case
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
+    grid = FaultyGrid(TinyApp(case.returns), 3, DrawnSchedule(data))
+    _, lock_step = run(case.strategy(), grid, 14, faulty_rounds=12)
+    assert lock_step.in_step() == {0, 1, 2}
+
+
+@every_case
+def test_partial_participation_stays_in_step(case: Case) -> None:
+    """Clients that are away catch up, and bring the memory that they left with."""
+    grid = FaultyGrid(TinyApp(case.returns), 5, SeededSchedule(4, 0.06))
+    strategy = case.strategy(fraction_train=0.4, seed=4)
+    _, lock_step = run(strategy, grid, 40, faulty_rounds=20)
+    assert lock_step.in_step() == set(range(5))
+
+
+def test_the_comparisons_are_made() -> None:
+    grid = FaultyGrid(TinyApp(), 3)
+    _, lock_step = run(CASES["rand-mcm"].strategy(), grid, 5)
+    assert lock_step.num_compared == {
+        "value": 15,
+        "downlink": 15,
+        "uplink": 12,
+        "next": 15,
+        "sum": 5,
+    }
+
+
+def test_a_round_without_any_reply_changes_nothing() -> None:
+    for case in CASES.values():
+        strategy = case.strategy()
+        grid = FaultyGrid(TinyApp(case.returns), 3)
+        first, _ = run(strategy, grid, 3)
+        grid.schedule = SeededSchedule(0, 1.0, [Fault.LOSE_REPLY])
+        before = model_bytes(first.arrays)
+        for server_round in range(4, 8):
+            messages = strategy.configure_train(
+                server_round, first.arrays, ConfigRecord(), grid
+            )
+            arrays, _ = strategy.aggregate_train(
+                server_round, grid.send_and_receive(messages)
+            )
+            assert model_bytes(arrays) == before
+
+
+# -- the rules matter: without one of them, the comparison fails -----------------------
+
+
+def fold_at_once(self: Memory, state: SenderState, version: int) -> SenderState:
+    """The client's estimator advances before the server has it."""
+    return _acknowledge(self, state, state.pending_version or version)
+
+
+_acknowledge, _fold, _forget = Memory.acknowledge, Uplinks.fold, Downlinks.forget
+_send, _accept = Downlinks.send, mods.accept
+
+
+def fold_twice(
+    self: Uplinks, contributions: list[Contribution], num_clients: int
+) -> Vector:
+    """The server acknowledges what it has not folded."""
+    before = {id(part.end): part.end.state for part in contributions[1:]}
+    estimate = _fold(self, contributions, num_clients)
+    for part in contributions[1:]:
+        part.end.state = replace(before[id(part.end)], version=part.version)
+    return estimate
+
+
+def assume_delivered(
+    self: Downlinks, identity: int, end: DownlinkEnd, model: Vector
+) -> Any:
+    """The server's downlink moves on before the client says that it heard."""
+    if end.sender.pending is not None:
+        self.acknowledge(end, end.sender.pending_version)
+    return _send(self, identity, end, model)
+
+
+def take_the_newest_only(state: Any, **kwargs: Any) -> Any:
+    """The client skips the payloads that it has missed."""
+    payloads, version = kwargs["payloads"], kwargs["version"]
+    if kwargs["snapshot"] is None and len(payloads) > 1:
+        state = replace(commit(state, kwargs["rate"]), version=version - 1)
+        kwargs.update(base=version - 1, payloads=payloads[-1:])
+    return _accept(state, **kwargs)
+
+
+def accept_anything(state: Any, **kwargs: Any) -> Any:
+    """The client takes a payload for the next one of what it happens to hold."""
+    kwargs["base"] = state.newest if kwargs["snapshot"] is None else kwargs["base"]
+    return _accept(state, **{**kwargs, "final": False})
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "broken", "algorithm", "faults"),
+    [
+        (Memory, "acknowledge", fold_at_once, "diana", {Fault.LOSE_REPLY}),
+        (Memory, "acknowledge", fold_at_once, "mcm", {Fault.LOSE_REPLY}),
+        (Uplinks, "fold", fold_twice, "diana", set()),
+        (Downlinks, "send", assume_delivered, "rand-mcm", {Fault.LOSE_MESSAGE}),
+        (mods, "accept", accept_anything, "rand-mcm", {Fault.LOSE_REPLY}),
+        (mods, "accept", take_the_newest_only, "dore", {Fault.LOSE_MESSAGE}),
+        (mods, "accept", take_the_newest_only, "mcm", {Fault.LOSE_MESSAGE}),
+    ],
+)
+def test_a_broken_acknowledgement_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+    target: Any,
+    name: str,
+    broken: Callable[..., Any],
+    algorithm: str,
+    faults: set[Fault],
+) -> None:
+    def attempt() -> None:
+        grid = FaultyGrid(TinyApp(), 3, SeededSchedule(1, 0.3, sorted_faults))
+        _, lock_step = run(CASES[algorithm].strategy(), grid, 12, faulty_rounds=10)
+        assert lock_step.in_step() == {0, 1, 2}
+
+    sorted_faults = sorted(faults, key=lambda fault: fault.value)
+    attempt()
+    monkeypatch.setattr(target, name, broken)
+    with pytest.raises(AssertionError):
+        attempt()
+
+
+# -- what it costs ---------------------------------------------------------------------
+
+
+@every_case
+def test_a_restart_costs_one_snapshot(case: Case) -> None:
+    grid = FaultyGrid(TinyApp(case.returns), 4, SeededSchedule(6, 0.05, RESTARTS))
+    strategy = case.strategy()
+    run(strategy, grid, 20, faulty_rounds=18)
+    restarts = sum(grid.happened[fault] for fault in RESTARTS)
+    assert restarts > 3
+    if strategy._downlinks.receiver_rate is None:
+        expected = 0
+    else:
+        expected = 4 + restarts
+    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._layout.dim)
+    # Two restarts within one round are mended together.
+    assert expected - 4 <= snapshots <= expected
+
+
+@every_case
+def test_a_late_call_for_help_costs_no_second_snapshot(case: Case) -> None:
+    """A client calls for help in rounds 4 and 5; the first call comes in round 7."""
+    plan = {(4, 0): [Fault.RESTART_BEFORE, Fault.DELAY_REPLY]}
+    grid = FaultyGrid(TinyApp(case.returns), 2, PlannedSchedule(plan, delays=3))
+    strategy = case.strategy()
+    run(strategy, grid, 10)
+    assert grid.happened.keys() == {Fault.RESTART_BEFORE, Fault.DELAY_REPLY}
+    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._layout.dim)
+    assert snapshots == (0 if strategy._downlinks.receiver_rate is None else 3)
+
+
+# -- a seed fixes the run --------------------------------------------------------------
+
+
+def final_model(
+    case: Case,
+    schedule: Schedule | None = None,
+    node_ids: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> dict[str, tuple[str, bytes]]:
+    grid = FaultyGrid(TinyApp(case.returns), 5, schedule, node_ids)
+    result, _ = run(case.strategy(seed=11, **kwargs), grid, 10)
+    return model_bytes(result.arrays)
+
+
+@every_case
+@pytest.mark.parametrize("fraction", [1.0, 0.4])
+def test_neither_order_nor_node_ids_nor_duplicates_change_the_result(
+    case: Case, fraction: float
+) -> None:
+    expected = final_model(case, fraction_train=fraction)
+    shuffled = SeededSchedule(1, 0.0)
+    node_ids = [90001, 17, 2**40, 444, 3]
+    assert final_model(case, shuffled, node_ids, fraction_train=fraction) == expected
+    for seed in range(3):
+        # Everything comes twice, the second time up to three rounds late.
+        twice = SeededSchedule(seed, 1.0, DUPLICATES)
+        assert final_model(case, twice, fraction_train=fraction) == expected
+
+
+def test_another_seed_gives_another_model() -> None:
+    case = CASES["mcm"]
+    grids = [FaultyGrid(TinyApp(), 3) for _ in range(2)]
+    models = [
+        model_bytes(run(case.strategy(seed=seed), grid, 4)[0].arrays)
+        for seed, grid in enumerate(grids)
+    ]
+    assert models[0] != models[1]
+
+
+@every_case
+def test_nothing_leaks_from_one_session_into_the_next(case: Case) -> None:
+    """(I4) On the contexts that an earlier run has left, the result is the same."""
+    fresh, _ = run(case.strategy(seed=3), FaultyGrid(TinyApp(case.returns), 3), 8)
+    grid = FaultyGrid(TinyApp(case.returns), 3, SeededSchedule(1, 0.1, RAISES))
+    strategy = case.strategy(seed=3)
+    for earlier in (case.strategy(seed=8), CASES["mcm"].strategy(), strategy):
+        run(earlier, grid, 6, faulty_rounds=5)
+    again, lock_step = run(strategy, grid, 8)
+    assert model_bytes(again.arrays) == model_bytes(fresh.arrays)
+    assert lock_step.in_step() == {0, 1, 2}
+
+
+def test_what_is_late_from_an_earlier_session_does_no_harm() -> None:
+    for seed, case in enumerate(CASES.values()):
+        faults = [Fault.DELAY_MESSAGE, Fault.DELAY_REPLY, *DUPLICATES]
+        grid = FaultyGrid(TinyApp(case.returns), 3, SeededSchedule(seed, 0.3, faults))
+        run(case.strategy(), grid, 6)
+        run(case.strategy(), grid, 6)
+        _, lock_step = run(case.strategy(), grid, 15, faulty_rounds=10)
+        assert lock_step.in_step() == {0, 1, 2}
+
+
+# -- evaluation ------------------------------------------------------------------------
+
+
+@every_case
+def test_clients_evaluate_the_model_that_they_hold(case: Case) -> None:
+    app = TinyApp(case.returns)
+    grid = FaultyGrid(app, 3)
+    strategy = case.strategy(fraction_evaluate=1.0)
+    _, lock_step = run(strategy, grid, 4)
+    assert set(app.evaluated) == set(grid.contexts)
+    for client in lock_step.clients:
+        arrays = app.evaluated[client.node_id]
+        vector, _ = strategy._layout.flatten(arrays)
+        assert same(vector, lock_step.sent[client.identity, client.downlink.sent])
+        assert arrays["norm.num_batches_tracked"].dtype == "int64"
+        assert arrays["scale"].dtype == "float64"
