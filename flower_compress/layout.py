@@ -88,6 +88,16 @@ class Tensor:
             )
         return write_array(converted, self.shape)
 
+    def check_finite(self, entries: NDArray[Any], what: str) -> None:
+        """Raise an error if the entries hold NaN or infinity."""
+        bad = int(entries.size - np.count_nonzero(np.isfinite(entries)))
+        if bad:
+            raise NonFiniteError(
+                f"{what}: {bad} of {entries.size} entries of {self.name!r} are NaN or "
+                "infinite: expected finite values; lower the step size or check the "
+                "client's data"
+            )
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -230,17 +240,15 @@ class Layout:
             return
         offset = 0
         for tensor in self.tensors:
-            if tensor.exact:
-                continue
-            part = vector[offset : offset + tensor.size]
-            bad = int(part.size - np.count_nonzero(np.isfinite(part)))
-            if bad:
-                raise NonFiniteError(
-                    f"{what}: {bad} of {part.size} entries of {tensor.name!r} are NaN "
-                    "or infinite: expected finite values; lower the step size or "
-                    "check the client's data"
-                )
-            offset += tensor.size
+            if not tensor.exact:
+                tensor.check_finite(vector[offset : offset + tensor.size], what)
+                offset += tensor.size
+
+    def check_exact(self, exact: bytes, what: str) -> None:
+        """Raise an error unless `exact` is the exact arrays, and all are finite."""
+        tensors = (tensor for tensor in self.tensors if tensor.exact)
+        for tensor, entries in zip(tensors, self.exact_arrays(exact), strict=True):
+            tensor.check_finite(entries, what)
 
     def config(self) -> list[list[Any]]:
         """Return the JSON-able configuration that rebuilds the layout."""

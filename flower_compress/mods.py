@@ -181,6 +181,7 @@ class CompressionMod:
             with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
                 vector = received - vector
         contract.layout.check_finite(vector, "the client's update")
+        contract.layout.check_exact(exact_out, "the client's reply")
         sender = contract.uplink.acknowledge(state.sender, packet.acked)
         stream = Stream(
             contract.seed, Purpose.UPLINK, self.identity(context), packet.version

@@ -184,6 +184,7 @@ class CompressedStrategy(FedAvg):
         layout = Layout.of(arrays, self.exact_pattern)
         model, exact = layout.flatten(arrays)
         layout.check_finite(model, "the initial model")
+        layout.check_exact(exact, "the initial model")
         self._arrays, self._layout, self._exact = arrays, layout, exact
         self._model = model.copy()
         self._session = secrets.randbits(32) or 1
@@ -211,6 +212,7 @@ class CompressedStrategy(FedAvg):
                 )
             model, self._exact = self._layout.flatten(arrays)
             self._layout.check_finite(model, "the model")
+            self._layout.check_exact(self._exact, "the model")
             self._arrays, self._model = arrays, model.copy()
 
     # -- training ------------------------------------------------------------------
@@ -354,7 +356,7 @@ class CompressedStrategy(FedAvg):
         """Decode what a client contributes, without changing anything."""
         packet.require_dim(self._layout.dim)
         exact = packet.exact or b""
-        self._layout.exact_arrays(exact)
+        self._layout.check_exact(exact, "the client's reply")
         return self._uplinks.check(client.uplink, packet, self._weight(msg)), exact
 
     def _weight(self, msg: Message) -> float:

@@ -49,9 +49,9 @@ class Fault(Enum):
 
 
 Faults = frozenset[Fault]
-DUPLICATES: Faults = frozenset({Fault.DUPLICATE_MESSAGE, Fault.DUPLICATE_REPLY})
-RAISES: Faults = frozenset({Fault.RAISE_BEFORE, Fault.RAISE_AFTER, Fault.RAISE_OUTSIDE})
-RESTARTS: Faults = frozenset({Fault.RESTART_BEFORE, Fault.RESTART_AFTER})
+DUPLICATES = (Fault.DUPLICATE_MESSAGE, Fault.DUPLICATE_REPLY)
+RAISES = (Fault.RAISE_BEFORE, Fault.RAISE_AFTER, Fault.RAISE_OUTSIDE)
+RESTARTS = (Fault.RESTART_BEFORE, Fault.RESTART_AFTER)
 NONE: Faults = frozenset()
 
 
@@ -96,10 +96,10 @@ class SeededSchedule(Schedule):
     """Each message suffers each of some faults with one probability."""
 
     def __init__(
-        self, seed: int, probability: float, faults: Iterable[Fault] = Fault
+        self, seed: int, probability: float, faults: Sequence[Fault] = tuple(Fault)
     ) -> None:
         self._random = random.Random(seed)
-        self._probability, self._faults = probability, tuple(faults)
+        self._probability, self._faults = probability, faults
 
     def faults(self, num_messages: int) -> list[Faults]:
         return [
@@ -260,6 +260,12 @@ class FaultyGrid(InProcessGrid):
         """Empty a client's state."""
         self.contexts[node_id].state = RecordDict()
         self.restarted[node_id] = self.exchanges["train"]
+
+    def rename(self, node_id: int, new_id: int) -> None:
+        """Let a client come back as another node, with the state that it has."""
+        context = self.contexts.pop(node_id)
+        context.node_id = new_id
+        self.contexts[new_id] = context
 
     def _send(
         self,

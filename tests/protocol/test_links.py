@@ -47,7 +47,7 @@ from flower_compress.streams import Purpose, Stream
 
 DIM = 5
 SETTINGS = settings(
-    max_examples=30,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
