@@ -30,9 +30,9 @@ def gradient_client(
     objective : Callable[[Context, ConfigRecord], Objective]
         Builds the client's objective; called with every message, so let it cache.
     mods : Sequence[Mod]
-        Further mods, run before the compression mod, which is there already.
+        Further mods, behind the compression mod: they see plain arrays.
     """
-    return make_app(objective, _step, (*mods, CompressionMod(returns="gradient")))
+    return make_app(objective, _step, (CompressionMod(returns="gradient"), *mods))
 
 
 def _step(

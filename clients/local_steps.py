@@ -32,9 +32,9 @@ def local_steps_client(
     objective : Callable[[Context, ConfigRecord], Objective]
         Builds the client's objective; called with every message, so let it cache.
     mods : Sequence[Mod]
-        Further mods, run before the compression mod, which is there already.
+        Further mods, behind the compression mod: they see plain arrays.
     """
-    return make_app(objective, _step, (*mods, CompressionMod(returns="weights")))
+    return make_app(objective, _step, (CompressionMod(returns="weights"), *mods))
 
 
 def _step(

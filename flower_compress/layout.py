@@ -134,6 +134,14 @@ class Layout:
         return sum(tensor.size for tensor in self.tensors if not tensor.exact)
 
     @cached_property
+    def rounds(self) -> bool:
+        """Whether an array of the model holds less than float32 does."""
+        return any(
+            not tensor.exact and np.dtype(tensor.dtype).itemsize < 4
+            for tensor in self.tensors
+        )
+
+    @cached_property
     def exact_bytes(self) -> int:
         """Size of the exact arrays."""
         return sum(

@@ -76,7 +76,8 @@ class CompressionMod:
 
     Notes
     -----
-    Put it last in the list, so that other mods see plain arrays.
+    Put it first in the list: Flower calls mods in that order, so the ones behind it
+    (differential privacy, for example) see plain arrays, not packets.
 
     Examples
     --------
@@ -156,7 +157,10 @@ class CompressionMod:
         if received is None:
             return _ask_for_contract(msg, key, packet)
         exact = packet.exact or b""
-        inner = _with_record(msg, key, contract.layout.unflatten(received, exact))
+        arrays = contract.layout.unflatten(received, exact)
+        if contract.layout.rounds:
+            received, _ = contract.layout.flatten(arrays)  # as the client sees it
+        inner = _with_record(msg, key, arrays)
         reply = call_next(inner, context)
         if reply.has_error():
             return reply

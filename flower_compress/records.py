@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from .errors import LayoutMismatchError
 
-__all__ = ["only_array_record", "records_of", "uniform_mean"]
+__all__ = ["array_bytes", "only_array_record", "records_of", "uniform_mean"]
 
 _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -19,6 +19,15 @@ def records_of(content: RecordDict, kind: type[_Record]) -> Iterator[_Record]:
     for record in content.values():
         if isinstance(record, kind):
             yield record
+
+
+def array_bytes(content: RecordDict) -> int:
+    """Return the size of all arrays in a message, in bytes."""
+    return sum(
+        len(array.data)
+        for record in records_of(content, ArrayRecord)
+        for array in record.values()
+    )
 
 
 def only_array_record(content: RecordDict, where: str) -> tuple[str, ArrayRecord]:

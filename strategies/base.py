@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from flwr.app import (
-    Array,
     ArrayRecord,
     ConfigRecord,
     Message,
@@ -35,7 +34,7 @@ from flower_compress.ledger import Ledger
 from flower_compress.links import Carries, Link
 from flower_compress.mods import SESSION_KEY, find_packet, packet_record
 from flower_compress.packet import Packet
-from flower_compress.records import records_of, uniform_mean
+from flower_compress.records import array_bytes, records_of, uniform_mean
 from flower_compress.streams import Purpose, Stream
 
 from .downlink import Downlinks, Groups
@@ -137,8 +136,8 @@ class CompressedStrategy(FedAvg):
                 f"{min_replies} and {max_failed_rounds}"
             )
         if weighted_by_key is None:
-            kwargs.setdefault("train_metrics_aggr_fn", uniform_mean)
-            kwargs.setdefault("evaluate_metrics_aggr_fn", uniform_mean)
+            for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
+                kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
         self.uplink, self.downlink = uplink, downlink
         self.downlink_carries, self.preserved = downlink_carries, preserved
@@ -324,19 +323,22 @@ class CompressedStrategy(FedAvg):
 
     def _open_reply(self, msg: Message) -> tuple[Client, Packet]:
         """Read a reply's packet, bill it, and note what the client holds."""
-        client = self._roster.find(msg.metadata.src_node_id)
-        found = find_packet(msg.content)
-        if client is None or found is None:
-            raise OutOfSyncError(
-                "the reply holds no packet: is CompressionMod in the client app's mods?"
-            )
-        data = found[1]
+        num_bytes, payload_bits = array_bytes(msg.content), 0
         try:
-            packet = Packet.parse(data)
-            self.ledger.record("uplink", packet)
-        except FlowerCompressError:
-            self.ledger.record_bytes("uplink", len(data), 0)
-            raise
+            client = self._roster.find(msg.metadata.src_node_id)
+            found = find_packet(msg.content)
+            if client is None or found is None:
+                raise OutOfSyncError(
+                    "the reply holds no packet: is CompressionMod in the client app's "
+                    "mods?"
+                )
+            packet = Packet.parse(found[1])
+            if not packet.resync:
+                # Before anything is decoded: it bounds what decoding may allocate.
+                packet.require_dim(self._layout.dim)
+            payload_bits = packet.payload_bits
+        finally:
+            self.ledger.record_bytes("uplink", num_bytes, payload_bits)
         if packet.session != self._session:
             raise OutOfSyncError("the reply belongs to another session")
         if packet.version != client.downlink.sent:
@@ -347,14 +349,13 @@ class CompressedStrategy(FedAvg):
         if packet.resync:
             self._downlinks.forget(client.downlink)
         else:
-            self._downlinks.acknowledge(client.downlink, packet.acked)
+            self._downlinks.acknowledge(client.downlink, packet.version)
         return client, packet
 
     def _check_reply(
         self, msg: Message, client: Client, packet: Packet
     ) -> tuple[Contribution, bytes]:
         """Decode what a client contributes, without changing anything."""
-        packet.require_dim(self._layout.dim)
         exact = packet.exact or b""
         self._layout.check_exact(exact, "the client's reply")
         return self._uplinks.check(client.uplink, packet, self._weight(msg)), exact
@@ -415,10 +416,13 @@ class CompressedStrategy(FedAvg):
         self._follow(arrays)
         config["server-round"] = server_round
         clients = self._sample(
-            grid, config, -server_round, self.fraction_evaluate, self.min_evaluate_nodes
+            grid,
+            config,
+            -server_round,
+            self.fraction_evaluate,
+            self.min_evaluate_nodes,
+            only_holders=self.evaluate_on == "held",
         )
-        if self.evaluate_on == "held":
-            clients = [client for client in clients if client.downlink.held is not None]
         return [self._evaluate_message(client, config) for client in clients]
 
     def _evaluate_message(self, client: Client, config: ConfigRecord) -> Message:
@@ -430,7 +434,7 @@ class CompressedStrategy(FedAvg):
         else:
             arrays = self._layout.unflatten(self._model, self._exact)
             content[self.arrayrecord_key] = arrays
-            num_bytes = sum(_num_bytes(array) for array in arrays.values())
+            num_bytes = array_bytes(content)
             self.ledger.record_bytes("downlink", num_bytes, 8 * num_bytes)
         return Message(content, client.node_id, MessageType.EVALUATE)
 
@@ -441,6 +445,9 @@ class CompressedStrategy(FedAvg):
         valid, _ = self._check_and_log_replies(
             list(replies), is_train=False, validate=False
         )
+        for msg in valid:
+            if num_bytes := array_bytes(msg.content):
+                self.ledger.record_bytes("uplink", num_bytes, 8 * num_bytes)
         return self._mean_metrics(valid, self.evaluate_metrics_aggr_fn)
 
     # -- sampling ------------------------------------------------------------------
@@ -452,28 +459,35 @@ class CompressedStrategy(FedAvg):
         version: int,
         fraction: float,
         min_nodes: int,
+        *,
+        only_holders: bool = False,
     ) -> list[Client]:
         """Draw clients by their identity, from the run's seed."""
-        node_ids = list(grid.get_node_ids())
-        size = max(int(len(node_ids) * fraction), min_nodes)
-        required = max(self.min_available_nodes, size)
-        while len(node_ids) < required:
+        while True:
+            node_ids = list(grid.get_node_ids())
+            size = max(int(len(node_ids) * fraction), min_nodes)
+            required = max(self.min_available_nodes, size)
+            if len(node_ids) >= required:
+                self._roster.greet(
+                    grid,
+                    node_ids,
+                    self.arrayrecord_key,
+                    config,
+                    self.configrecord_key,
+                    self._timeout,
+                )
+                clients = self._roster.online(node_ids)
+                if clients:
+                    break
             _log.info(
                 "Waiting for nodes to connect: %d connected (minimum required: %d).",
                 len(node_ids),
                 required,
             )
             sleep(1)
-            node_ids = list(grid.get_node_ids())
-        self._roster.greet(
-            grid,
-            node_ids,
-            self.arrayrecord_key,
-            config,
-            self.configrecord_key,
-            self._timeout,
-        )
-        clients = self._roster.online(node_ids)
+        if only_holders:
+            clients = [client for client in clients if client.downlink.held is not None]
+        size = max(int(len(clients) * fraction), min_nodes)
         if size < len(clients):
             stream = Stream(self.seed, Purpose.SAMPLING, 0, version)
             drawn = stream.generator().choice(len(clients), size, replace=False)
@@ -501,10 +515,6 @@ class CompressedStrategy(FedAvg):
         for line in lines:
             _log.log(INFO, "\t%s", line)
         super().summary()
-
-
-def _num_bytes(array: Array) -> int:
-    return len(array.data)
 
 
 def _describe(link: Link, dim: int | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from logging import getLogger
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from flower_compress.contract import PROTOCOL
@@ -16,10 +17,12 @@ from flower_compress.errors import (
     CorruptPacket,
     FlowerCompressError,
     MissingModError,
+    OutOfSyncError,
 )
 from flower_compress.ledger import Ledger
 from flower_compress.mods import find_packet, packet_record
 from flower_compress.packet import Packet
+from flower_compress.records import array_bytes
 
 from .downlink import DownlinkEnd, Downlinks
 from .uplink import UplinkEnd, Uplinks
@@ -27,7 +30,12 @@ from .uplink import UplinkEnd, Uplinks
 __all__ = ["Client", "Roster"]
 
 _log = getLogger("flwr")
-_MAX_GREETINGS = 3
+_MAX_BACKOFF = 10
+_TRANSIENT = (
+    ErrorCode.NODE_UNAVAILABLE,
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+)
 
 
 @dataclass(slots=True)
@@ -64,8 +72,10 @@ class Roster:
         self._session, self._downlinks, self._ledger = session, downlinks, ledger
         self._by_node: dict[int, Client] = {}
         self._by_identity: dict[int, Client] = {}
-        self._failed: dict[int, int] = {}
-        self._current: set[int] = set()
+        self._calls = 0
+        self._failures: dict[int, int] = {}
+        self._due: dict[int, int] = {}
+        self._superseded: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._by_identity)
@@ -93,16 +103,23 @@ class Roster:
     ) -> None:
         """Greet the nodes that are new.
 
+        A node that does not answer as it should is greeted again after 2, 4, 8, ...
+        calls, so that a silent one does not cost every round its timeout.
+
         Raises
         ------
         MissingModError
             If nodes answered, none of them through the mod, and no client is known.
+        ConfigurationError
+            If two of them say that they are the same client.
         """
+        self._calls += 1
         new = [
             node_id
             for node_id in node_ids
             if node_id not in self._by_node
-            and self._failed.get(node_id, 0) < _MAX_GREETINGS
+            and node_id not in self._superseded
+            and self._due.get(node_id, 0) <= self._calls
         ]
         if not new:
             return
@@ -114,40 +131,61 @@ class Roster:
                 {key: packet_record(packet), config_key: ConfigRecord(dict(config))}
             )
             messages.append(Message(content, node_id, MessageType.TRAIN))
-        failures: list[str] = []
-        self._current = set(node_ids)
-        for reply in grid.send_and_receive(messages, timeout=timeout):
-            node_id = reply.metadata.src_node_id
+        identities: dict[int, int] = {}
+        reasons = dict.fromkeys(new, "it did not answer")
+        without_mod = False
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        # Errors that Flower reports about a node do not come from its node id.
+        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+        for reply in replies:
+            node_id = asked.get(
+                reply.metadata.reply_to_message_id, reply.metadata.src_node_id
+            )
             try:
-                self._enrol(node_id, self._identity(reply))
-            except ConfigurationError:
-                raise
+                identities[node_id] = self._identity(reply)
+                reasons.pop(node_id, None)
             except FlowerCompressError as error:
-                self._failed[node_id] = self._failed.get(node_id, 0) + 1
-                failures.append(f"node {node_id}: {error}")
-        if not failures:
+                without_mod |= not isinstance(error, OutOfSyncError)
+                reasons[node_id] = str(error)
+        self._enrol(identities)
+        for node_id in reasons:
+            failures = self._failures[node_id] = self._failures.get(node_id, 0) + 1
+            self._due[node_id] = self._calls + 2 ** min(failures, _MAX_BACKOFF)
+        if not reasons:
             return
-        listed = "; ".join(failures[:3])
-        if not self._by_node:
+        listed = "; ".join(
+            f"node {node_id}: {reason}" for node_id, reason in [*reasons.items()][:3]
+        )
+        if without_mod and not self._by_node:
             raise MissingModError(
-                f"{len(failures)} of {len(new)} nodes answered the greeting, none "
-                "through the compression mod: add it to the client app, "
+                f"{len(reasons)} of {len(new)} nodes were greeted in vain, and none "
+                "answered through the compression mod: add it to the client app, "
                 f"`ClientApp(mods=[CompressionMod()])`. {listed}"
             )
-        _log.warning("%d nodes are left out: %s", len(failures), listed)
+        _log.warning("%d nodes are left out for now: %s", len(reasons), listed)
 
     def _identity(self, reply: Message) -> int:
         if reply.has_error():
-            raise MissingModError(f"error {reply.error.code}: {reply.error.reason}")
+            text = f"error {reply.error.code}: {reply.error.reason}"
+            if reply.error.code in _TRANSIENT:
+                raise OutOfSyncError(text)
+            raise MissingModError(text)
+        num_bytes = array_bytes(reply.content)
+        self._ledger.record_bytes("uplink", num_bytes, 0)
         found = find_packet(reply.content)
         if found is None:
             raise MissingModError("it answered with a reply that holds no packet")
         packet = Packet.parse(found[1])
-        self._ledger.record("uplink", packet)
         try:
             about = json.loads(packet.contract or b"")
             identity, protocol = int(about["identity"]), about["protocol"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise CorruptPacket(f"not an answer to a greeting: {error}") from error
         if protocol != PROTOCOL:
             raise CorruptPacket(
@@ -156,20 +194,30 @@ class Roster:
             )
         return identity
 
-    def _enrol(self, node_id: int, identity: int) -> None:
-        client = self._by_identity.get(identity)
-        if client is None:
-            client = Client(identity, node_id, self._downlinks.begin(), Uplinks.begin())
-            self._by_identity[identity] = client
-        elif client.node_id != node_id:
-            if client.node_id in self._current:
+    def _enrol(self, identities: dict[int, int]) -> None:
+        """Take in the nodes that answered, each with the identity it gave."""
+        nodes: dict[int, int] = {}
+        for node_id, identity in identities.items():
+            other = nodes.setdefault(identity, node_id)
+            if other != node_id:
                 raise ConfigurationError(
-                    f"nodes {client.node_id} and {node_id} both say that they are "
-                    f"client {identity}: give each SuperNode its own partition-id, or "
-                    "the mod an `identity` function"
+                    f"nodes {other} and {node_id} both say that they are client "
+                    f"{identity}: give each SuperNode its own partition-id, or the mod "
+                    "an `identity` function"
                 )
-            # The node came back under another id; what it remembers shows later.
-            del self._by_node[client.node_id]
-            client.node_id = node_id
-            self._downlinks.forget(client.downlink)
-        self._by_node[node_id] = client
+        for identity, node_id in nodes.items():
+            client = self._by_identity.get(identity)
+            if client is None:
+                client = Client(
+                    identity, node_id, self._downlinks.begin(), Uplinks.begin()
+                )
+                self._by_identity[identity] = client
+            else:
+                # It came back under another node id. The old one may be listed until
+                # its heartbeat is missed; what the client remembers shows later.
+                _log.info("client %d is now on node %d", identity, node_id)
+                self._superseded.add(client.node_id)
+                self._by_node.pop(client.node_id, None)
+                client.node_id = node_id
+                self._downlinks.forget(client.downlink)
+            self._by_node[node_id] = client

@@ -326,3 +326,105 @@ def test_a_second_answer_of_a_client_does_not_count_twice() -> None:
     other = Diana(step_size=GAMMA, fraction_evaluate=0.0, seed=3)
     single = start(other, make_app())
     assert to_vector(echoed.arrays).tobytes() == to_vector(single.arrays).tobytes()
+
+
+class ChangingGrid(InProcessGrid):
+    """Nodes that never answer, and nodes that come back under another id."""
+
+    silent: tuple[int, ...] = ()
+    waits = 0
+
+    def send_and_receive(self, messages: Any, *, timeout: Any = None) -> Any:
+        answered = [m for m in messages if m.metadata.dst_node_id not in self.silent]
+        self.waits += len(answered) < len(messages)
+        return super().send_and_receive(answered, timeout=timeout)
+
+    def restart(self, node_id: int, other_id: int) -> None:
+        """The device forgets everything; its old node stays listed, and is silent."""
+        context = self.contexts[node_id]
+        self.contexts[other_id] = Context(
+            1, other_id, context.node_config, RecordDict(), context.run_config
+        )
+        self.silent = (*self.silent, node_id)
+
+
+def test_a_silent_node_does_not_cost_every_round_its_timeout() -> None:
+    grid = ChangingGrid(make_app(), NUM_CLIENTS)
+    grid.silent = (1003,)
+    strategy = SGD(step_size=GAMMA, fraction_evaluate=0.0)
+    strategy.start(grid, to_record(INITIAL), 60)
+    assert 4 <= grid.waits <= 6  # rounds 1, 3, 7, 15, 31, ...
+
+
+def test_a_restarted_node_takes_over_while_the_old_one_is_still_listed() -> None:
+    grid = ChangingGrid(make_app(), NUM_CLIENTS)
+    models: list[Any] = []
+
+    def restart(server_round: int, arrays: ArrayRecord) -> None:
+        models.append(to_vector(arrays))
+        if server_round == 5:
+            grid.restart(1002, 2002)
+
+    strategy = MCM(step_size=GAMMA, fraction_evaluate=0.0)
+    strategy.start(grid, to_record(INITIAL), 10, evaluate_fn=restart)
+    assert grid.waits == 0  # nobody waits for the node that was replaced
+    assert grid.contexts[2002].state
+    assert strategy.ledger.downlink.snapshot_bytes == (NUM_CLIENTS + 1) * INITIAL.nbytes
+
+
+def test_replies_without_a_packet_are_billed() -> None:
+    received = 0
+    ours = make_app()
+
+    def partly(msg: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] != 0:
+            return ours(msg, context)
+        content = RecordDict({"arrays": to_record(INITIAL)})
+        return Message(content, reply_to=msg)
+
+    def weigh(_: Message, reply: Message) -> None:
+        nonlocal received
+        for record in reply.content.array_records.values():
+            received += sum(len(array.data) for array in record.values())
+
+    strategy = SGD(step_size=GAMMA, fraction_evaluate=0.0)
+    grid = InProcessGrid(partly, NUM_CLIENTS, on_message=weigh)
+    strategy.start(grid, to_record(INITIAL), 5)
+    assert strategy.ledger.uplink.num_bytes == received
+
+
+def test_other_mods_behind_ours_see_plain_arrays() -> None:
+    seen: list[set[str]] = []
+
+    def other(msg: Message, context: Context, call_next: Any) -> Message:
+        seen.append(set(msg.content["arrays"]))
+        reply = call_next(msg, context)
+        seen.append(set(reply.content["arrays"]))
+        return reply
+
+    app = app_that(lambda record, _: record, mods=[CompressionMod(), other])
+    start(MCM(fraction_evaluate=0.0), app, rounds=2)
+    assert seen == [{"bias", "weight"}] * (2 * 2 * NUM_CLIENTS)
+
+
+def test_small_steps_of_a_float16_model_add_up() -> None:
+    """Clients see the model rounded; the difference is to what they saw."""
+
+    def change(record: ArrayRecord, context: Context) -> ArrayRecord:
+        w = record["w"].numpy()
+        if context.node_config["partition-id"] == 0:
+            w = w - np.float16(0.001)
+        return ArrayRecord({"w": Array(w)})
+
+    app = app_that(change, mods=[CompressionMod()])
+    initial = ArrayRecord({"w": Array(np.ones(3, dtype=np.float16))})
+    strategy = SGD(fraction_evaluate=0.0)
+    result = strategy.start(InProcessGrid(app, NUM_CLIENTS), initial, 20)
+    moved = 20 * 0.001 / NUM_CLIENTS
+    np.testing.assert_allclose(result.arrays["w"].numpy(), 1 - moved, atol=1e-3)
+
+
+def test_uniform_weights_with_an_explicit_none() -> None:
+    strategy = SGD(weighted_by_key=None, train_metrics_aggr_fn=None)
+    result = start(strategy, make_app(), rounds=1)
+    assert result.train_metrics_clientapp[1]["num-examples"] == pytest.approx(3.4)
