@@ -150,6 +150,13 @@ class Layout:
             if tensor.exact
         )
 
+    @cached_property
+    def num_bytes(self) -> int:
+        """Size of all arrays' entries."""
+        return sum(
+            tensor.size * np.dtype(tensor.dtype).itemsize for tensor in self.tensors
+        )
+
     def flatten(self, arrays: Mapping[str, Array]) -> tuple[Vector, bytes]:
         """Return the vector, shape (d,), and the exact arrays' bytes.
 

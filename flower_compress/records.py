@@ -51,25 +51,24 @@ def only_array_record(content: RecordDict, where: str) -> tuple[str, ArrayRecord
 
 
 def uniform_mean(contents: list[RecordDict], _: str) -> MetricRecord:
-    """Return the mean of each metric, all clients weighing alike."""
-    mean: dict[str, float | list[float]] = {}
-    scale = 1.0 / len(contents)
+    """Return the mean of each metric over the clients that report it, unweighted."""
+    columns: dict[str, list[int | float | list[int] | list[float]]] = {}
     for content in contents:
         for record in records_of(content, MetricRecord):
             for key, value in record.items():
-                if isinstance(value, list):
-                    scaled = [entry * scale for entry in value]
-                    before = mean.get(key, [0.0] * len(scaled))
-                    if not isinstance(before, list) or len(before) != len(scaled):
-                        raise LayoutMismatchError(
-                            f"metric {key!r} differs in length between clients"
-                        )
-                    mean[key] = [a + b for a, b in zip(before, scaled, strict=True)]
-                else:
-                    total = mean.get(key, 0.0)
-                    if isinstance(total, list):
-                        raise LayoutMismatchError(
-                            f"metric {key!r} is a list for some clients only"
-                        )
-                    mean[key] = total + value * scale
-    return MetricRecord(dict(mean))
+                columns.setdefault(key, []).append(value)
+    mean = MetricRecord()
+    for key, values in columns.items():
+        lists = [value for value in values if isinstance(value, list)]
+        if not lists:
+            numbers = [value for value in values if not isinstance(value, list)]
+            mean[key] = sum(numbers) / len(numbers)
+        elif len(lists) == len(values) and len({len(value) for value in lists}) == 1:
+            entries = zip(*lists, strict=True)
+            mean[key] = [sum(entry) / len(lists) for entry in entries]
+        else:
+            raise LayoutMismatchError(
+                f"metric {key!r} differs in form between clients: expected numbers, or "
+                "lists of one length"
+            )
+    return mean

@@ -120,6 +120,7 @@ def _run_in_workers(jobs: Sequence[Settings], report: Report, workers: int) -> N
     # Forking a process that has loaded torch is not safe.
     context = multiprocessing.get_context("spawn")
     manager: SyncManager = context.Manager()
+    before = set(multiprocessing.active_children())
     with manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
         events: Queue[_Event] = manager.Queue()
         pending: set[Future[None]] = {
@@ -133,9 +134,8 @@ def _run_in_workers(jobs: Sequence[Settings], report: Report, workers: int) -> N
                     future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                if process.name.startswith("SpawnProcess"):
-                    process.terminate()
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
             _drain(events, jobs, report)
             raise
         _drain(events, jobs, report)
@@ -170,6 +170,8 @@ def _run_on_ray(jobs: Sequence[Settings], report: Report) -> None:
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
     }
+    for job in jobs:
+        job.problem.optimum()  # No heavy arithmetic while Ray forks its processes.
     with quiet_flower():
         run_simulation(
             server_app=server,

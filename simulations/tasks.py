@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from flower_compress.clients.objective import Arrays, Objective
 from flower_compress.errors import (
@@ -444,18 +445,19 @@ class _ParityTask(_Clients):
             scaled = (weights * share * (1.0 - share))[:, None] * signed
             return signed.T @ scaled + l2 * np.eye(len(w))
 
-        w = minimize(
-            value,
-            np.zeros(signed.shape[1]),
-            jac=gradient,
-            hess=hessian,
-            method="trust-exact",
-            options={"gtol": 1e-6},
-        ).x
-        # From here the loss is flat to the last bit, and no line search can help:
-        # plain Newton steps, quadratic in the gradient.
-        for _ in range(5):
-            w = w - np.linalg.solve(hessian(w), gradient(w))
+        with _one_blas_thread():
+            w = minimize(
+                value,
+                np.zeros(signed.shape[1]),
+                jac=gradient,
+                hess=hessian,
+                method="trust-exact",
+                options={"gtol": 1e-6},
+            ).x
+            # From here the loss is flat to the last bit, and no line search can help:
+            # plain Newton steps, quadratic in the gradient.
+            for _ in range(5):
+                w = w - np.linalg.solve(hessian(w), gradient(w))
         norm = float(np.linalg.norm(gradient(w)))
         if not norm < _MAX_GRADIENT_NORM:
             raise OptimumError(
@@ -600,7 +602,17 @@ def _largest_curvature(
     features: NDArray[np.float64], parts: list[NDArray[np.intp]]
 ) -> float:
     """Return max_i lambda_max(X_i' X_i) / n_i."""
-    return max(float(np.linalg.norm(features[p], 2)) ** 2 / len(p) for p in parts)
+    with _one_blas_thread():
+        return max(float(np.linalg.norm(features[p], 2)) ** 2 / len(p) for p in parts)
+
+
+def _one_blas_thread() -> threadpool_limits:
+    """Keep BLAS to one thread: the same bits whatever the machine, and no deadlock.
+
+    Flower starts Ray while the server app runs in a thread. Ray forks, OpenBLAS's
+    handler waits for its busy threads, and these wait for the fork.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 def _build_model(name: str, seed: int) -> nn.Sequential:

@@ -46,6 +46,7 @@ __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
 UNIFORM = "(all alike)"
+_RETRY_SECONDS = 0.5
 EvaluateOn = Literal["held", "global"]
 
 
@@ -91,6 +92,9 @@ class CompressedStrategy(FedAvg):
         server's, which is sent dense and billed.
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
+    greeting_timeout : float (default: 60.0)
+        Seconds that a new node is given to answer its greeting, at most the timeout
+        of :meth:`start`.
     max_failed_rounds : int (default: 3)
         After that many rounds in a row in which clients answered, and every answer
         was an error, the run stops with :class:`RoundFailedError`.
@@ -121,6 +125,7 @@ class CompressedStrategy(FedAvg):
         exact_pattern: str = EXACT_PATTERN,
         evaluate_on: EvaluateOn = "held",
         min_replies: int = 1,
+        greeting_timeout: float = 60.0,
         max_failed_rounds: int = 3,
         weighted_by_key: str | None = "num-examples",
         **kwargs: Any,
@@ -148,7 +153,8 @@ class CompressedStrategy(FedAvg):
         self.evaluate_on = evaluate_on
         self.min_replies, self.max_failed_rounds = min_replies, max_failed_rounds
         self.ledger = Ledger()
-        self._timeout: float = 3600.0
+        self.greeting_timeout = greeting_timeout
+        self._greeting_timeout = greeting_timeout
         self._arrays: ArrayRecord | None = None
 
     # -- a run ---------------------------------------------------------------------
@@ -167,7 +173,7 @@ class CompressedStrategy(FedAvg):
 
         Each call is a session of its own: clients drop what they remember of others.
         """
-        self._timeout = timeout
+        self._greeting_timeout = min(self.greeting_timeout, timeout)
         self._begin(initial_arrays)
         return super().start(
             grid,
@@ -232,9 +238,16 @@ class CompressedStrategy(FedAvg):
             self._downlinks.publish(
                 self._model, [client.identity for client in clients]
             )
-        return [self._train_message(client, config) for client in clients]
+        # Clients that need the same get the same bytes, held in memory once.
+        shared: dict[tuple[int, ...], Packet] = {}
+        return [self._train_message(client, config, shared) for client in clients]
 
-    def _train_message(self, client: Client, config: ConfigRecord) -> Message:
+    def _train_message(
+        self,
+        client: Client,
+        config: ConfigRecord,
+        shared: dict[tuple[int, ...], Packet],
+    ) -> Message:
         end = client.downlink
         is_new = end.held is None
         needed = self._downlinks.send(client.identity, end, self._model)
@@ -250,6 +263,10 @@ class CompressedStrategy(FedAvg):
             contract=self._contract if is_new else None,
             exact=self._exact or None,
         )
+        if packet.final:
+            group = self._downlinks.group(client.identity)
+            key = (group, needed.base, needed.version, packet.acked, int(is_new))
+            packet = shared.setdefault(key, packet)
         self.ledger.record("downlink", packet)
         # One RecordDict a node: messages that share one would share its mutations.
         content = RecordDict(
@@ -327,7 +344,9 @@ class CompressedStrategy(FedAvg):
         try:
             client = self._roster.find(msg.metadata.src_node_id)
             found = find_packet(msg.content)
-            if client is None or found is None:
+            if client is None:
+                raise OutOfSyncError("a reply of a node that is no client any more")
+            if found is None:
                 raise OutOfSyncError(
                     "the reply holds no packet: is CompressionMod in the client app's "
                     "mods?"
@@ -423,19 +442,24 @@ class CompressedStrategy(FedAvg):
             self.min_evaluate_nodes,
             only_holders=self.evaluate_on == "held",
         )
-        return [self._evaluate_message(client, config) for client in clients]
+        model = None
+        if self.evaluate_on == "global":
+            model = self._layout.unflatten(self._model, self._exact)
+        return [self._evaluate_message(client, config, model) for client in clients]
 
-    def _evaluate_message(self, client: Client, config: ConfigRecord) -> Message:
+    def _evaluate_message(
+        self, client: Client, config: ConfigRecord, model: ArrayRecord | None
+    ) -> Message:
         record = ConfigRecord(dict(config))
         content = RecordDict({self.configrecord_key: record})
-        if self.evaluate_on == "held":
+        if model is None:
             record[SESSION_KEY] = self._session
             record["arrayrecord-key"] = self.arrayrecord_key
         else:
-            arrays = self._layout.unflatten(self._model, self._exact)
-            content[self.arrayrecord_key] = arrays
-            num_bytes = array_bytes(content)
-            self.ledger.record_bytes("downlink", num_bytes, 8 * num_bytes)
+            content[self.arrayrecord_key] = ArrayRecord(dict(model.items()))
+            self.ledger.record_bytes(
+                "downlink", array_bytes(content), 8 * self._layout.num_bytes
+            )
         return Message(content, client.node_id, MessageType.EVALUATE)
 
     def aggregate_evaluate(
@@ -447,7 +471,7 @@ class CompressedStrategy(FedAvg):
         )
         for msg in valid:
             if num_bytes := array_bytes(msg.content):
-                self.ledger.record_bytes("uplink", num_bytes, 8 * num_bytes)
+                self.ledger.record_bytes("uplink", num_bytes, 0)
         return self._mean_metrics(valid, self.evaluate_metrics_aggr_fn)
 
     # -- sampling ------------------------------------------------------------------
@@ -474,17 +498,19 @@ class CompressedStrategy(FedAvg):
                     self.arrayrecord_key,
                     config,
                     self.configrecord_key,
-                    self._timeout,
+                    self._greeting_timeout,
                 )
                 clients = self._roster.online(node_ids)
                 if clients:
                     break
-            _log.info(
-                "Waiting for nodes to connect: %d connected (minimum required: %d).",
-                len(node_ids),
-                required,
-            )
-            sleep(1)
+                _log.info("Waiting for the first client to answer its greeting.")
+            else:
+                _log.info(
+                    "Waiting for nodes to connect: %d connected (minimum: %d).",
+                    len(node_ids),
+                    required,
+                )
+            sleep(_RETRY_SECONDS)
         if only_holders:
             clients = [client for client in clients if client.downlink.held is not None]
         size = max(int(len(clients) * fraction), min_nodes)

@@ -89,6 +89,11 @@ class Downlinks:
                 f'downlink_carries="update" and groups=1, got {carries!r} and '
                 f"{groups!r}"
             )
+        if carries == "model" and link.kind == "error-feedback":
+            raise ConfigurationError(
+                "with ErrorFeedback what is left out of one model would be added to "
+                'the next: expected downlink_carries="update"'
+            )
         if carries == "update" and link.kind == "memory":
             raise ConfigurationError(
                 "a Memory link carries the model: expected Direct or ErrorFeedback "
@@ -116,7 +121,7 @@ class Downlinks:
         """Send `x` to the groups of those clients; private links wait for `send`."""
         if self._shared is None:
             return
-        for group in sorted({self._group(identity) for identity in identities}):
+        for group in sorted({self.group(identity) for identity in identities}):
             stream = Stream(self._seed, Purpose.DOWNLINK, group)
             self._shared[group] = self._shared[group].publish(x, stream)
 
@@ -133,7 +138,7 @@ class Downlinks:
     def send(self, identity: int, end: DownlinkEnd, model: Vector) -> CatchUp:
         """Return what the client needs now, and note that it was sent."""
         if self._shared is not None:
-            needed = self._shared[self._group(identity)].catch_up(end.held)
+            needed = self._shared[self.group(identity)].catch_up(end.held)
             end.sent = needed.version
             return needed
         version = max(end.sent, 1) + 1
@@ -160,5 +165,6 @@ class Downlinks:
         """Note that the client holds nothing."""
         end.held = None
 
-    def _group(self, identity: int) -> int:
+    def group(self, identity: int) -> int:
+        """Return the group of a client."""
         return identity % len(self._shared or [None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from logging import getLogger
@@ -103,8 +104,9 @@ class Roster:
     ) -> None:
         """Greet the nodes that are new.
 
-        A node that does not answer as it should is greeted again after 2, 4, 8, ...
-        calls, so that a silent one does not cost every round its timeout.
+        A node that does not answer is greeted again with the next call; one that cost
+        the whole timeout, or answered otherwise, after 2, 4, 8, ... calls as soon as
+        other clients are known.
 
         Raises
         ------
@@ -119,7 +121,7 @@ class Roster:
             for node_id in node_ids
             if node_id not in self._by_node
             and node_id not in self._superseded
-            and self._due.get(node_id, 0) <= self._calls
+            and (not self._by_node or self._due.get(node_id, 0) <= self._calls)
         ]
         if not new:
             return
@@ -134,6 +136,7 @@ class Roster:
         identities: dict[int, int] = {}
         reasons = dict.fromkeys(new, "it did not answer")
         without_mod = False
+        started = time.monotonic()
         replies = list(grid.send_and_receive(messages, timeout=timeout))
         # Errors that Flower reports about a node do not come from its node id.
         asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
@@ -148,9 +151,10 @@ class Roster:
                 without_mod |= not isinstance(error, OutOfSyncError)
                 reasons[node_id] = str(error)
         self._enrol(identities)
-        for node_id in reasons:
-            failures = self._failures[node_id] = self._failures.get(node_id, 0) + 1
-            self._due[node_id] = self._calls + 2 ** min(failures, _MAX_BACKOFF)
+        if without_mod or time.monotonic() - started >= timeout:
+            for node_id in reasons:
+                failures = self._failures[node_id] = self._failures.get(node_id, 0) + 1
+                self._due[node_id] = self._calls + 2 ** min(failures, _MAX_BACKOFF)
         if not reasons:
             return
         listed = "; ".join(
@@ -215,7 +219,13 @@ class Roster:
             else:
                 # It came back under another node id. The old one may be listed until
                 # its heartbeat is missed; what the client remembers shows later.
-                _log.info("client %d is now on node %d", identity, node_id)
+                _log.warning(
+                    "client %d moves from node %d to node %d: if both are alive, give "
+                    "each SuperNode its own partition-id",
+                    identity,
+                    client.node_id,
+                    node_id,
+                )
                 self._superseded.add(client.node_id)
                 self._by_node.pop(client.node_id, None)
                 client.node_id = node_id

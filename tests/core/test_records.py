@@ -81,7 +81,7 @@ def test_mean_leaves_the_messages_alone() -> None:
 
 
 def test_lists_of_different_lengths_are_refused() -> None:
-    with pytest.raises(LayoutMismatchError, match="'hits' differs in length"):
+    with pytest.raises(LayoutMismatchError, match="'hits' differs in form"):
         uniform_mean([metrics(hits=[1, 2]), metrics(hits=[1, 2, 3])], "")
 
 

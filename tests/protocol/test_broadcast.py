@@ -196,6 +196,29 @@ def test_a_receiver_that_is_up_to_date_gets_one_payload(
 
 
 @every_case
+@pytest.mark.parametrize("dim", [3, 16, 64])
+def test_catching_up_costs_the_least_there_is(
+    link: Link, carries: Carries, dim: int
+) -> None:
+    """(I2) However long a receiver was away; the lengths between payloads count."""
+    rng = np.random.default_rng(dim)
+    broadcast = Broadcast.begin(link, carries, np.ones(dim, dtype=np.float32))
+    sent: dict[int, Payload] = {}
+    for _ in range(30):
+        x = rng.standard_normal(dim).astype(np.float32)
+        broadcast = broadcast.publish(x, STREAM)
+        sent[broadcast.version] = newest = broadcast.log[-1]
+        for held in (None, *range(1, broadcast.version)):
+            packet = packet_of(broadcast.catch_up(held), dim)
+            body = len(packet.data) - HEADER_BYTES
+            if broadcast.rate is None:
+                assert body == len(newest.data)
+            else:
+                assert body == cheapest_bytes(sent, held, broadcast.version, dim)
+                assert body <= 4 * dim + len(newest.data)
+
+
+@every_case
 def test_the_log_forgets_what_a_snapshot_replaces(link: Link, carries: Carries) -> None:
     """The log is cut, so that its payloads stay shorter than one snapshot."""
     dim = 64
