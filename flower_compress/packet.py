@@ -169,8 +169,6 @@ class Packet:
             raise CorruptPacket("the checksum does not match: damaged on the way")
         if flags & ~_ALL_FLAGS:
             raise CorruptPacket(f"unknown flags {flags:#x}")
-        if flags & (_GREETING | _RESYNC) and (dim or version < base):
-            raise CorruptPacket("a greeting, or a request for one, carries no vectors")
         contract, exact, snapshot = None, None, None
         if flags & _CONTRACT:
             contract, rest = _take_section(rest)

@@ -352,9 +352,9 @@ class CompressedStrategy(FedAvg):
                     "mods?"
                 )
             packet = Packet.parse(found[1])
-            if not packet.resync:
-                # Before anything is decoded: it bounds what decoding may allocate.
-                packet.require_dim(self._layout.dim)
+            # Before anything is decoded: it bounds what decoding may allocate. A client
+            # that asks to be synchronised sends no vectors.
+            packet.require_dim(0 if packet.resync else self._layout.dim)
             payload_bits = packet.payload_bits
         finally:
             self.ledger.record_bytes("uplink", num_bytes, payload_bits)

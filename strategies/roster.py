@@ -216,7 +216,7 @@ class Roster:
                     identity, node_id, self._downlinks.begin(), Uplinks.begin()
                 )
                 self._by_identity[identity] = client
-            else:
+            elif client.node_id != node_id:
                 # It came back under another node id. The old one may be listed until
                 # its heartbeat is missed; what the client remembers shows later.
                 _log.warning(

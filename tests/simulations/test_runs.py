@@ -246,3 +246,27 @@ def test_run_config_of_the_wrong_type_is_refused() -> None:
         Settings.from_config({"rounds": 1.5})
     with pytest.raises(ConfigurationError, match="levels must be a number"):
         Settings.from_config({"levels": "four"})
+
+
+@pytest.mark.ray
+def test_ray_starts_while_the_server_app_computes(tmp_path: Path) -> None:
+    """Ray forks while the server app is in BLAS: they once waited for each other."""
+    options = [
+        "--engine",
+        "ray",
+        "--clients",
+        "3",
+        "--rounds",
+        "2",
+        "--step-size",
+        "0.5",
+    ]
+    command = [sys.executable, "-m", "simulations", "run", *options]
+    subprocess.run(
+        [*command, "--out", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert len(read_rounds(tmp_path / "rounds.csv")) == 3
