@@ -553,6 +553,18 @@ def test_a_late_call_for_help_costs_no_second_snapshot(case: Case) -> None:
     assert snapshots == (0 if strategy._downlinks.receiver_rate is None else 3)
 
 
+def test_a_late_answer_to_a_greeting_costs_no_second_snapshot() -> None:
+    """Client 0 answers twice, the second time beside the late answer of client 1."""
+    plan = {(0, 0): [Fault.DUPLICATE_REPLY], (0, 1): [Fault.LOSE_MESSAGE]}
+    grid = FaultyGrid(TinyApp(), 3, PlannedSchedule(plan))
+    strategy = CASES["mcm"].strategy()
+    _, lock_step = run(strategy, grid, 8)
+    assert grid.exchanges["greeting"] == 2
+    assert lock_step.in_step() == {0, 1, 2}
+    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._layout.dim)
+    assert snapshots == 3
+
+
 def test_statistics_that_are_not_finite_are_refused() -> None:
     arrays = initial_arrays()
     poison = np.array([1.0, np.nan], dtype=np.float32)
