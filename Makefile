@@ -4,6 +4,8 @@
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '$(CHECK_PYTHON)' 2>/dev/null && echo $$p && break; done)
 CHECK_PYTHON = import sys; sys.exit(sys.version_info < (3, 11))
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+FUZZ_ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -27,7 +29,7 @@ export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test dev lint types unit format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench fuzz dev lint types unit format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +51,15 @@ demo-compare: $(STAMP) ## only the comparison of 7 algorithms, in one process
 		--engine inprocess --out runs/demo
 
 test: lint types unit ## install, then lint, types and tests
+
+bench: $(STAMP) ## measure speed and code length, about 15 minutes; BENCH_ARGS="--only small"
+	$(SAY) "benchmarks, one core"
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m benchmarks $(BENCH_ARGS)
+
+fuzz: $(STAMP) ## 10 million hostile inputs for the decoders; FUZZ_ARGS="--inputs 100000"
+	$(SAY) "fuzzing with Atheris"
+	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install -qq atheris
+	@$(PY) -m tests.fuzz $(FUZZ_ARGS)
 
 dev: $(STAMP) ## install for development, with links for editors
 	$(SAY) "links for editors: $(VENV)/editor"
@@ -76,7 +87,7 @@ format: $(STAMP) ## let ruff mend what it can
 
 clean: ## remove what builds and tests leave, keep .venv and runs
 	@rm -rf build dist .flwr .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info *.fab
-	@find flower_compress strategies clients simulations tests -name __pycache__ -prune -exec rm -rf {} +
+	@find flower_compress strategies clients simulations benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment as well
 	@rm -rf $(VENV)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from .compressors import (
+    DitheredQuantizer,
     Identity,
+    MinVarianceSparsifier,
+    RandK,
     RandomSparsifier,
+    RotatedQuantizer,
+    ScaledSign,
     StochasticQuantizer,
     TopK,
 )
@@ -16,12 +21,17 @@ from .mods import CompressionMod
 __all__ = [
     "CompressionMod",
     "Direct",
+    "DitheredQuantizer",
     "ErrorFeedback",
     "FlowerCompressError",
     "Identity",
     "Ledger",
     "Memory",
+    "MinVarianceSparsifier",
+    "RandK",
     "RandomSparsifier",
+    "RotatedQuantizer",
+    "ScaledSign",
     "StochasticQuantizer",
     "TopK",
 ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .compressors import Vector
-from .links import Payload, ReceiverState, SenderState
+from .links import Channel, Payload, ReceiverState, SenderState
 
 __all__ = ["ClientState"]
 
@@ -40,6 +40,17 @@ class ClientState:
     receiver: ReceiverState
     sender: SenderState
     exact: bytes = b""
+
+    def on(self, downlink: Channel, uplink: Channel) -> ClientState:
+        """Return the state with its pending payloads on their channels."""
+        receiver, sender = self.receiver, self.sender
+        if receiver.pending is not None:
+            pending = receiver.pending.on(downlink.at(receiver.pending_version))
+            receiver = replace(receiver, pending=pending)
+        if sender.pending is not None:
+            pending = sender.pending.on(uplink.at(sender.pending_version))
+            sender = replace(sender, pending=pending)
+        return replace(self, receiver=receiver, sender=sender)
 
     def to_bytes(self, dim: int) -> bytes:
         """Return the state as bytes."""

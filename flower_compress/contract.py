@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from .errors import CorruptPacket
 from .layout import Layout
-from .links import Link, get_link
+from .links import Channel, Link, get_link
+from .streams import Purpose, Stream
 
 __all__ = ["PROTOCOL", "Contract"]
 
@@ -33,12 +35,28 @@ class Contract:
         receives updates, None where it keeps nothing.
     seed : int
         Seed of the run.
+    downlink_groups : int or "client"
+        Clients i and j share a downlink if i = j modulo this number; or each has one
+        of its own. Tells the client which stream its payloads were drawn from.
     """
 
     layout: Layout
     uplink: Link
     downlink_rate: float | None
     seed: int
+    downlink_groups: int | Literal["client"] = 1
+
+    def uplink_channel(self, identity: int) -> Channel:
+        """Return the channel of a client's answers."""
+        stream = Stream(self.seed, Purpose.UPLINK, identity)
+        return Channel(stream, self.layout.sizes)
+
+    def downlink_channel(self, identity: int) -> Channel:
+        """Return the channel of what a client receives."""
+        groups = self.downlink_groups
+        index = identity if groups == "client" else identity % groups
+        stream = Stream(self.seed, Purpose.DOWNLINK, index)
+        return Channel(stream, self.layout.sizes)
 
     def to_bytes(self) -> bytes:
         """Return the contract as JSON."""
@@ -48,6 +66,7 @@ class Contract:
             "uplink": self.uplink.config(),
             "downlink_rate": self.downlink_rate,
             "seed": self.seed,
+            "downlink_groups": self.downlink_groups,
         }
         return json.dumps(config, separators=(",", ":"), sort_keys=True).encode()
 
@@ -79,6 +98,7 @@ def _parse(data: bytes) -> Contract:
             uplink=get_link(config["uplink"]),
             downlink_rate=None if rate is None else float(rate),
             seed=int(config["seed"]),
+            downlink_groups=_groups(config["downlink_groups"]),
         )
     except CorruptPacket:
         raise
@@ -91,3 +111,11 @@ def _parse(data: bytes) -> Contract:
         ValueError,
     ) as error:
         raise CorruptPacket(f"not a contract: {error}") from error
+
+
+def _groups(value: object) -> int | Literal["client"]:
+    if value == "client":
+        return "client"
+    if isinstance(value, int) and value >= 1:
+        return value
+    raise CorruptPacket(f'expected a number of groups or "client", got {value!r}')

@@ -131,7 +131,12 @@ class Layout:
     @cached_property
     def dim(self) -> int:
         """Length d of the vector."""
-        return sum(tensor.size for tensor in self.tensors if not tensor.exact)
+        return sum(self.sizes)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of entries of each array in the vector, in order."""
+        return tuple(tensor.size for tensor in self.tensors if not tensor.exact)
 
     @cached_property
     def rounds(self) -> bool:

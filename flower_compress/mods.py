@@ -35,7 +35,6 @@ from .errors import (
 from .links import ReceiverState, SenderState, accept
 from .packet import STYPE, Packet
 from .records import only_array_record, records_of
-from .streams import Purpose, Stream
 
 __all__ = [
     "SESSION_KEY",
@@ -138,6 +137,10 @@ class CompressionMod:
             state = replace(state, contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
         packet.require_dim(contract.layout.dim)
+        identity = self.identity(context)
+        downlink = contract.downlink_channel(identity)
+        packet = packet.on(downlink)
+        state = state.on(downlink, contract.uplink_channel(identity))
         try:
             receiver = accept(
                 state.receiver,
@@ -187,11 +190,9 @@ class CompressionMod:
         contract.layout.check_finite(vector, "the client's update")
         contract.layout.check_exact(exact_out, "the client's reply")
         sender = contract.uplink.acknowledge(state.sender, packet.acked)
-        stream = Stream(
-            contract.seed, Purpose.UPLINK, self.identity(context), packet.version
-        )
+        channel = contract.uplink_channel(self.identity(context)).at(packet.version)
         base = sender.version
-        sender, payload = contract.uplink.send(sender, vector, packet.version, stream)
+        sender, payload = contract.uplink.send(sender, vector, packet.version, channel)
         answer = Packet(
             session=packet.session,
             base=base,
@@ -231,6 +232,10 @@ class CompressionMod:
                 'or evaluate with evaluate_on="global"'
             )
         contract = Contract.from_bytes(state.contract)
+        identity = self.identity(context)
+        state = state.on(
+            contract.downlink_channel(identity), contract.uplink_channel(identity)
+        )
         held = state.receiver.value(contract.downlink_rate)
         if held is None:
             raise OutOfSyncError("this client holds no model to evaluate")

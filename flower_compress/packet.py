@@ -33,7 +33,7 @@ import numpy as np
 
 from .compressors import Vector
 from .errors import ConfigurationError, CorruptPacket
-from .links import Payload
+from .links import Channel, Payload
 
 __all__ = ["FORMAT_VERSION", "HEADER_BYTES", "STYPE", "Packet"]
 
@@ -45,7 +45,6 @@ _HEADER = struct.Struct("<BBIIIII")
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
-_MAX_UINT32 = 2**32 - 1
 
 
 _CONTRACT, _SNAPSHOT, _FINAL, _EXACT, _GREETING, _RESYNC = 1, 2, 4, 8, 16, 32
@@ -107,11 +106,12 @@ class Packet:
             | _RESYNC * self.resync
         )
         numbers = (self.session, self.base, self.version, self.acked, self.dim)
-        if max(numbers) > _MAX_UINT32 or min(numbers) < 0:
+        try:
+            header = _HEADER.pack(FORMAT_VERSION, flags, *numbers)
+        except struct.error:
             raise ConfigurationError(
                 f"session, versions and dimension must lie in [0, 2^32), got {numbers}"
-            )
-        header = _HEADER.pack(FORMAT_VERSION, flags, *numbers)
+            ) from None
         body: list[bytes] = []
         if self.contract is not None:
             body += (_LENGTH.pack(len(self.contract)), self.contract)
@@ -134,6 +134,17 @@ class Packet:
         if self.snapshot is not None:
             bits += 32 * self.snapshot.size
         return bits + 8 * len(self.exact or b"")
+
+    def on(self, channel: Channel) -> Packet:
+        """Return the packet with its payloads on a channel, each at its version."""
+        first = self.version - len(self.payloads) + 1
+        payloads = tuple(
+            payload.on(channel.at(version))
+            for version, payload in enumerate(self.payloads, first)
+        )
+        packet = object.__new__(Packet)  # dataclasses.replace takes ten times as long.
+        packet.__dict__.update(self.__dict__, payloads=payloads)
+        return packet
 
     def require_dim(self, dim: int) -> None:
         """Raise CorruptPacket unless the packet's vectors have length `dim`."""

@@ -195,14 +195,23 @@ class CompressedStrategy(FedAvg):
         self._session = secrets.randbits(32) or 1
         self.ledger = Ledger()
         self._downlinks = Downlinks(
-            self.downlink, self.downlink_carries, self.groups, self.seed, self._model
+            self.downlink,
+            self.downlink_carries,
+            self.groups,
+            lambda identity: self._contract.downlink_channel(identity),
+            self._model,
         )
         self._uplinks = Uplinks(self.uplink, layout.dim)
         self._roster = Roster(self._session, self._downlinks, self.ledger)
         self._optimizer_state = self.optimizer.init(layout.dim)
         self._contract = Contract(
-            layout, self.uplink, self._downlinks.receiver_rate, self.seed
-        ).to_bytes()
+            layout,
+            self.uplink,
+            self._downlinks.receiver_rate,
+            self.seed,
+            self.groups,
+        )
+        self._contract_bytes = self._contract.to_bytes()
         self._failed_rounds = 0
 
     def _follow(self, arrays: ArrayRecord) -> None:
@@ -260,7 +269,7 @@ class CompressedStrategy(FedAvg):
             payloads=needed.payloads,
             final=self._downlinks.is_final(),
             snapshot=needed.snapshot,
-            contract=self._contract if is_new else None,
+            contract=self._contract_bytes if is_new else None,
             exact=self._exact or None,
         )
         if packet.final:
@@ -355,6 +364,7 @@ class CompressedStrategy(FedAvg):
             # Before anything is decoded: it bounds what decoding may allocate. A client
             # that asks to be synchronised sends no vectors.
             packet.require_dim(0 if packet.resync else self._layout.dim)
+            packet = packet.on(self._contract.uplink_channel(client.identity))
             payload_bits = packet.payload_bits
         finally:
             self.ledger.record_bytes("uplink", num_bytes, payload_bits)

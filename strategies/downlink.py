@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError
-from flower_compress.links import Broadcast, Carries, CatchUp, Link, SenderState
-from flower_compress.streams import Purpose, Stream
+from flower_compress.links import (
+    Broadcast,
+    Carries,
+    CatchUp,
+    Channel,
+    Link,
+    SenderState,
+)
 
 __all__ = ["DownlinkEnd", "Downlinks", "Groups"]
 
@@ -49,16 +56,21 @@ class Downlinks:
         Whether payloads compress the model, or the update that receivers add to it.
     groups : int or "client"
         Number of groups (client i is in group i mod G), or a link for each client.
-    seed : int
-        Seed of the run.
+    channel : Callable[[int], Channel]
+        The channel of the client with that identity, which is its group's.
     initial : NDArray[np.float32]
         The model that every memory starts from, shape (d,).
     """
 
     def __init__(
-        self, link: Link, carries: Carries, groups: Groups, seed: int, initial: Vector
+        self,
+        link: Link,
+        carries: Carries,
+        groups: Groups,
+        channel: Callable[[int], Channel],
+        initial: Vector,
     ) -> None:
-        self._link, self._carries, self._seed = link, carries, seed
+        self._link, self._carries, self._channel = link, carries, channel
         self._dim = initial.size
         self._initial = initial
         self._shared: list[Broadcast] | None = None
@@ -122,18 +134,18 @@ class Downlinks:
         if self._shared is None:
             return
         for group in sorted({self.group(identity) for identity in identities}):
-            stream = Stream(self._seed, Purpose.DOWNLINK, group)
-            self._shared[group] = self._shared[group].publish(x, stream)
+            channel = self._channel(group)
+            self._shared[group] = self._shared[group].publish(x, channel)
 
     def publish_update(self, update: Vector | None) -> None:
         """Send an update to every group; None if the round made none."""
         shared = self._shared or []
         for group, broadcast in enumerate(shared):
-            stream = Stream(self._seed, Purpose.DOWNLINK, group)
+            channel = self._channel(group)
             if update is None:
-                shared[group] = broadcast.pause(self._dim, stream)
+                shared[group] = broadcast.pause(self._dim, channel)
             else:
-                shared[group] = broadcast.publish(update, stream)
+                shared[group] = broadcast.publish(update, channel)
 
     def send(self, identity: int, end: DownlinkEnd, model: Vector) -> CatchUp:
         """Return what the client needs now, and note that it was sent."""
@@ -142,8 +154,8 @@ class Downlinks:
             end.sent = needed.version
             return needed
         version = max(end.sent, 1) + 1
-        stream = Stream(self._seed, Purpose.DOWNLINK, identity, version)
-        end.sender, payload = self._link.send(end.sender, model, version, stream)
+        channel = self._channel(identity).at(version)
+        end.sender, payload = self._link.send(end.sender, model, version, channel)
         end.sent = version
         snapshot = None
         if end.held is None and self.receiver_rate is not None:

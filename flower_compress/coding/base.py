@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from .bits import Bits
 from .symbols import Symbols
 
 __all__ = ["Code"]
@@ -24,12 +23,20 @@ class Code(ABC):
     wire_id: ClassVar[int]
 
     @abstractmethod
-    def encode(self, symbols: Symbols) -> Bits:
-        """Return the bits of `symbols`, shape (num_bits,)."""
+    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
+        """Return the code, padded with zeros to a byte, and its length in bits."""
 
     @abstractmethod
-    def decode(self, bits: Bits, dim: int, low: int, high: int) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `bits` and how many bits they took."""
+    def decode(
+        self, data: memoryview, dim: int, low: int, high: int
+    ) -> tuple[Symbols, int]:
+        """Return the symbols at the front of `data` and how many bits they took.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are no code of `dim` symbols in [low, high].
+        """
 
     @abstractmethod
     def num_bits(self, symbols: Symbols) -> int:

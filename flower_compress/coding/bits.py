@@ -1,141 +1,140 @@
-"""Arrays of bits, most significant bit first, one uint8 a bit.
+"""Bits, one uint8 or bool a bit, most significant first; packed eight to a byte.
 
-Every function works on whole arrays. Prefix codes are stored as two streams, the
-unary quotients and the binary remainders: the length is the same as interleaved
-and both directions are array operations.
+Numbers are stored by *bit planes*: all their most significant bits, then all the next
+ones, and so on. The length is that of numbers one after the other, and both directions
+are array operations. Unary numbers and the binary remainders of a prefix code are
+stored apart for the same reason.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CorruptPacket
+from .symbols import Integers
 
 __all__ = [
+    "BLOCK",
+    "FEW",
+    "BitWriter",
     "Bits",
-    "bit_lengths",
-    "from_fixed",
-    "from_gamma",
-    "from_gamma_scalar",
-    "gamma_num_bits",
-    "to_fixed",
-    "to_gamma",
-    "to_gamma_scalar",
+    "Numbers",
+    "signs_of",
+    "unsigned_dtype",
 ]
 
-Bits = NDArray[np.uint8]
+Bits = NDArray[Any]
+"""uint8 or bool; every number but 0 is a one."""
 
-_MAX_GAMMA_WIDTH = 31
+Numbers = NDArray[np.integer[Any]]
 
+BLOCK = 1 << 16
+"""Entries worked on at a time, so that temporary arrays stay in the cache."""
 
-def bit_lengths(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return floor(log2 n) for each n >= 1; exact below 2^53."""
-    return np.frexp(values.astype(np.float64))[1].astype(np.int64) - 1
+FEW = 256
+"""Up to this many entries the number of calls counts, not the work in them."""
 
-
-def to_fixed(values: NDArray[np.int64], width: int) -> Bits:
-    """Write each value in `width` bits. Shape (n,) to (n * width,)."""
-    if width == 0:
-        return np.zeros(0, dtype=np.uint8)
-    shifts = np.arange(width - 1, -1, -1, dtype=np.int64)
-    return ((values[:, None] >> shifts) & 1).astype(np.uint8).reshape(-1)
+_SIGNS = np.array((1, -1), dtype=np.int8)
 
 
-def from_fixed(bits: Bits, count: int, width: int) -> NDArray[np.int64]:
-    """Read `count` values of `width` bits from the front of `bits`."""
-    if count * width > bits.size:
-        raise CorruptPacket(
-            f"expected {count} symbols of {width} bits, got {bits.size} bits"
-        )
-    if width == 0:
-        return np.zeros(count, dtype=np.int64)
-    weights = np.left_shift(1, np.arange(width - 1, -1, -1, dtype=np.int64))
-    table = bits[: count * width].reshape(count, width)
-    return table.astype(np.int64) @ weights
+def unsigned_dtype(width: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Return the smallest unsigned dtype of at least `width` bits."""
+    if width <= 8:
+        return np.dtype(np.uint8)
+    if width <= 16:
+        return np.dtype(np.uint16)
+    return np.dtype(np.uint32 if width <= 32 else np.uint64)
 
 
-def gamma_num_bits(values: NDArray[np.int64]) -> int:
-    """Return the length of Elias gamma, sum of 2 floor(log2 n) + 1, in bits."""
-    return int(2 * bit_lengths(values).sum() + values.size)
+def signs_of(bits: NDArray[np.uint8], dtype: np.dtype[Any]) -> Integers:
+    """Return -1 for each one and 1 for each zero, as `dtype`."""
+    if bits.size <= FEW:
+        return _SIGNS.astype(dtype).take(bits)
+    signs: Integers = 1 - 2 * bits.astype(dtype)
+    return signs
 
 
-def to_gamma(values: NDArray[np.int64]) -> Bits:
-    """Write values n >= 1 in Elias gamma: all unary parts, then all remainders."""
-    widths = bit_lengths(values)
-    ends = (widths + 1).cumsum()
-    unary_size = int(ends[-1]) if ends.size else 0
-    total = unary_size - values.size
-    bits = np.zeros(unary_size + total, dtype=np.uint8)
-    bits[ends - 1] = 1
-    if total:
-        owner, shifts = _remainder_layout(widths, total)
-        bits[unary_size:] = (values[owner] >> shifts) & 1
-    return bits
+class BitWriter:
+    """Takes arrays of bits and packs them once there are enough of them."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Bits] = []
+        self._waiting = 0
+        self._packed: list[bytes] = []
+
+    def put(self, bits: Bits) -> None:
+        """Append `bits`."""
+        if bits.size > 2 * BLOCK:
+            for start in range(0, bits.size, BLOCK):
+                self.put(bits[start : start + BLOCK])
+            return
+        self._pieces.append(bits)
+        self._waiting += bits.size
+        if self._waiting > 2 * BLOCK:
+            joined = np.concatenate(self._pieces)
+            whole = joined.size & ~7
+            self._packed.append(np.packbits(joined[:whole]).tobytes())
+            self._pieces = [joined[whole:]]
+            self._waiting = joined.size - whole
+
+    def put_number(self, number: int, width: int) -> None:
+        """Append 0 <= `number` < 2^`width` in `width` bits."""
+        if width:
+            self.put(_number_bits(number, width))
+
+    def put_planes(self, numbers: Numbers, width: int) -> None:
+        """Append numbers of `width` bits as planes, the most significant first."""
+        if width == 1:
+            self.put(numbers.astype(np.uint8, copy=False))
+        elif width <= 8 and numbers.size <= FEW:
+            table = np.unpackbits(numbers.astype(np.uint8).reshape(1, -1), axis=0)
+            self.put(table[8 - width :].reshape(-1))
+        else:
+            for plane in range(width - 1, -1, -1):
+                mask = np.uint8(1 << (plane & 7))
+                for start in range(0, numbers.size, BLOCK):
+                    part = numbers[start : start + BLOCK]
+                    if part.itemsize > 1:
+                        part = (part >> (plane & ~7)).astype(np.uint8)
+                    self.put(part & mask)
+
+    def put_varying_planes(self, numbers: Numbers, widths: Numbers) -> None:
+        """Append numbers of `widths` bits each as planes, the most significant first.
+
+        Plane j has the bits of weight 2^j of the numbers of more than j bits.
+        """
+        planes: list[Bits] = []
+        for plane in range(int(widths.max(initial=0))):
+            wide = (widths > plane).nonzero()[0]
+            numbers, widths = numbers.take(wide), widths.take(wide)
+            planes.append(((numbers >> plane) & 1).astype(np.uint8))
+        for bits in reversed(planes):
+            self.put(bits)
+
+    def put_unary(self, lengths: Numbers) -> None:
+        """Append for each length n >= 1 n - 1 zeros and a one."""
+        for start in range(0, lengths.size, BLOCK):
+            part = lengths[start : start + BLOCK]
+            ends: NDArray[np.int64] = np.add.accumulate(part, dtype=np.int64)
+            bits = np.zeros(int(ends[-1]) + 1, dtype=np.uint8)
+            bits[ends] = 1
+            self.put(bits[1:])
+
+    def finish(self) -> tuple[bytes, int]:
+        """Return the bits, padded with zeros to a byte, and their number."""
+        num_bits = 8 * sum(map(len, self._packed)) + self._waiting
+        if self._waiting:
+            last = np.packbits(np.concatenate(self._pieces)).tobytes()
+            if not self._packed:
+                return last, num_bits
+            self._packed.append(last)
+        return b"".join(self._packed), num_bits
 
 
-def from_gamma(bits: Bits, count: int, limit: int) -> tuple[NDArray[np.int64], int]:
-    """Read `count` gamma-coded values in [1, limit] from the front of `bits`.
-
-    Returns the values and the number of bits they took.
-    """
-    if count == 0:
-        return np.zeros(0, dtype=np.int64), 0
-    ends = bits.nonzero()[0][:count]
-    if ends.size < count:
-        raise CorruptPacket(
-            f"expected {count} gamma-coded values, the bits end after {ends.size}"
-        )
-    widths = ends.copy()
-    widths[1:] -= ends[:-1] + 1
-    if int(widths.max()) > min(_MAX_GAMMA_WIDTH, limit.bit_length()):
-        raise CorruptPacket(f"a gamma-coded value exceeds its limit {limit}")
-    unary_size = int(ends[-1]) + 1
-    total = unary_size - count
-    if unary_size + total > bits.size:
-        raise CorruptPacket(
-            f"expected {unary_size + total} bits of gamma code, got {bits.size}"
-        )
-    values = np.left_shift(1, widths)
-    if total:
-        owner, shifts = _remainder_layout(widths, total)
-        remainder = bits[unary_size : unary_size + total].astype(np.int64)
-        # A weighted bincount sums in float64, exact for the 31 bits of a value.
-        values += np.bincount(
-            owner, weights=remainder << shifts, minlength=count
-        ).astype(np.int64)
-    if int(values.max()) > limit:
-        raise CorruptPacket(f"a gamma-coded value exceeds its limit {limit}")
-    return values, unary_size + total
-
-
-def to_gamma_scalar(value: int) -> Bits:
-    """Write one value n >= 1 in Elias gamma."""
-    width = value.bit_length() - 1
-    bits = np.zeros(2 * width + 1, dtype=np.uint8)
-    for i in range(width + 1):
-        bits[2 * width - i] = (value >> i) & 1
-    return bits
-
-
-def from_gamma_scalar(bits: Bits, limit: int) -> tuple[int, int]:
-    """Read one gamma-coded value in [1, limit]; also how many bits it took."""
-    head = bits[: 2 * limit.bit_length() + 1].tolist()
-    try:
-        width = head.index(1)
-    except ValueError:
-        raise CorruptPacket("expected a gamma-coded count, got no bit set") from None
-    value = 0
-    for bit in head[width : 2 * width + 1]:
-        value = 2 * value + bit
-    if len(head) < 2 * width + 1 or value > limit:
-        raise CorruptPacket(f"a gamma-coded count is cut off or exceeds {limit}")
-    return value, 2 * width + 1
-
-
-def _remainder_layout(
-    widths: NDArray[np.int64], total: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each remainder bit, the value it belongs to and its power of two."""
-    owner = np.arange(widths.size).repeat(widths)
-    return owner, (widths.cumsum() - 1)[owner] - np.arange(total)
+@lru_cache(maxsize=1024)
+def _number_bits(number: int, width: int) -> Bits:
+    text = f"{number:0{width}b}".encode("ascii")
+    return np.frombuffer(text, dtype=np.uint8) & np.uint8(1)

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptPacket
 from .base import Code
-from .bits import (
-    Bits,
-    from_gamma,
-    from_gamma_scalar,
-    gamma_num_bits,
-    to_gamma,
-    to_gamma_scalar,
-)
+from .bit_reader import BitReader
+from .bits import BitWriter, signs_of
 from .symbols import Symbols, symbol_dtype
+from .universal import (
+    gamma_num_bits,
+    gammas_num_bits,
+    put_gamma,
+    put_gammas,
+    take_gamma,
+    take_gammas,
+)
 
 __all__ = ["Elias"]
 
@@ -29,65 +31,73 @@ __all__ = ["Elias"]
 class Elias(Code):
     """Elias gamma for the number of nonzeros + 1, the gaps and the magnitudes.
 
-    For k nonzeros at gaps g_j with magnitudes m_j the length is
-    G(k + 1) + sum_j (G(g_j) + [low < 0] + [largest magnitude > 1] G(m_j)) bits with
-    G(n) = 2 floor(log2 n) + 1. The fields are written one after the other (all gaps,
-    all signs, all magnitudes), which leaves the length as it is. Elias gamma is no
-    longer than the recursive omega code of the paper for any number below 128, and
-    gaps and levels are small.
+    For k nonzeros at positions p_j (p_0 = -1) with magnitudes m_j, in this order and as
+    :mod:`~flower_compress.coding.universal` stores arrays:
+
+    1. k + 1 in gamma;
+    2. the gaps p_j - p_(j-1) >= 1 in gamma;
+    3. if low < 0, for each nonzero a one if it is negative, else a zero;
+    4. if max(-low, high) > 1, the magnitudes in gamma.
+
+    G(k + 1) + sum_j (G(p_j - p_(j-1)) + [low < 0] + [max(-low, high) > 1] G(m_j)) bits
+    with G(n) = 2 floor(log2 n) + 1. Gamma is no longer than the recursive omega code of
+    the paper for any number below 128, and gaps and levels are small.
     """
 
     name: ClassVar[str] = "elias"
     wire_id: ClassVar[int] = 2
 
-    def encode(self, symbols: Symbols) -> Bits:
-        """Return the bits of `symbols`."""
+    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
+        """Return the code, padded with zeros to a byte, and its length in bits."""
         positions, entries = symbols.sparse()
-        parts = [to_gamma_scalar(positions.size + 1), to_gamma(_gaps(positions))]
+        writer = BitWriter()
+        put_gamma(writer, positions.size + 1)
+        put_gammas(writer, _gaps(positions))
         if symbols.low < 0:
-            parts.append((entries < 0).astype(np.uint8))
+            writer.put(entries < 0)
         if _has_magnitudes(symbols.low, symbols.high):
-            parts.append(to_gamma(np.abs(entries.astype(np.int64))))
-        return np.concatenate(parts)
+            put_gammas(writer, np.abs(entries))
+        return writer.finish()
 
-    def decode(self, bits: Bits, dim: int, low: int, high: int) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `bits` and how many bits they took."""
-        count, used = from_gamma_scalar(bits, dim + 1)
-        count -= 1
-        gaps, size = from_gamma(bits[used:], count, dim)
-        used += size
-        positions = gaps.cumsum() - 1
+    def decode(
+        self, data: memoryview, dim: int, low: int, high: int
+    ) -> tuple[Symbols, int]:
+        """Return the symbols at the front of `data` and how many bits they took.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are no code of `dim` symbols in [low, high].
+        """
+        reader = BitReader(data)
+        count = take_gamma(reader, dim + 1) - 1
+        positions = take_gammas(reader, count, dim).cumsum()
+        positions -= 1
         if count and int(positions[-1]) >= dim:
             raise CorruptPacket(
                 f"position {int(positions[-1])} lies outside a vector of length {dim}"
             )
-        entries = np.ones(count, dtype=np.int64)
-        if low < 0:
-            negative = bits[used : used + count]
-            if negative.size < count:
-                raise CorruptPacket(f"expected {count} signs, got {negative.size}")
-            used += count
+        signs = reader.take(count) if low < 0 else None
         if _has_magnitudes(low, high):
-            entries, size = from_gamma(bits[used:], count, max(-low, high))
-            used += size
-        if low < 0:
-            entries = np.where(negative, -entries, entries)
+            entries = take_gammas(reader, count, max(-low, high))
+            entries = entries.astype(symbol_dtype(low, high))
+        else:
+            entries = np.ones(count, dtype=symbol_dtype(low, high))
+        num_bits = reader.finish()
+        if signs is not None:
+            entries *= signs_of(signs, entries.dtype)
         if count and (int(entries.min()) < low or int(entries.max()) > high):
             raise CorruptPacket(f"a symbol lies outside the alphabet [{low}, {high}]")
-        symbols = Symbols(
-            dim, low, high, entries.astype(symbol_dtype(low, high)), positions
-        )
-        return symbols, used
+        return Symbols(dim, low, high, entries, positions), num_bits
 
     def num_bits(self, symbols: Symbols) -> int:
-        """Return the exact length of the code in bits."""
+        """Return the exact length of the code in bits, without writing it."""
         positions, entries = symbols.sparse()
-        total = 2 * (positions.size + 1).bit_length() - 1
-        total += gamma_num_bits(_gaps(positions))
+        total = gamma_num_bits(positions.size + 1) + gammas_num_bits(_gaps(positions))
         if symbols.low < 0:
             total += positions.size
         if _has_magnitudes(symbols.low, symbols.high):
-            total += gamma_num_bits(np.abs(entries.astype(np.int64)))
+            total += gammas_num_bits(np.abs(entries))
         return total
 
 

@@ -8,36 +8,98 @@ import numpy as np
 
 from ..errors import CorruptPacket
 from .base import Code
-from .bits import Bits, from_fixed, to_fixed
+from .bit_reader import BitReader
+from .bits import BitWriter, unsigned_dtype
 from .symbols import Symbols, symbol_dtype
 
 __all__ = ["FixedWidth"]
 
 
 class FixedWidth(Code):
-    """ceil(log2(high - low + 1)) bits a symbol, holding symbol - low."""
+    """As many bits a symbol as the symbols that occur need.
+
+    With W the number of bits of high - low, and w that of the largest symbol less the
+    smallest one:
+
+    1. the smallest symbol less low, W bits;
+    2. w, as many bits as W has itself;
+    3. each symbol less the smallest one in w bits, as w bit planes of d bits, the most
+       significant first.
+
+    W + bit_length(W) + w d bits; none if d = 0.
+    """
 
     name: ClassVar[str] = "fixed-width"
     wire_id: ClassVar[int] = 1
 
-    def encode(self, symbols: Symbols) -> Bits:
-        """Return the bits of `symbols`."""
-        offsets = symbols.dense().astype(np.int64) - symbols.low
-        return to_fixed(offsets, _width(symbols.low, symbols.high))
+    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
+        """Return the code, padded with zeros to a byte, and its length in bits."""
+        if symbols.dim == 0:
+            return b"", 0
+        smallest, width = _range(symbols)
+        full = (symbols.high - symbols.low).bit_length()
+        writer = BitWriter()
+        writer.put_number(smallest - symbols.low, full)
+        writer.put_number(width, full.bit_length())
+        if width:
+            entries = symbols.dense()
+            # Modulo 2^8, 2^16 or 2^32 no difference is lost.
+            dtype = unsigned_dtype(8 * entries.itemsize)
+            offset = dtype.type(smallest % (1 << 8 * entries.itemsize))
+            writer.put_planes(entries.view(dtype) - offset, width)
+        return writer.finish()
 
-    def decode(self, bits: Bits, dim: int, low: int, high: int) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `bits` and how many bits they took."""
-        width = _width(low, high)
-        values = from_fixed(bits, dim, width) + low
-        if dim and int(values.max()) > high:
-            raise CorruptPacket(f"a symbol exceeds the alphabet [{low}, {high}]")
-        entries = values.astype(symbol_dtype(low, high))
-        return Symbols(dim, low, high, entries), dim * width
+    def decode(
+        self, data: memoryview, dim: int, low: int, high: int
+    ) -> tuple[Symbols, int]:
+        """Return the symbols at the front of `data` and how many bits they took.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are no code of `dim` symbols in [low, high].
+        """
+        dtype = symbol_dtype(low, high)
+        if dim == 0:
+            return Symbols(0, low, high, np.zeros(0, dtype=dtype)), 0
+        reader = BitReader(data)
+        full = (high - low).bit_length()
+        smallest = low + reader.take_number(full)
+        width = reader.take_number(full.bit_length())
+        if width > full:
+            raise CorruptPacket(f"{width} bits a symbol, expected at most {full}")
+        if width == 0 and smallest == 0:
+            none = np.zeros(0, dtype=np.int64)
+            return Symbols(dim, low, high, none.astype(dtype), none), reader.finish()
+        numbers = reader.take_planes(dim, width)
+        num_bits = reader.finish()
+        largest = int(np.maximum.reduce(numbers))
+        if largest.bit_length() != width or int(np.minimum.reduce(numbers)):
+            raise CorruptPacket("the smallest symbol or the width is not the real one")
+        if smallest + largest > high:
+            raise CorruptPacket(
+                f"symbol {smallest + largest} exceeds the alphabet [{low}, {high}]"
+            )
+        unsigned = unsigned_dtype(8 * dtype.itemsize)
+        numbers = numbers.astype(unsigned, copy=False)
+        numbers += unsigned.type(smallest % (1 << 8 * dtype.itemsize))
+        return Symbols(dim, low, high, numbers.view(dtype)), num_bits
 
     def num_bits(self, symbols: Symbols) -> int:
-        """Return the exact length of the code in bits."""
-        return symbols.dim * _width(symbols.low, symbols.high)
+        """Return the exact length of the code in bits, without writing it."""
+        if symbols.dim == 0:
+            return 0
+        full = (symbols.high - symbols.low).bit_length()
+        return full + full.bit_length() + symbols.dim * _range(symbols)[1]
 
 
-def _width(low: int, high: int) -> int:
-    return (high - low).bit_length()
+def _range(symbols: Symbols) -> tuple[int, int]:
+    """Return the smallest symbol, and the width of the largest one less it."""
+    entries = symbols.entries
+    if entries.size == 0:
+        return 0, 0
+    smallest = int(np.minimum.reduce(entries))
+    largest = int(np.maximum.reduce(entries))
+    if entries.size < symbols.dim:
+        smallest, largest = min(smallest, 0), max(largest, 0)
+    return smallest, (largest - smallest).bit_length()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Integers", "Symbols", "symbol_dtype"]
+__all__ = ["Integers", "Symbols", "host_array", "symbol_dtype"]
 
 Integers = NDArray[np.signedinteger[Any]]
 
@@ -21,11 +21,21 @@ def symbol_dtype(low: int, high: int) -> np.dtype[np.signedinteger[Any]]:
     return np.dtype(np.int16 if largest <= 32767 else np.int32)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+def host_array(x: Any) -> NDArray[Any]:
+    """Return a NumPy array, or a torch tensor as one."""
+    if isinstance(x, np.ndarray):
+        return x
+    array: NDArray[Any] = x.detach().cpu().numpy()
+    return array
+
+
+@dataclass(frozen=True, eq=False)
 class Symbols:
     """An integer vector of length `dim` with entries in [low, high].
 
-    Held densely, or by its nonzero entries, whichever the compressor has.
+    Held densely, or by its nonzero entries, whichever the compressor has. Of a torch
+    tensor, `entries` and `positions` are tensors on its device: :meth:`numpy` brings
+    them to the host, where the codes work.
 
     Parameters
     ----------
@@ -45,6 +55,15 @@ class Symbols:
     entries: Integers
     positions: NDArray[np.int64] | None = None
 
+    def numpy(self) -> Symbols:
+        """Return the symbols as NumPy arrays, without a copy if they are on the CPU."""
+        if isinstance(self.entries, np.ndarray):
+            return self
+        positions = None if self.positions is None else host_array(self.positions)
+        return Symbols(
+            self.dim, self.low, self.high, host_array(self.entries), positions
+        )
+
     def dense(self) -> Integers:
         """Return all entries, shape (d,)."""
         if self.positions is None:
@@ -57,12 +76,19 @@ class Symbols:
         """Return the positions and the values of the nonzero entries."""
         if self.positions is not None:
             return self.positions, self.entries
-        positions = np.flatnonzero(self.entries)
-        return positions, self.entries[positions]
+        # Kept by hand: a cached_property of Python 3.11 takes a lock.
+        found: tuple[NDArray[np.int64], Integers] | None = self.__dict__.get("_sparse")
+        if found is None:
+            # A view as bool is read several times faster; every byte but 0 is true.
+            entries = self.entries
+            nonzero = entries.view(bool) if entries.itemsize == 1 else entries != 0
+            positions = nonzero.nonzero()[0]
+            found = self.__dict__["_sparse"] = positions, entries[positions]
+        return found
 
     @property
     def num_nonzero(self) -> int:
         """Number of nonzero entries."""
         if self.positions is not None:
-            return self.positions.size
+            return len(self.positions)
         return int(np.count_nonzero(self.entries))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigurationError, CorruptPacket, UnknownNameError
-from .base import Compressed, Compressor, Vector, as_vector
+from .base import Compressed, Compressor, Vector, as_vector, operator_id
+from .dithered_quantizer import DitheredQuantizer
 from .identity import Identity
+from .min_variance_sparsifier import MinVarianceSparsifier
+from .rand_k import RandK
 from .random_sparsifier import RandomSparsifier
+from .rotated_quantizer import RotatedQuantizer
+from .scaled_sign import ScaledSign
 from .stochastic_quantizer import StochasticQuantizer
 from .top_k import TopK
 
@@ -17,8 +23,13 @@ __all__ = [
     "COMPRESSORS",
     "Compressed",
     "Compressor",
+    "DitheredQuantizer",
     "Identity",
+    "MinVarianceSparsifier",
+    "RandK",
     "RandomSparsifier",
+    "RotatedQuantizer",
+    "ScaledSign",
     "StochasticQuantizer",
     "TopK",
     "Vector",
@@ -32,6 +43,11 @@ _ALL: tuple[type[Compressor], ...] = (
     StochasticQuantizer,
     RandomSparsifier,
     TopK,
+    RandK,
+    MinVarianceSparsifier,
+    DitheredQuantizer,
+    ScaledSign,
+    RotatedQuantizer,
 )
 COMPRESSORS: dict[str, type[Compressor]] = {cls.name: cls for cls in _ALL}
 """Every compressor by its name."""
@@ -61,14 +77,21 @@ def get_compressor(config: Mapping[str, Any]) -> Compressor:
 
 def compressor_from_wire(wire_id: int, data: memoryview) -> tuple[Compressor, int]:
     """Rebuild a compressor from a packet; also how long its parameters were."""
-    if wire_id not in _BY_WIRE_ID:
+    operator = operator_id(wire_id)
+    if operator not in _BY_WIRE_ID:
         raise CorruptPacket(
-            f"compressor id {wire_id} is not known: expected one of "
+            f"compressor id {operator} is not known: expected one of "
             f"{sorted(_BY_WIRE_ID)}; is the peer's flower-compress newer?"
         )
+    size = _BY_WIRE_ID[operator].wire_size(wire_id)
+    return _from_wire(operator, wire_id, bytes(data[:size])), size
+
+
+@lru_cache(maxsize=256)
+def _from_wire(operator: int, wire_id: int, data: bytes) -> Compressor:
     try:
-        return _BY_WIRE_ID[wire_id].from_wire(data)
+        return _BY_WIRE_ID[operator].from_wire(wire_id, data)
     except (struct.error, ConfigurationError) as error:
         raise CorruptPacket(
-            f"bad parameters of compressor {wire_id}: {error}"
+            f"bad parameters of compressor {operator}: {error}"
         ) from error

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coding import Symbols
+from ..coding import Symbols, choose_code
+from ..coding.symbols import host_array
 from ..errors import BiasedCompressorError, ConfigurationError, NonFiniteError
-from ..streams import Stream
+from ..streams import Draws, Stream
+from .arrays import NUMPY, Array, ArrayOps, array_ops
 
-__all__ = ["Compressed", "Compressor", "Vector", "as_vector"]
+__all__ = ["Compressed", "Compressor", "Part", "Vector", "as_vector"]
 
 Vector = NDArray[np.float32]
 """A flat float32 vector, shape (d,)."""
+
+Sizes = tuple[int, ...]
+"""Lengths of the tensors that a vector is made of, in order."""
+
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest float32."""
+
+_MAX_UINT32 = 2**32 - 1
+_BUCKETED, _PER_TENSOR = 0x80, 0x40
+_BUCKET = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,15 +41,68 @@ class Compressed:
     ----------
     dim : int
         Length d of the vector.
-    values : NDArray[np.float32]
+    values : NDArray[np.float32] or torch.Tensor
         Scales, or the kept entries; 32 bits each on the wire.
     symbols : Symbols, optional
         The integers, None where the values say it all.
     """
 
     dim: int
-    values: Vector
+    values: Array
     symbols: Symbols | None = None
+
+    def numpy(self) -> Compressed:
+        """Return the same as NumPy arrays, without a copy if it is on the CPU."""
+        if isinstance(self.values, np.ndarray):
+            return self
+        symbols = None if self.symbols is None else self.symbols.numpy()
+        return Compressed(self.dim, host_array(self.values), symbols)
+
+    def num_bits(self, code: str) -> int:
+        """Return the exact length in bits after that code: its bits and 32 a value.
+
+        Of tensors it is computed on their device.
+
+        Parameters
+        ----------
+        code : str
+            One of :data:`~flower_compress.coding.CODE_NAMES`.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such code.
+        ConfigurationError
+            If the code cannot write these symbols, or counts on the host only and these
+            are tensors: call :meth:`numpy` first.
+        """
+        num_bits, symbols = 32 * len(self.values), self.symbols
+        if symbols is None:
+            return num_bits
+        if isinstance(symbols.entries, np.ndarray):
+            return num_bits + choose_code(code, symbols).num_bits(symbols)
+        from ..coding.torch_lengths import num_bits as num_bits_on_device
+
+        return num_bits + num_bits_on_device(code, symbols)
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """The same for one table, the buckets of equal length.
+
+    Parameters
+    ----------
+    values : array, float32
+        One after the other.
+    entries : array, integer, optional
+        Shape (rows, width), or the nonzero ones, shape (k,).
+    positions : array, int64, optional
+        Flat positions of the nonzero entries, ascending.
+    """
+
+    values: Array
+    entries: Array | None = None
+    positions: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -44,107 +110,362 @@ class Compressor(ABC):
     """An operator C on vectors, described by its parameters alone.
 
     ``decompress(compress(x))`` is C(x), bit for bit what the receiver decodes.
-    Subclasses are frozen dataclasses; a subclass is either unbiased and has an
+    Subclasses are frozen dataclasses; an operator is either unbiased and has an
     `omega`, or biased and has a `contraction`.
+
+    Parameters
+    ----------
+    bucket_size : int, optional
+        Vectors are split into buckets of this many entries, and the operator acts on
+        each: its own scale, its own k. The last bucket of a vector may be shorter.
+        None for one bucket.
+    per : {"model", "tensor"}
+        Whether the whole model is one vector, or each of its tensors is one.
     """
+
+    bucket_size: int | None = field(default=None, kw_only=True)
+    per: Literal["model", "tensor"] = field(default="model", kw_only=True)
 
     name: ClassVar[str]
     wire_id: ClassVar[int]
     lossless: ClassVar[bool] = False
-    unbiased: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = False
+    """Whether entries do not depend on each other, so that buckets change nothing."""
+    _finds_infinite: ClassVar[bool] = False
+    """Whether `_compress` itself raises for NaN and infinity, in passing."""
+
     _wire: ClassVar[struct.Struct] = struct.Struct("<")
 
-    @abstractmethod
-    def compress(self, x: Vector, stream: Stream) -> Compressed:
-        """Quantize `x`.
+    def __post_init__(self) -> None:
+        if self.bucket_size is not None:
+            check_integer("bucket_size", self.bucket_size, _MAX_UINT32)
+        if self.per not in ("model", "tensor"):
+            raise ConfigurationError(
+                f'per must be "model" or "tensor", got {self.per!r}'
+            )
 
-        Parameters
-        ----------
-        x : NDArray[np.float32]
-            Shape (d,), d >= 0, contiguous; see :func:`as_vector`.
-        stream : Stream
-            Where the randomness comes from.
+    # --- What an operator is ----------------------------------------------------------
 
-        Raises
-        ------
-        NonFiniteError
-            If `x` holds NaN or infinity.
-        """
+    @property
+    def unbiased(self) -> bool:
+        """Whether E[C(x)] = x."""
+        return True
 
-    @abstractmethod
-    def decompress(self, compressed: Compressed) -> Vector:
-        """Return C(x), shape (d,)."""
-
-    @abstractmethod
-    def alphabet(self) -> tuple[int, int] | None:
-        """Return the bounds of the symbols, or None if there are none."""
-
-    @abstractmethod
-    def num_values(self, dim: int, num_nonzero: int) -> int:
-        """Return the number of values for `dim` entries, `num_nonzero` symbols."""
+    @property
+    def shared_randomness(self) -> bool:
+        """Whether the receiver needs the stream to decompress."""
+        return False
 
     def omega(self, dim: int) -> float:
-        """Return omega with E||C(x) - x||^2 <= omega ||x||^2.
+        """Return omega with E||C(x) - x||^2 <= omega ||x||^2 for d = `dim` entries.
+
+        With ``per="tensor"`` give the length of the longest tensor; that of the whole
+        model is a bound too.
 
         Raises
         ------
         BiasedCompressorError
             If the operator is biased.
         """
-        raise BiasedCompressorError(
-            f"{self.name} is biased and has no omega: use it with ErrorFeedback, or "
-            "give the memory's rate yourself"
-        )
+        if not self.unbiased:
+            raise BiasedCompressorError(
+                f"{self.name} is biased and has no omega: use it with ErrorFeedback, "
+                "or give the memory's rate yourself"
+            )
+        return self._omega(self._width(dim)) if dim else 0.0
 
     def contraction(self, dim: int) -> float:
         """Return delta in [0, 1] with E||C(x) - x||^2 <= (1 - delta) ||x||^2.
 
         0 where no contraction is known (an unbiased operator with omega >= 1).
         """
-        return max(0.0, 1.0 - self.omega(dim))
+        return self._contraction(self._width(dim)) if dim else 1.0
+
+    @abstractmethod
+    def alphabet(self, dim: int) -> tuple[int, int] | None:
+        """Return the bounds of the symbols, or None if there are none."""
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-able configuration that rebuilds the operator."""
-        return {
-            "name": self.name,
-            **{field.name: getattr(self, field.name) for field in fields(self)},
-        }
+        config = {"name": self.name}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value != item.default or not item.kw_only:
+                config[item.name] = value
+        return config
 
-    def to_wire(self) -> bytes:
-        """Return the parameters as packed in a packet's header."""
-        return self._wire.pack(*self._wire_values())
+    # --- Vectors ----------------------------------------------------------------------
 
-    @classmethod
-    def from_wire(cls, data: memoryview) -> tuple[Compressor, int]:
-        """Rebuild the operator from packed parameters; also how long they were."""
-        return cls._from_wire_values(*cls._wire.unpack_from(data)), cls._wire.size
+    def compress(
+        self, x: Array, stream: Stream, sizes: Sizes | None = None
+    ) -> Compressed:
+        """Quantize `x`.
+
+        Parameters
+        ----------
+        x : NDArray[np.float32] or torch.Tensor
+            Any shape; taken as a flat vector of d >= 0 entries. What is not float32 is
+            converted.
+        stream : Stream
+            Where the randomness comes from.
+        sizes : tuple[int, ...], optional
+            Lengths of the tensors in `x`, for ``per="tensor"``; default one tensor.
+
+        Raises
+        ------
+        NonFiniteError
+            If `x` holds NaN or infinity, or a scale is too large for float32.
+        """
+        ops = array_ops(x)
+        x = ops.vector(x)
+        if not self._finds_infinite:
+            require_finite(x, ops)
+        dim = int(x.shape[0])
+        draws = (ops.shared_draws if self.shared_randomness else ops.draws)(stream)
+        try:
+            parts = [
+                self._compress(
+                    x[start : start + rows * width].reshape(rows, width), draws, ops
+                )
+                for start, rows, width in self._tables(dim, sizes)
+            ]
+        except NonFiniteError:
+            # Of the whole vector, not of one table.
+            require_finite(x, ops)
+            raise
+        values = _join([part.values for part in parts], ops)
+        alphabet = self.alphabet(dim)
+        if alphabet is None:
+            return Compressed(dim, values)
+        return Compressed(dim, values, self._symbols(dim, alphabet, parts, sizes, ops))
+
+    def decompress(
+        self,
+        compressed: Compressed,
+        stream: Stream | None = None,
+        sizes: Sizes | None = None,
+    ) -> Array:
+        """Return C(x), shape (d,), float32.
+
+        Parameters
+        ----------
+        compressed : Compressed
+            What :meth:`compress` returned, or a code decoded.
+        stream : Stream, optional
+            The stream of the compression; only operators with shared randomness
+            need it.
+        sizes : tuple[int, ...], optional
+            As for :meth:`compress`.
+
+        Raises
+        ------
+        CorruptPacket
+            If the values cannot be those of the operator.
+        """
+        ops = array_ops(compressed.values)
+        draws = None
+        if self.shared_randomness:
+            if stream is None:
+                raise ConfigurationError(
+                    f"{self.name} shares randomness with its receiver: expected the "
+                    "stream of the compression, got None"
+                )
+            draws = ops.shared_draws(stream)
+        tables = self._tables(compressed.dim, sizes)
+        pieces, values = [], compressed.values
+        parts = _parts(compressed.symbols, tables)
+        for (_, rows, width), (entries, positions) in zip(tables, parts, strict=True):
+            part = Part(values, entries, positions)
+            if len(tables) > 1:
+                count = self._num_values(rows, width, entries, ops)
+                part = Part(values[:count], entries, positions)
+                values = values[count:]
+            pieces.append(self._decompress(part, rows, width, draws, ops).reshape(-1))
+        return _join(pieces, ops)
+
+    def num_values(
+        self, dim: int, symbols: Symbols | None, sizes: Sizes | None = None
+    ) -> int:
+        """Return how many values go with those symbols."""
+        tables = self._tables(dim, sizes)
+        ops = NUMPY if symbols is None else array_ops(symbols.entries)
+        return sum(
+            self._num_values(rows, width, entries, ops)
+            for (_, rows, width), (entries, _) in zip(
+                tables, _parts(symbols, tables), strict=True
+            )
+        )
+
+    # --- One table, for subclasses ----------------------------------------------------
+
+    @abstractmethod
+    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+        """Quantize a table of finite entries, shape (rows, width), width >= 1."""
+
+    @abstractmethod
+    def _decompress(
+        self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
+    ) -> Array:
+        """Return the table, shape (rows, width) or flat."""
+
+    @abstractmethod
+    def _num_values(
+        self, rows: int, width: int, entries: Array | None, ops: ArrayOps
+    ) -> int:
+        """Return the number of values of a table."""
+
+    @staticmethod
+    def _dense(part: Part, rows: int, width: int, ops: ArrayOps) -> Array:
+        """Return the integers of a table, shape (rows, width)."""
+        if part.entries is None:
+            raise ConfigurationError("expected symbols, got None")
+        if part.positions is None:
+            return part.entries
+        return ops.densify(rows * width, part.positions, part.entries).reshape(
+            rows, width
+        )
+
+    def _omega(self, width: int) -> float:
+        """Return omega for buckets of at most `width` entries."""
+        raise NotImplementedError
+
+    def _contraction(self, width: int) -> float:
+        """Return the contraction for buckets of at most `width` entries."""
+        return max(0.0, 1.0 - self._omega(width))
+
+    def _width(self, dim: int) -> int:
+        """Return the length of the longest bucket."""
+        return dim if self.bucket_size is None else min(dim, self.bucket_size)
+
+    def _tables(
+        self, dim: int, sizes: Sizes | None
+    ) -> tuple[tuple[int, int, int], ...]:
+        """Return start, rows and width of each table of equal buckets."""
+        if self.entrywise or self.per == "model":
+            sizes = None
+        return _tables(dim, None if self.entrywise else self.bucket_size, sizes)
+
+    def _symbols(
+        self,
+        dim: int,
+        alphabet: tuple[int, int],
+        parts: list[Part],
+        sizes: Sizes | None,
+        ops: ArrayOps,
+    ) -> Symbols:
+        low, high = alphabet
+        if not parts:
+            empty = ops.narrow(ops.empty(), low, high)
+            return Symbols(dim, low, high, empty)
+        entries = [
+            part.entries.reshape(-1) for part in parts if part.entries is not None
+        ]
+        positions = None
+        if parts[0].positions is not None:
+            starts = [start for start, _, _ in self._tables(dim, sizes)]
+            shifted = [
+                part.positions + start if start else part.positions
+                for part, start in zip(parts, starts, strict=True)
+                if part.positions is not None
+            ]
+            positions = _join(shifted, ops)
+        return Symbols(dim, low, high, _join(entries, ops), positions)
+
+    # --- The wire ---------------------------------------------------------------------
+
+    def to_wire(self) -> tuple[int, bytes]:
+        """Return the id of the operator and its scope, and the packed parameters."""
+        packed: tuple[int, bytes] | None = self.__dict__.get("_packed")
+        if packed is None:
+            packed = self.__dict__["_packed"] = self._pack()
+        return packed
+
+    def _pack(self) -> tuple[int, bytes]:
+        wire_id, scope = self.wire_id, b""
+        if self.per == "tensor":
+            wire_id |= _PER_TENSOR
+        if self.bucket_size is not None:
+            wire_id |= _BUCKETED
+            scope = _BUCKET.pack(self.bucket_size)
+        return wire_id, scope + self._wire.pack(*self._wire_values())
 
     def _wire_values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return tuple(
+            getattr(self, item.name) for item in fields(self) if not item.kw_only
+        )
 
     @classmethod
-    def _from_wire_values(cls, *values: Any) -> Compressor:
-        return cls(*values)
+    def wire_size(cls, wire_id: int) -> int:
+        """Return how many bytes the packed parameters have."""
+        return cls._wire.size + (_BUCKET.size if wire_id & _BUCKETED else 0)
+
+    @classmethod
+    def from_wire(cls, wire_id: int, data: bytes) -> Compressor:
+        """Rebuild the operator from its packed parameters.
+
+        Raises struct.error or ConfigurationError if they are wrong.
+        """
+        # None is said too: it is not the default of every operator.
+        scope: dict[str, Any] = {"bucket_size": None}
+        size = 0
+        if wire_id & _PER_TENSOR:
+            scope["per"] = "tensor"
+        if wire_id & _BUCKETED:
+            (scope["bucket_size"],) = _BUCKET.unpack_from(data)
+            size = _BUCKET.size
+        return cls(*cls._parameters(*cls._wire.unpack_from(data, size)), **scope)
+
+    @classmethod
+    def _parameters(cls, *values: Any) -> tuple[Any, ...]:
+        """Return the arguments of the class from the packed values."""
+        return values
+
+
+def operator_id(wire_id: int) -> int:
+    """Return the operator's id without the bits of the scope."""
+    return wire_id & ~(_BUCKETED | _PER_TENSOR)
 
 
 def as_vector(x: object) -> Vector:
     """Return `x` as a contiguous float32 vector, copying only where needed."""
-    # An entry beyond float32 becomes infinite: the compressor reports it.
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(x, dtype=np.float32)
-    return array.reshape(-1)
+    vector: Vector = NUMPY.vector(x)
+    return vector
 
 
-def require_finite(x: Vector) -> None:
+def require_finite(x: Array, ops: ArrayOps = NUMPY) -> None:
     """Raise if `x` holds NaN or infinity."""
-    finite = np.isfinite(x)
-    if not finite.all():
-        bad = int(x.size - np.count_nonzero(finite))
+    if not ops.within(x, LARGEST):
+        bad, first = ops.num_infinite(x)
         raise NonFiniteError(
-            f"{bad} of {x.size} entries are NaN or infinite, the first at "
-            f"{int(np.argmin(finite))}: expected finite values; lower the step size "
-            "or check the data"
+            f"{bad} of {x.shape[0]} entries are NaN or infinite, the first at {first}: "
+            "expected finite values; lower the step size or check the data"
         )
+
+
+def require_scales(
+    scales: Array, ops: ArrayOps, table: Array | None = None, bound: float = LARGEST
+) -> None:
+    """Raise if a scale is beyond `bound`, or not finite because `table` is not."""
+    if not ops.within(scales, bound):
+        if table is not None:
+            require_finite(table.reshape(-1), ops)
+        raise NonFiniteError(
+            f"the scale of a bucket exceeds {bound:.3g}: expected a vector of smaller "
+            "entries; lower the step size"
+        )
+
+
+def scale_symbols(
+    part: Part, rows: int, width: int, scales: Array, ops: ArrayOps
+) -> Array:
+    """Return symbol * scale, row by row; what is not a symbol stays zero."""
+    entries, positions = part.entries, part.positions
+    if entries is None:
+        raise ConfigurationError("expected symbols, got None")
+    if positions is None:
+        return ops.scaled(entries, scales)
+    kept = scales[positions // width] if rows > 1 else scales
+    return ops.scatter(rows * width, positions, entries * kept)
 
 
 def check_integer(name: str, value: object, highest: int) -> None:
@@ -155,7 +476,55 @@ def check_integer(name: str, value: object, highest: int) -> None:
         )
 
 
-def check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: object) -> None:
     """Raise unless 0 < value <= 1."""
-    if not 0.0 < value <= 1.0:
-        raise ConfigurationError(f"{name} must lie in (0, 1], got {value}")
+    if not isinstance(value, (int, float)) or not 0.0 < value <= 1.0:
+        raise ConfigurationError(f"{name} must lie in (0, 1], got {value!r}")
+
+
+@lru_cache(maxsize=256)
+def _tables(
+    dim: int, bucket_size: int | None, sizes: Sizes | None
+) -> tuple[tuple[int, int, int], ...]:
+    if sizes is not None and sum(sizes) != dim:
+        raise ConfigurationError(
+            f"expected tensor sizes that add up to {dim}, got {sum(sizes)}"
+        )
+    tables, start = [], 0
+    for size in (dim,) if sizes is None else sizes:
+        width = size if bucket_size is None else min(size, bucket_size)
+        if width:
+            rows, rest = divmod(size, width)
+            tables.append((start, rows, width))
+            if rest:
+                tables.append((start + rows * width, 1, rest))
+        start += size
+    return tuple(tables)
+
+
+def _parts(
+    symbols: Symbols | None, tables: tuple[tuple[int, int, int], ...]
+) -> list[tuple[Array | None, Array | None]]:
+    """Return the entries and the positions of each table."""
+    if symbols is None:
+        return [(None, None)] * len(tables)
+    entries, positions = symbols.entries, symbols.positions
+    if positions is None:
+        return [
+            (entries[start : start + rows * width].reshape(rows, width), None)
+            for start, rows, width in tables
+        ]
+    if len(tables) == 1:
+        return [(entries, positions)]
+    starts = [start for start, _, _ in tables]
+    cuts = [*array_ops(positions).search(positions, starts), len(positions)]
+    return [
+        (entries[first:last], positions[first:last] - start)
+        for start, first, last in zip(starts, cuts[:-1], cuts[1:], strict=True)
+    ]
+
+
+def _join(parts: list[Array], ops: ArrayOps) -> Array:
+    if len(parts) == 1:
+        return parts[0]
+    return ops.concat(parts) if parts else ops.empty()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..streams import Stream
-from .base import Compressed, Compressor, Vector, require_finite
+from ..streams import Draws
+from .arrays import Array, ArrayOps
+from .base import Compressor, Part
 
 __all__ = ["Identity"]
 
@@ -18,24 +19,24 @@ class Identity(Compressor):
     name: ClassVar[str] = "identity"
     wire_id: ClassVar[int] = 1
     lossless: ClassVar[bool] = True
+    entrywise: ClassVar[bool] = True
 
-    def compress(self, x: Vector, stream: Stream) -> Compressed:
-        """Return `x` itself."""
-        require_finite(x)
-        return Compressed(x.size, x)
-
-    def decompress(self, compressed: Compressed) -> Vector:
-        """Return x."""
-        return compressed.values
-
-    def alphabet(self) -> None:
+    def alphabet(self, dim: int) -> None:
         """There are no symbols."""
         return
 
-    def num_values(self, dim: int, num_nonzero: int) -> int:
-        """One value an entry."""
-        return dim
-
-    def omega(self, dim: int) -> float:
-        """Return 0."""
+    def _omega(self, width: int) -> float:
         return 0.0
+
+    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+        return Part(table.reshape(-1))
+
+    def _decompress(
+        self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
+    ) -> Array:
+        return part.values
+
+    def _num_values(
+        self, rows: int, width: int, entries: Array | None, ops: ArrayOps
+    ) -> int:
+        return rows * width

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..coding import Symbols
 from ..errors import ConfigurationError
-from .base import Compressed, Vector
+from ..streams import Draws
+from .arrays import Array, ArrayOps
+from .base import Compressor, Part
 
-__all__ = ["scatter", "support"]
-
-
-def support(dim: int, positions: NDArray[np.int64]) -> Symbols:
-    """Return the 0/1 vector that is 1 at `positions`."""
-    return Symbols(dim, 0, 1, np.ones(positions.size, dtype=np.int8), positions)
+__all__ = ["Sparsifier"]
 
 
-def scatter(compressed: Compressed) -> Vector:
-    """Return the vector with the values at its support, zero elsewhere."""
-    if compressed.symbols is None:
+class Sparsifier(Compressor):
+    """Keeps some entries: the symbol is 1 where one is kept, the values are they."""
+
+    def alphabet(self, dim: int) -> tuple[int, int]:
+        """1 where an entry is kept."""
+        return 0, 1
+
+    @staticmethod
+    def _kept(positions: Array, values: Array, ops: ArrayOps) -> Part:
+        """Return the values and a support of that many ones."""
+        return Part(values, ops.narrow(ops.int64(positions) * 0 + 1, 0, 1), positions)
+
+    def _decompress(
+        self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
+    ) -> Array:
+        return ops.scatter(rows * width, _support(part, ops), part.values)
+
+    def _num_values(
+        self, rows: int, width: int, entries: Array | None, ops: ArrayOps
+    ) -> int:
+        return 0 if entries is None else ops.count(entries != 0)
+
+
+def _support(part: Part, ops: ArrayOps) -> Array:
+    if part.positions is not None:
+        return part.positions
+    if part.entries is None:
         raise ConfigurationError("a sparse vector needs its support")
-    result = np.zeros(compressed.dim, dtype=np.float32)
-    result[compressed.symbols.sparse()[0]] = compressed.values
-    return result
+    return ops.positions(part.entries.reshape(-1))

@@ -12,13 +12,14 @@ from .broadcast import Broadcast, Carries, CatchUp
 from .direct import Direct
 from .error_feedback import ErrorFeedback
 from .memory import Memory
-from .payload import Payload
+from .payload import Channel, Payload
 
 __all__ = [
     "LINKS",
     "Broadcast",
     "Carries",
     "CatchUp",
+    "Channel",
     "Direct",
     "ErrorFeedback",
     "Link",

@@ -24,8 +24,7 @@ import numpy as np
 from ..coding import CODE_NAMES
 from ..compressors import Compressor, Vector
 from ..errors import OutOfSyncError, StalePacketError, UnknownNameError
-from ..streams import Stream
-from .payload import Payload
+from .payload import Channel, Payload
 
 __all__ = ["Link", "ReceiverState", "SenderState", "accept", "commit", "fold"]
 
@@ -119,7 +118,7 @@ class Link(ABC):
 
     @abstractmethod
     def send(
-        self, state: SenderState, x: Vector, version: int, stream: Stream
+        self, state: SenderState, x: Vector, version: int, channel: Channel
     ) -> tuple[SenderState, Payload]:
         """Compress `x` into a payload of that version.
 

@@ -14,9 +14,8 @@ import numpy as np
 
 from ..compressors import Vector
 from ..errors import ConfigurationError
-from ..streams import Stream
 from .base import Link, ReceiverState, SenderState, accept
-from .payload import Payload
+from .payload import Channel, Payload
 
 __all__ = ["Broadcast", "Carries", "CatchUp"]
 
@@ -97,14 +96,14 @@ class Broadcast:
         """What an up-to-date receiver received last; None before anything was sent."""
         return self.replica.value(self.rate)
 
-    def publish(self, x: Vector, stream: Stream) -> Broadcast:
+    def publish(self, x: Vector, channel: Channel) -> Broadcast:
         """Send `x` to everyone."""
         version = self.version + 1
         sender = self.sender
         if sender.pending is not None:
             # Final means acknowledged: nobody can take the last payload back.
             sender = self.link.acknowledge(sender, sender.pending_version)
-        sender, payload = self.link.send(sender, x, version, stream.at(version))
+        sender, payload = self.link.send(sender, x, version, channel.at(version))
         following = replace(self._append(payload), sender=sender)
         if sender.vector is not None and self.link.memory_rate(x.size) is not None:
             # What up-to-date receivers hold is the sender's memory: share, do not copy.
@@ -112,14 +111,14 @@ class Broadcast:
             following = replace(following, replica=replica)
         return following
 
-    def pause(self, dim: int, stream: Stream) -> Broadcast:
+    def pause(self, dim: int, channel: Channel) -> Broadcast:
         """Send a zero update past the link's own state, so that nothing moves.
 
         For a round without an update: every message needs a version of its own.
         """
         zeros, version = np.zeros(dim, dtype=np.float32), self.version + 1
         payload = Payload.encode(
-            zeros, self.link.compressor, self.link.code, stream.at(version)
+            zeros, self.link.compressor, self.link.code, channel.at(version)
         )
         return self._append(payload)
 

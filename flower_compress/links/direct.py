@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..compressors import Vector
-from ..streams import Stream
 from .base import Link, SenderState
-from .payload import Payload
+from .payload import Channel, Payload
 
 __all__ = ["Direct"]
 
@@ -20,10 +19,10 @@ class Direct(Link):
     kind: ClassVar[str] = "direct"
 
     def send(
-        self, state: SenderState, x: Vector, version: int, stream: Stream
+        self, state: SenderState, x: Vector, version: int, channel: Channel
     ) -> tuple[SenderState, Payload]:
         """Compress `x`."""
-        payload = Payload.encode(x, self.compressor, self.code, stream)
+        payload = Payload.encode(x, self.compressor, self.code, channel)
         return SenderState(state.version, None, None, version), payload
 
     def acknowledge(self, state: SenderState, version: int) -> SenderState:

@@ -13,9 +13,8 @@ import numpy as np
 
 from ..compressors import Vector
 from ..errors import ConfigurationError
-from ..streams import Stream
 from .base import Link, SenderState
-from .payload import Payload
+from .payload import Channel, Payload
 
 __all__ = ["ErrorFeedback"]
 
@@ -61,11 +60,11 @@ class ErrorFeedback(Link):
         return 1.0 / (self.compressor.omega(dim) + 1.0)
 
     def send(
-        self, state: SenderState, x: Vector, version: int, stream: Stream
+        self, state: SenderState, x: Vector, version: int, channel: Channel
     ) -> tuple[SenderState, Payload]:
         """Compress `x` plus the error so far."""
         corrected = x if state.vector is None else x + state.vector
-        payload = Payload.encode(corrected, self.compressor, self.code, stream)
+        payload = Payload.encode(corrected, self.compressor, self.code, channel)
         return SenderState(state.version, corrected, payload, version), payload
 
     def acknowledge(self, state: SenderState, version: int) -> SenderState:

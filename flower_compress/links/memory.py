@@ -13,10 +13,9 @@ from typing import Any, ClassVar, Literal
 
 from ..compressors import Identity, Vector
 from ..errors import ConfigurationError
-from ..streams import Stream
 from ..theory import memory_rate
 from .base import Link, SenderState, fold
-from .payload import Payload
+from .payload import Channel, Payload
 
 __all__ = ["Memory"]
 
@@ -67,7 +66,7 @@ class Memory(Link):
         return memory_rate(self.compressor.omega(dim))
 
     def send(
-        self, state: SenderState, x: Vector, version: int, stream: Stream
+        self, state: SenderState, x: Vector, version: int, channel: Channel
     ) -> tuple[SenderState, Payload]:
         """Compress the difference between `x` and the memory."""
         compressor, difference = self.compressor, x
@@ -75,7 +74,7 @@ class Memory(Link):
             difference = x - state.vector
         elif self.initial == "first":
             compressor = Identity()
-        payload = Payload.encode(difference, compressor, self.code, stream)
+        payload = Payload.encode(difference, compressor, self.code, channel)
         return SenderState(state.version, state.vector, payload, version), payload
 
     def acknowledge(self, state: SenderState, version: int) -> SenderState:

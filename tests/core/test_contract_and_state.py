@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 
 from flower_compress.client_state import ClientState
 from flower_compress.compressors import (
+    Compressor,
+    DitheredQuantizer,
     Identity,
+    RandK,
     RandomSparsifier,
+    RotatedQuantizer,
+    ScaledSign,
     StochasticQuantizer,
     TopK,
     Vector,
@@ -24,6 +29,7 @@ from flower_compress.contract import PROTOCOL, Contract
 from flower_compress.errors import CorruptPacket
 from flower_compress.layout import Layout
 from flower_compress.links import (
+    Channel,
     Direct,
     ErrorFeedback,
     Link,
@@ -46,17 +52,25 @@ LAYOUT = Layout.of(
 )
 LINKS: list[Link] = [
     Direct(Identity()),
-    Direct(StochasticQuantizer(3, "inf", 128), code="elias"),
+    Direct(StochasticQuantizer(3, "inf", bucket_size=128), code="elias"),
     Memory(RandomSparsifier(0.3)),
     Memory(StochasticQuantizer(1), rate=0.25, initial="first"),
     ErrorFeedback(TopK(fraction=0.01), code="fixed-width"),
     ErrorFeedback(TopK(k=3), feedback=0.5),
+    Direct(RotatedQuantizer(1.0, bucket_size=None), code="packed-huffman"),
+    Memory(RandK(fraction=0.1, per="tensor")),
+    Direct(DitheredQuantizer(4, "none", subtractive=True), code="nested-golomb"),
+    ErrorFeedback(ScaledSign(per="tensor", bucket_size=64), code="support-vector"),
 ]
 DIM = 7
 
 
-def contract(link: Link = LINKS[3], rate: float | None = 0.1) -> Contract:
-    return Contract(LAYOUT, link, rate, seed=-(1 << 70))
+def contract(
+    link: Link = LINKS[3],
+    rate: float | None = 0.1,
+    groups: int | Literal["client"] = 1,
+) -> Contract:
+    return Contract(LAYOUT, link, rate, seed=-(1 << 70), downlink_groups=groups)
 
 
 # --- Contracts ------------------------------------------------------------------------
@@ -64,14 +78,35 @@ def contract(link: Link = LINKS[3], rate: float | None = 0.1) -> Contract:
 
 @pytest.mark.parametrize("link", LINKS, ids=lambda link: str(link.config()))
 @pytest.mark.parametrize("rate", [None, 0.0, 1.0, 1 / 3])
-def test_contract_round_trip(link: Link, rate: float | None) -> None:
-    sent = contract(link, rate)
+@pytest.mark.parametrize("groups", [1, 7, "client"])
+def test_contract_round_trip(link: Link, rate: float | None, groups: Any) -> None:
+    sent = contract(link, rate, groups)
     data = sent.to_bytes()
     read = Contract.from_bytes(data)
     assert read == sent
     assert type(read.uplink) is type(link)
     assert read.uplink.config() == link.config()
     assert read.to_bytes() == data
+
+
+def test_channels_are_those_of_client_and_group() -> None:
+    sizes = LAYOUT.sizes
+    assert sizes == (6, 1)
+    seed = -(1 << 70)
+    for groups, index in ((1, 0), (2, 1), (3, 2), (6, 5), (100, 5), ("client", 5)):
+        agreed = contract(groups=groups)
+        assert agreed.uplink_channel(5) == Channel(
+            Stream(seed, Purpose.UPLINK, 5), sizes
+        )
+        assert agreed.downlink_channel(5) == Channel(
+            Stream(seed, Purpose.DOWNLINK, index), sizes
+        )
+    in_groups = contract(groups=3)
+    downlinks = [in_groups.downlink_channel(i).stream.index for i in range(7)]
+    assert downlinks == [0, 1, 2, 0, 1, 2, 0]
+    # A node id of 64 bits is an identity as well.
+    alone = contract(groups="client").downlink_channel(2**64 - 1)
+    assert alone.stream.draws().words(1).size == 1
 
 
 def changed(**changes: Any) -> bytes:
@@ -139,6 +174,12 @@ def test_other_protocols_are_refused() -> None:
         changed(seed="seed"),
         changed(seed=float("inf")),
         changed(seed=float("nan")),
+        changed(downlink_groups=0),
+        changed(downlink_groups=-2),
+        changed(downlink_groups=None),
+        changed(downlink_groups=1.5),
+        changed(downlink_groups="server"),
+        changed(downlink_groups=[1]),
     ],
     ids=lambda data: data[:40].decode(errors="replace"),
 )
@@ -163,7 +204,9 @@ def read_or_refuse(data: bytes) -> None:
     assert read.layout.dim >= 0
     assert read.layout.exact_bytes >= 0
     assert read.uplink.compressor.to_wire() is not None
-    assert Stream(read.seed, Purpose.UPLINK).uniforms(1).size == 1
+    for channel in (read.uplink_channel(3), read.downlink_channel(3)):
+        assert channel.sizes == read.layout.sizes
+        assert channel.at(1).stream.draws().uniforms(1).size == 1
 
 
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255), link=st.sampled_from(LINKS))
@@ -189,22 +232,32 @@ def vector(seed: int) -> Vector:
     return generator.normal(size=DIM).astype(np.float32)
 
 
-def payload(seed: int) -> Payload:
-    stream = Stream(1, Purpose.UPLINK, 0, seed)
-    return Payload.encode(vector(seed), StochasticQuantizer(2), "auto", stream)
+UP = Channel(Stream(1, Purpose.UPLINK), LAYOUT.sizes)
+DOWN = Channel(Stream(1, Purpose.DOWNLINK), LAYOUT.sizes)
+SHARED: list[Compressor] = [
+    RandK(k=2, per="tensor"),
+    RotatedQuantizer(1.0),
+    StochasticQuantizer(4, subtractive=True),
+    DitheredQuantizer(4, subtractive=True, per="tensor"),
+]
+
+
+def payload(seed: int, channel: Channel, version: int) -> Payload:
+    compressor = [StochasticQuantizer(2), *SHARED][seed % 5]
+    return Payload.encode(vector(seed), compressor, "auto", channel.at(version))
 
 
 RECEIVERS = [
     ReceiverState(),
     ReceiverState(3, vector(1)),
-    ReceiverState(3, vector(1), payload(2), 4, final=True),
-    ReceiverState(2**32 - 2, None, payload(3), 2**32 - 1),
+    ReceiverState(3, vector(1), payload(2, DOWN, 4), 4, final=True),
+    ReceiverState(2**32 - 2, None, payload(3, DOWN, 2**32 - 1), 2**32 - 1),
 ]
 SENDERS = [
     SenderState(),
     SenderState(5, vector(4)),
-    SenderState(5, vector(4), payload(5), 9),
-    SenderState(0, None, payload(6), 2**32 - 1),
+    SenderState(5, vector(4), payload(5, UP, 9), 9),
+    SenderState(0, None, payload(6, UP, 2**32 - 1), 2**32 - 1),
 ]
 
 
@@ -236,6 +289,8 @@ def test_state_round_trip(receiver: int, sender: int, exact: bytes) -> None:
     data = state.to_bytes(DIM)
     read = ClientState.from_bytes(data)
     assert read is not None
+    assert read.to_bytes(DIM) == data
+    read = read.on(DOWN, UP)
     assert read.session == state.session
     assert read.contract == state.contract
     assert read.exact == exact
@@ -282,22 +337,49 @@ def test_sessions_are_kept_apart() -> None:
         assert read.session == session
 
 
-def test_state_goes_on_where_it_stopped() -> None:
-    link, stream = Memory(StochasticQuantizer(2)), Stream(1, Purpose.UPLINK, 3)
+@pytest.mark.parametrize("compressor", [StochasticQuantizer(2), *SHARED], ids=repr)
+def test_state_goes_on_where_it_stopped(compressor: Compressor) -> None:
+    link = Memory(compressor)
     kept, through_bytes = SenderState(), SenderState()
     for version in range(1, 6):
         x = vector(version)
-        kept, sent = link.send(kept, x, version, stream.at(version))
-        through_bytes, again = link.send(through_bytes, x, version, stream.at(version))
+        kept, sent = link.send(kept, x, version, UP.at(version))
+        through_bytes, again = link.send(through_bytes, x, version, UP.at(version))
         assert sent.data == again.data
         state = ClientState(1, b"", ReceiverState(), through_bytes)
         read = ClientState.from_bytes(state.to_bytes(DIM))
         assert read is not None
+        read = read.on(DOWN, UP)
         # Every other payload is lost.
         heard = version if version % 2 else version - 1
         kept = link.acknowledge(kept, heard)
         through_bytes = link.acknowledge(read.sender, heard)
         assert_vectors(kept.vector, through_bytes.vector)
+
+
+@pytest.mark.parametrize("compressor", SHARED, ids=repr)
+def test_pending_payloads_need_their_own_channel(compressor: Compressor) -> None:
+    x = vector(3)
+    down = Payload.encode(x, compressor, "auto", DOWN.at(4))
+    up = Payload.encode(x, compressor, "auto", UP.at(9))
+    state = ClientState(
+        1, b"", ReceiverState(3, None, down, 4), SenderState(5, None, up, 9)
+    )
+    read = ClientState.from_bytes(state.to_bytes(DIM))
+    assert read is not None
+    right, wrong = read.on(DOWN, UP), read.on(UP, DOWN)
+    assert_payloads(down, right.receiver.pending)
+    assert_payloads(up, right.sender.pending)
+    for sent, came in (
+        (down, wrong.receiver.pending),
+        (up, wrong.sender.pending),
+        (down, right.sender.pending),
+    ):
+        assert came is not None
+        assert came.vector.tobytes() != sent.vector.tobytes()
+    # Nothing else moves.
+    assert (right.receiver.version, right.sender.version) == (3, 5)
+    assert right.to_bytes(DIM) == state.to_bytes(DIM)
 
 
 def test_a_state_that_was_cut_off_is_none() -> None:

@@ -8,12 +8,12 @@ import numpy as np
 
 from flower_compress.compressors import Identity, StochasticQuantizer
 from flower_compress.ledger import Ledger, Traffic
-from flower_compress.links import Payload
+from flower_compress.links import Channel, Payload
 from flower_compress.packet import HEADER_BYTES, Packet
 from flower_compress.streams import Purpose, Stream
 
 X = np.linspace(-1, 1, 37).astype(np.float32)
-STREAM = Stream(0, Purpose.UPLINK)
+CHANNEL = Channel(Stream(0, Purpose.UPLINK))
 
 
 def packet(payloads: int, *, snapshot: bool = False, contract: bool = False) -> Packet:
@@ -23,7 +23,7 @@ def packet(payloads: int, *, snapshot: bool = False, contract: bool = False) -> 
         version=payloads,
         dim=37,
         payloads=tuple(
-            Payload.encode(X, quantizer, "fixed-width", STREAM.at(i))
+            Payload.encode(X, quantizer, "fixed-width", CHANNEL.at(i))
             for i in range(payloads)
         ),
         final=True,
@@ -46,13 +46,13 @@ def test_one_packet() -> None:
     ledger = Ledger()
     sent = packet(1)
     ledger.record("uplink", sent)
-    bits = 37 * 2 + 32
+    bits = 4 + 37 * 2 + 32
     assert numbers(ledger.uplink) == (1, len(sent.data), bits, 0)
     assert numbers(ledger.round_uplink) == numbers(ledger.uplink)
     assert numbers(ledger.downlink) == numbers(ledger.round_downlink) == (0, 0, 0, 0)
-    # The header, the operator with its parameters, and six bits of padding.
-    assert ledger.uplink.framing_bytes == HEADER_BYTES + 2 + 7 + 1
-    assert ledger.uplink.num_bytes == HEADER_BYTES + 9 + (37 * 2 + 6) // 8 + 4
+    # The header, the operator with its parameters, and two bits of padding.
+    assert ledger.uplink.framing_bytes == HEADER_BYTES + 2 + 3 + 1
+    assert ledger.uplink.num_bytes == HEADER_BYTES + 5 + (4 + 37 * 2 + 2) // 8 + 4
 
 
 def test_snapshots_and_exact_arrays_are_payload_and_contracts_framing() -> None:
@@ -123,7 +123,7 @@ def test_ledgers_are_apart() -> None:
 def test_dense_traffic_has_little_framing() -> None:
     ledger = Ledger()
     x = np.ones(10_000, dtype=np.float32)
-    payload = Payload.encode(x, Identity(), "auto", STREAM)
+    payload = Payload.encode(x, Identity(), "auto", CHANNEL)
     ledger.record(
         "uplink", Packet(session=1, version=1, dim=10_000, payloads=(payload,))
     )

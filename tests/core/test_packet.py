@@ -14,13 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flower_compress.compressors import (
+    DitheredQuantizer,
     Identity,
+    RandK,
     RandomSparsifier,
+    RotatedQuantizer,
     StochasticQuantizer,
     TopK,
 )
 from flower_compress.errors import ConfigurationError, CorruptPacket
-from flower_compress.links import Payload
+from flower_compress.links import Channel, Payload
 from flower_compress.packet import FORMAT_VERSION, HEADER_BYTES, Packet
 from flower_compress.streams import Purpose, Stream
 
@@ -29,18 +32,32 @@ CRC_AT = 22
 HEADER = struct.Struct("<BBIIIII")
 
 
+OPERATORS = (
+    StochasticQuantizer(3),
+    RandK(k=2),
+    Identity(),
+    RotatedQuantizer(1.0),
+    DitheredQuantizer(3, subtractive=True, per="tensor"),
+    TopK(k=2),
+    RandomSparsifier(0.4),
+)
+
+
+def channel(dim: int = DIM) -> Channel:
+    return Channel(Stream(5, Purpose.UPLINK), (dim // 3, dim - dim // 3))
+
+
 def payload(version: int, dim: int = DIM) -> Payload:
-    stream = Stream(5, Purpose.UPLINK, 0, version)
     generator = np.random.Generator(np.random.Philox(version))
     x = generator.normal(size=dim).astype(np.float32)
-    operators = (StochasticQuantizer(3), TopK(k=2), Identity(), RandomSparsifier(0.4))
-    return Payload.encode(x, operators[version % 4], "auto", stream)
+    operator = OPERATORS[version % len(OPERATORS)]
+    return Payload.encode(x, operator, "auto", channel(dim).at(version))
 
 
 def make(
     *, payloads: int, final: bool, snapshot: bool = False, dim: int = DIM
 ) -> Packet:
-    base = 1000
+    base = 994
     vector = np.linspace(-2, 3, dim).astype(np.float32) if snapshot else None
     return Packet(
         session=0xFFFFFFFE,
@@ -48,7 +65,7 @@ def make(
         version=base + (payloads if final else 1),
         acked=77,
         dim=dim,
-        payloads=tuple(payload(base + i, dim) for i in range(payloads)),
+        payloads=tuple(payload(base + 1 + i, dim) for i in range(payloads)),
         final=final,
         snapshot=vector,
     )
@@ -68,7 +85,7 @@ def assert_same(one: Packet, other: Packet) -> None:
         assert other.snapshot is not None
         assert one.snapshot.tobytes() == other.snapshot.tobytes()
         assert other.snapshot.dtype == np.float32
-    assert one.payload_bits == other.payload_bits
+    assert one.payload_bits == other.on(channel(one.dim)).payload_bits
 
 
 def with_crc(data: bytes | bytearray) -> bytes:
@@ -80,7 +97,7 @@ def with_crc(data: bytes | bytearray) -> bytes:
 
 
 FULL = replace(
-    make(payloads=3, final=True, snapshot=True),
+    make(payloads=7, final=True, snapshot=True),
     contract=b'{"any": "bytes"}',
     exact=b"\x01\x02\x03",
     greeting=True,
@@ -91,7 +108,7 @@ FULL = replace(
 
 
 @pytest.mark.parametrize(
-    ("payloads", "final"), [(0, False), (1, False), (0, True), (1, True), (3, True)]
+    ("payloads", "final"), [(0, False), (1, False), (0, True), (1, True), (7, True)]
 )
 @pytest.mark.parametrize("dim", [0, DIM])
 def test_round_trip_with_every_combination_of_sections(
@@ -109,6 +126,9 @@ def test_round_trip_with_every_combination_of_sections(
             resync=resync,
         )
         read = Packet.parse(packet.data)
+        assert_same(packet, read)
+        assert read.data == packet.data
+        read = read.on(channel(dim))
         assert_same(packet, read)
         assert read.data == packet.data
         for sent, came in zip(packet.payloads, read.payloads, strict=True):
@@ -131,7 +151,7 @@ def test_header_is_pinned() -> None:
 
 def test_sections_are_where_the_format_says() -> None:
     assert FULL.snapshot is not None
-    sizes = [len(p.data) for p in FULL.payloads]
+    *earlier, newest = (p.data for p in FULL.payloads)
     expected = b"".join(
         (
             struct.pack("<I", 16),
@@ -139,11 +159,8 @@ def test_sections_are_where_the_format_says() -> None:
             FULL.snapshot.astype("<f4").tobytes(),
             struct.pack("<I", 3),
             b"\x01\x02\x03",
-            struct.pack("<I", sizes[0]),
-            FULL.payloads[0].data,
-            struct.pack("<I", sizes[1]),
-            FULL.payloads[1].data,
-            FULL.payloads[2].data,
+            *(struct.pack("<I", len(data)) + data for data in earlier),
+            newest,
         )
     )
     assert FULL.data[HEADER_BYTES:] == expected
@@ -170,6 +187,28 @@ def test_require_dim() -> None:
     FULL.require_dim(DIM)
     with pytest.raises(CorruptPacket, match=f"length 12, got {DIM}"):
         FULL.require_dim(12)
+
+
+def test_every_payload_is_on_the_channel_of_its_version() -> None:
+    read = Packet.parse(FULL.data)
+    assert all(part.channel is None for part in read.payloads)
+    on = read.on(channel())
+    assert [part.channel for part in on.payloads] == [
+        channel().at(version) for version in range(995, 1002)
+    ]
+    assert all(part.channel is None for part in read.payloads), "a new packet"
+    for sent, came in zip(FULL.payloads, on.payloads, strict=True):
+        assert came.vector.tobytes() == sent.vector.tobytes()
+    # One version off, and the payloads that share randomness are other vectors.
+    off = replace(read, version=1002).on(channel())
+    for sent, came in zip(on.payloads, off.payloads, strict=True):
+        differ = came.vector.tobytes() != sent.vector.tobytes()
+        assert differ == sent.compressor.shared_randomness
+    one = make(payloads=1, final=False)
+    assert Packet.parse(one.data).on(channel()).payloads[0].channel == channel().at(
+        one.version
+    )
+    assert Packet(session=1).on(channel()).payloads == ()
 
 
 def test_packets_do_not_share_memory_with_their_bytes() -> None:
@@ -240,6 +279,7 @@ def parse_or_refuse(data: bytes) -> Packet | None:
     assert packet.data == data
     try:
         packet.require_dim(DIM)
+        packet = packet.on(channel())
         for part in packet.payloads:
             assert np.isfinite(part.vector).all()
             assert part.vector.shape == (DIM,)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from flower_compress.streams import Purpose, Stream
 
@@ -26,15 +30,27 @@ def philox_block(counter: list[int], key: list[int]) -> list[int]:
     return [c0, c1, c2, c3]
 
 
-def plain_uniforms(stream: Stream, blocks: int) -> list[float]:
-    uniforms = []
-    for block in range(1, blocks + 1):  # NumPy counts up before it draws.
-        counter = [block, 0, int(stream.purpose), stream.version & U64]
-        for word in philox_block(counter, [stream.seed & U64, stream.index & U64]):
-            uniforms += [
-                (half >> 8) / 2**24 for half in (word & 0xFFFFFFFF, word >> 32)
-            ]
-    return uniforms
+def plain_words(stream: Stream, start: int, count: int) -> list[int]:
+    """The words from block `start` on: NumPy counts up before it draws."""
+    words: list[int] = []
+    for block in range(start, start - (-count // 4)):
+        counter = [block + 1, 0, int(stream.purpose), stream.version & U64]
+        words += philox_block(counter, [stream.seed & U64, stream.index & U64])
+    return words[:count]
+
+
+def plain_dither(words: list[int], count: int) -> list[int]:
+    return [word >> shift & 0xFFFF for word in words for shift in (0, 16, 32, 48)][
+        :count
+    ]
+
+
+def plain_signs(words: list[int], count: int) -> list[int]:
+    return [word >> bit & 1 for word in words for bit in range(64)][:count]
+
+
+def plain_uniforms(words: list[int]) -> list[float]:
+    return [(word >> 11) / 2**53 for word in words]
 
 
 def words(stream: Stream, count: int) -> list[int]:
@@ -58,11 +74,12 @@ def test_purposes_have_different_numbers() -> None:
 
 def test_a_stream_has_no_state() -> None:
     stream = Stream(3, Purpose.UPLINK, 2, 9)
-    first = stream.uniforms(100)
+    first = stream.draws().uniforms(100)
     stream.generator().random(7)
-    np.testing.assert_array_equal(stream.uniforms(100), first)
-    np.testing.assert_array_equal(stream.uniforms(33), first[:33])
-    assert stream.uniforms(0).size == 0
+    other = stream.draws()
+    other.words(1000)
+    np.testing.assert_array_equal(stream.draws().uniforms(100), first)
+    np.testing.assert_array_equal(stream.draws().uniforms(33), first[:33])
 
 
 def test_at_changes_the_version_alone() -> None:
@@ -90,34 +107,181 @@ def test_numbers_are_taken_modulo_two_to_the_64(
     other = replace(start, **{name: same})  # type: ignore[arg-type]
     assert words(one, 4) == words(other, 4)
     assert words(one, 4) != words(Stream(1, Purpose.BATCHES, 1, 1), 4)
+    drawn = [stream.draws().words(4).tolist() for stream in (one, other)]
+    assert drawn[0] == drawn[1] == words(one, 4)
+
+
+keys = st.builds(
+    Stream,
+    seed=st.integers(-(1 << 70), 1 << 70),
+    purpose=st.sampled_from(Purpose),
+    index=st.integers(-(1 << 65), 1 << 65),
+    version=st.integers(0, 1 << 65),
+)
+
+
+@given(stream=keys, count=st.integers(0, 40))
+@settings(max_examples=50, deadline=None)
+def test_words_are_those_of_numpy_and_of_a_plain_philox(
+    stream: Stream, count: int
+) -> None:
+    drawn = stream.draws().words(count)
+    assert drawn.dtype == np.uint64
+    assert drawn.tolist() == plain_words(stream, 0, count)
+    counter = np.array([0, 0, int(stream.purpose), stream.version & U64], np.uint64)
+    key = np.array([stream.seed & U64, stream.index & U64], np.uint64)
+    numpy_philox = np.random.Philox(counter=counter, key=key)
+    np.testing.assert_array_equal(drawn, numpy_philox.random_raw(count))
+    assert drawn.tolist() == words(stream, count)
+
+
+WORDS_OF = {
+    "words": lambda count: count,
+    "dither": lambda count: -(-count // 4),
+    "signs": lambda count: -(-count // 64),
+    "uniforms": lambda count: count,
+}
+requests = st.tuples(
+    st.sampled_from(sorted(WORDS_OF)),
+    st.sampled_from([0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 255, 256, 257]),
+)
+
+
+@given(stream=keys, asked=st.lists(requests, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_every_request_starts_with_a_fresh_block(
+    stream: Stream, asked: list[tuple[str, int]]
+) -> None:
+    draws, block = stream.draws(), 0
+    for name, count in asked:
+        num_words = WORDS_OF[name](count)
+        expected = plain_words(stream, block, num_words)
+        drawn = getattr(draws, name)(count)
+        assert drawn.shape == (count,)
+        if name == "words":
+            assert drawn.tolist() == expected
+        elif name == "dither":
+            assert drawn.dtype == np.dtype("<u2")
+            assert drawn.tolist() == plain_dither(expected, count)
+        elif name == "signs":
+            assert drawn.dtype == np.uint8
+            assert drawn.tolist() == plain_signs(expected, count)
+        else:
+            assert drawn.dtype == np.float64
+            assert drawn.tolist() == plain_uniforms(expected)
+        block += -(-num_words // 4)
+
+
+def test_two_requests_of_a_stream_share_no_number() -> None:
+    draws = Stream(1, Purpose.UPLINK).draws()
+    drawn = [word for count in (1, 2, 3, 4, 5, 100) for word in draws.words(count)]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_draws_of_one_stream_do_not_disturb_each_other() -> None:
+    """All draws of a thread set the state of one generator."""
+    streams = [Stream(seed, Purpose.UPLINK, seed + 1, seed + 2) for seed in range(5)]
+    alone = [
+        [draws.words(7).tolist() for _ in range(20)]
+        for draws in (stream.draws() for stream in streams)
+    ]
+    together = [stream.draws() for stream in streams]
+    mixed: list[list[list[int]]] = [[] for _ in streams]
+    for _ in range(20):
+        for kept, draws in zip(mixed, together, strict=True):
+            kept.append(draws.words(7).tolist())
+    assert mixed == alone
+
+
+def test_threads_draw_the_same_numbers() -> None:
+    streams = [Stream(seed, Purpose.DOWNLINK, 1, seed) for seed in range(6)]
+
+    def draw(stream: Stream) -> list[int]:
+        draws, numbers = stream.draws(), []
+        for _ in range(200):
+            numbers.append(int(draws.words(1000).sum(dtype=np.uint64)))
+            numbers.append(int(draws.dither(1000).sum(dtype=np.int64)))
+        return numbers
+
+    expected = [draw(stream) for stream in streams]
+    barrier = threading.Barrier(len(streams))
+
+    def wait_and_draw(stream: Stream) -> list[int]:
+        barrier.wait()
+        return draw(stream)
+
+    with ThreadPoolExecutor(len(streams)) as pool:
+        assert list(pool.map(wait_and_draw, streams)) == expected
+
+
+def test_numpy_integers_are_keys_as_well() -> None:
+    plain = Stream(1, Purpose.UPLINK, 2, 3).draws().words(5)
+    numbers = (np.int64(1), Purpose.UPLINK, np.int32(2), np.uint64(3))
+    np.testing.assert_array_equal(Stream(*numbers).draws().words(5), plain)
+
+
+# --- Statistics -----------------------------------------------------------------------
+
+MANY = 1 << 18
+
+
+def chi_square(counts: NDArray[np.int64]) -> float:
+    """Standard deviations of Pearson's statistic from its mean."""
+    expected = counts.sum() / counts.size
+    statistic = float((np.square(counts - expected) / expected).sum())
+    freedom = counts.size - 1
+    return abs(statistic - freedom) / math.sqrt(2 * freedom)
+
+
+def test_dithers_are_uniform_and_independent() -> None:
+    dither = Stream(0, Purpose.UPLINK).draws().dither(MANY)
+    assert chi_square(np.bincount(dither >> 6, minlength=1024)) < 4
+    assert chi_square(np.bincount(dither & 1023, minlength=1024)) < 4
+    centred = dither.astype(np.float64) - 32767.5
+    for lag in (1, 2, 3, 4, 16):
+        product = centred[:-lag] * centred[lag:]
+        deviation = product.mean() / (65536**2 / 12) * math.sqrt(product.size)
+        assert abs(deviation) < 4
+    # Every place within a word is as good as the others.
+    assert np.abs(centred.reshape(-1, 4).mean(axis=0)).max() < 4 * 18919 / 256
+
+
+def test_signs_are_fair_coins() -> None:
+    signs = Stream(0, Purpose.DOWNLINK).draws().signs(MANY)
+    assert set(np.unique(signs).tolist()) == {0, 1}
+    assert abs(int(signs.sum()) - MANY / 2) < 4 * math.sqrt(MANY / 4)
+    by_place = signs.reshape(-1, 64).sum(axis=0)
+    assert np.abs(by_place - MANY / 128).max() < 4 * math.sqrt(MANY / 256)
+    patterns = signs.reshape(-1, 8) @ (1 << np.arange(8))
+    assert chi_square(np.bincount(patterns, minlength=256)) < 4
 
 
 def test_uniforms_are_multiples_in_the_unit_interval() -> None:
-    uniforms = Stream(0, Purpose.SAMPLING).uniforms(200_000)
-    assert uniforms.dtype == np.float32
+    uniforms = Stream(0, Purpose.SAMPLING).draws().uniforms(MANY)
     assert uniforms.min() >= 0.0
     assert uniforms.max() < 1.0
-    steps = uniforms.astype(np.float64) * 2**24
+    steps = uniforms * 2**53
     np.testing.assert_array_equal(steps, np.floor(steps))
-    # The last of the 24 bits is a fair coin as well.
+    # The last of the 53 bits is a fair coin as well.
     odd = int((steps % 2).sum())
-    assert abs(odd - 100_000) < 4 * np.sqrt(50_000)
-    standard_error = 1 / np.sqrt(12 * 200_000)
-    assert abs(uniforms.mean(dtype=np.float64) - 0.5) < 4 * standard_error
+    assert abs(odd - MANY / 2) < 4 * math.sqrt(MANY / 4)
+    assert abs(uniforms.mean() - 0.5) < 4 / math.sqrt(12 * MANY)
+    assert chi_square(np.bincount((uniforms * 1024).astype(int), minlength=1024)) < 4
 
 
-@given(
-    seed=st.integers(-(1 << 70), 1 << 70),
-    purpose=st.sampled_from(Purpose),
-    index=st.integers(0, U64),
-    version=st.integers(0, U64),
-)
-@settings(max_examples=25, deadline=None)
-def test_uniforms_are_those_of_a_plain_philox(
-    seed: int, purpose: Purpose, index: int, version: int
-) -> None:
-    stream = Stream(seed, purpose, index, version)
-    assert stream.uniforms(24).tolist() == plain_uniforms(stream, 3)
+def test_neighbouring_streams_are_independent() -> None:
+    """Versions, clients and seeds one apart, as a run has them."""
+    start = Stream(7, Purpose.UPLINK, 3, 5)
+    others = [
+        replace(start, version=6),
+        replace(start, index=4),
+        replace(start, seed=8),
+        replace(start, purpose=Purpose.DOWNLINK),
+    ]
+    centred = start.draws().uniforms(MANY) - 0.5
+    for other in others:
+        correlation = 12 * (centred * (other.draws().uniforms(MANY) - 0.5)).mean()
+        assert abs(correlation) < 4 / math.sqrt(MANY)
 
 
 def test_plain_philox_gives_the_published_answer() -> None:
@@ -130,27 +294,51 @@ def test_plain_philox_gives_the_published_answer() -> None:
     ]
 
 
-# Multiples of 2^-24.
+# Words, dithers, signs as bits of one number (the first is the lowest), and uniforms
+# over 2^-53, requested in this order.
 GOLDEN = [
     (
         Stream(0, Purpose.UPLINK),
-        [11608175, 10798432, 9166834, 1065822, 7259850, 2018691],
+        [0xA4C5607FB1206F77, 0x10435EC58BDFF201, 0x1ECD83886EC6CA79],
+        [41071, 24395, 24612, 44798, 32292, 20712],
+        0x354217F0D69E3275F8,
+        [5017523544383279, 3407523136843974],
     ),
     (
         Stream(42, Purpose.DOWNLINK, 7, 3),
-        [12456193, 11215715, 11915562, 7456712, 13838063, 5170322],
+        [0xAB2363FFBE11011E, 0x71C7C864B5D12AC9, 0x4EE492B1D326EF37],
+        [14884, 5193, 51721, 59359, 60979, 22447],
+        0x2104970BBB3C48489C,
+        [6562992884819705, 3911410471986369],
     ),
     (
         Stream(-1, Purpose.SAMPLING, 1 << 63, 1 << 40),
-        [13367144, 719052, 10185597, 12950429, 1977193, 8825015],
+        [0xAF8CC4ACBF7681B, 0xC59B9DC89B6B7DF4, 0x86A8B7941E2B69B2],
+        [24892, 25809, 20397, 40359, 24632, 28374],
+        0x10FAC0FDEB7B87112F,
+        [4387166131419996, 6927980768875906],
     ),
     (
         Stream((1 << 64) + 1, Purpose.BATCHES, 1, 2),
-        [8401337, 5392951, 15292293, 10370848, 4730915, 5464205],
+        [0x524A37228031B9B4, 0x9E3F20A3E9578534, 0x53608DA948302342],
+        [24931, 19151, 192, 12866, 16993, 48830],
+        0xA8583937BBE236C75,
+        [5124156938497062, 7966498676765533],
     ),
 ]
 
 
-@pytest.mark.parametrize(("stream", "expected"), GOLDEN)
-def test_uniforms_are_pinned(stream: Stream, expected: list[int]) -> None:
-    assert (stream.uniforms(6) * 2**24).astype(int).tolist() == expected
+@pytest.mark.parametrize(("stream", "words", "dither", "signs", "uniforms"), GOLDEN)
+def test_draws_are_pinned(
+    stream: Stream,
+    words: list[int],
+    dither: list[int],
+    signs: int,
+    uniforms: list[int],
+) -> None:
+    draws = stream.draws()
+    assert draws.words(3).tolist() == words
+    assert draws.dither(6).tolist() == dither
+    bits = draws.signs(70).tolist()
+    assert sum(bit << place for place, bit in enumerate(bits)) == signs
+    assert (draws.uniforms(2) * 2**53).astype(int).tolist() == uniforms

@@ -13,7 +13,11 @@ the stream and the input
 
 negative where i mod 3 = 1, and zero where i mod zero_every = 0 if that is given. The
 magnitudes differ for i < 101, so nothing depends on how ties are broken, and squares
-and their sums are exact, so nothing depends on the order of summation.
+and their sums are exact, so nothing depends on the order of summation. The tensors of
+the channel are `sizes`.
+
+What zlib makes of symbols (the code packed-huffman) differs between implementations
+of zlib, but decodes to the same.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import numpy as np
 from flower_compress.compressors import Vector, get_compressor
 from flower_compress.contract import Contract
 from flower_compress.layout import Layout
-from flower_compress.links import Payload, get_link
+from flower_compress.links import Channel, Payload, get_link
 from flower_compress.packet import Packet
 from flower_compress.streams import Purpose, Stream
 
@@ -49,17 +53,24 @@ def make_input(recipe: Recipe) -> Vector:
 
 
 def make_payload(recipe: Recipe) -> Payload:
-    stream = recipe["stream"]
     return Payload.encode(
         make_input(recipe["input"]),
         get_compressor(recipe["operator"]),
         recipe["code"],
+        make_channel(recipe),
+    )
+
+
+def make_channel(recipe: Recipe) -> Channel:
+    stream, sizes = recipe["stream"], recipe["sizes"]
+    return Channel(
         Stream(
             stream["seed"],
             Purpose[stream["purpose"]],
             stream["index"],
             stream["version"],
         ),
+        None if sizes is None else tuple(sizes),
     )
 
 
@@ -69,6 +80,7 @@ def make_contract(recipe: Recipe) -> Contract:
         get_link(recipe["uplink"]),
         recipe["downlink_rate"],
         recipe["seed"],
+        recipe["downlink_groups"],
     )
 
 
@@ -89,11 +101,12 @@ def make_packet(recipe: Recipe) -> Packet:
 
 
 def payload_recipe(operator: Recipe, code: str, **changes: Any) -> Recipe:
-    of_input = {"dim": 48, "multiplier": 37, "offset": 5, "zero_every": 5}
+    of_input = {"dim": 96, "multiplier": 37, "offset": 5, "zero_every": 5}
     stream = {"seed": 42, "purpose": "UPLINK", "index": 3, "version": 17}
     return {
         "operator": get_compressor(operator).config(),
         "code": code,
+        "sizes": changes.get("sizes"),
         "stream": stream | {k: v for k, v in changes.items() if k in stream},
         "input": of_input | {k: v for k, v in changes.items() if k in of_input},
     }
@@ -105,7 +118,7 @@ def packet_recipe(*payloads: Recipe, **changes: Any) -> Recipe:
         "base": 16,
         "version": 17,
         "acked": 15,
-        "dim": 48,
+        "dim": 96,
         "final": False,
         "snapshot": None,
         "contract": None,
@@ -116,38 +129,115 @@ def packet_recipe(*payloads: Recipe, **changes: Any) -> Recipe:
     return {"packet": fields | changes, "payloads": list(payloads)}
 
 
+SIZES = [40, 0, 7, 49]
+
 OPERATORS: dict[str, Recipe] = {
-    "quantizer-ternary": {"name": "stochastic-quantizer", "levels": 1},
+    "quantizer": {"name": "stochastic-quantizer", "levels": 1},
+    "random-sparsifier": {"name": "random-sparsifier", "p": 0.3},
+    "top-k": {"name": "top-k", "k": 6},
+    "min-variance": {"name": "min-variance-sparsifier", "density": 0.2},
+    "dithered": {"name": "dithered-quantizer", "levels": 4},
+    "sign": {"name": "scaled-sign"},
+    "rotated": {"name": "rotated-quantizer", "step": 1.0},
+}
+"""Operators with symbols; each is written with every code that takes them."""
+
+VARIANTS: dict[str, Recipe] = {
     "quantizer-buckets": {
         "name": "stochastic-quantizer",
         "levels": 200,
         "norm": "inf",
         "bucket_size": 20,
     },
-    "random-sparsifier": {"name": "random-sparsifier", "p": 0.3},
-    "top-k": {"name": "top-k", "k": 6},
+    "quantizer-subtractive": {
+        "name": "stochastic-quantizer",
+        "levels": 6,
+        "subtractive": True,
+        "per": "tensor",
+    },
+    "random-sparsifier-tensors": {
+        "name": "random-sparsifier",
+        "p": 0.1,
+        "per": "tensor",
+    },
     "top-k-fraction": {"name": "top-k", "fraction": 0.1},
+    "top-k-buckets": {"name": "top-k", "k": 2, "bucket_size": 10, "per": "tensor"},
+    "min-variance-tensors": {
+        "name": "min-variance-sparsifier",
+        "density": 0.3,
+        "per": "tensor",
+    },
+    "dithered-lemma": {
+        "name": "dithered-quantizer",
+        "levels": 3,
+        "tau": "lemma",
+        "bucket_size": 20,
+    },
+    "dithered-subtractive": {
+        "name": "dithered-quantizer",
+        "levels": 8,
+        "tau": "none",
+        "subtractive": True,
+        "per": "tensor",
+    },
+    "sign-tensors": {"name": "scaled-sign", "bucket_size": 32, "per": "tensor"},
+    "rotated-tensors": {
+        "name": "rotated-quantizer",
+        "step": 2.0,
+        "bucket_size": 20,
+        "per": "tensor",
+    },
+    "rotated-whole": {"name": "rotated-quantizer", "step": 0.5, "bucket_size": None},
 }
-"""Operators with symbols; each is written with every code."""
+"""Other configurations of these."""
 
-CODES = ("fixed-width", "elias")
+PLAIN: dict[str, Recipe] = {
+    "identity": {"name": "identity"},
+    "identity-scoped": {"name": "identity", "bucket_size": 9, "per": "tensor"},
+    "rand-k": {"name": "rand-k", "k": 6},
+    "rand-k-fraction": {"name": "rand-k", "fraction": 0.6, "per": "tensor"},
+    "rand-k-buckets": {"name": "rand-k", "fraction": 0.25, "bucket_size": 10},
+}
+"""Operators without symbols."""
+
+CODES = (
+    "fixed-width",
+    "elias",
+    "indices",
+    "nested-golomb",
+    "support-vector",
+    "packed-huffman",
+    "entropy",
+)
+BINARY = ("random-sparsifier", "top-k")
+"""Operators whose symbols are 0 and 1, which is all that the code indices takes."""
+
+
+def operator_recipe(operator: Recipe, code: str, **changes: Any) -> Recipe:
+    sizes = SIZES if operator.get("per") == "tensor" else None
+    return packet_recipe(payload_recipe(operator, code, sizes=sizes, **changes))
+
 
 RECIPES: dict[str, Recipe] = {
-    "identity": packet_recipe(payload_recipe({"name": "identity"}, "auto")),
     **{
-        f"{name}-{code}": packet_recipe(payload_recipe(operator, code))
+        name: operator_recipe(operator, "auto")
+        for name, operator in (PLAIN | VARIANTS).items()
+    },
+    **{
+        f"{name}-{code}": operator_recipe(operator, code)
         for name, operator in OPERATORS.items()
         for code in CODES
+        if code != "indices" or operator["name"] in BINARY
     },
     "nothing-but-zeros": packet_recipe(
-        payload_recipe(OPERATORS["quantizer-ternary"], "auto", zero_every=1)
+        payload_recipe(OPERATORS["quantizer"], "auto", zero_every=1)
     ),
     "empty-vector": packet_recipe(
-        payload_recipe(OPERATORS["quantizer-buckets"], "auto", dim=0), dim=0
+        payload_recipe(VARIANTS["quantizer-buckets"], "auto", dim=0), dim=0
     ),
     "resynchronise": packet_recipe(base=0, version=0, acked=0, dim=0, resync=True),
     "first-model": packet_recipe(
-        payload_recipe(OPERATORS["quantizer-ternary"], "auto", seed=-1, version=1),
+        payload_recipe(OPERATORS["quantizer"], "auto", seed=-1, version=1),
         payload_recipe(
             OPERATORS["top-k"], "auto", purpose="DOWNLINK", index=2**63, offset=50
         ),
@@ -157,10 +247,10 @@ RECIPES: dict[str, Recipe] = {
         version=2**32 - 1,
         acked=0,
         final=True,
-        snapshot={"dim": 48, "multiplier": 11, "offset": 0, "zero_every": 0},
+        snapshot={"dim": 96, "multiplier": 11, "offset": 0, "zero_every": 0},
         contract={
             "layout": [
-                ["weight", [5, 9], "float32", False],
+                ["weight", [31, 3], "float32", False],
                 ["bias", [3], "float16", False],
                 ["norm.running_mean", [2], "float32", True],
                 ["norm.num_batches_tracked", [], "int64", True],
@@ -174,6 +264,7 @@ RECIPES: dict[str, Recipe] = {
             },
             "downlink_rate": 0.25,
             "seed": 42,
+            "downlink_groups": "client",
         },
         exact="0000803f000000c00700000000000000",
     ),

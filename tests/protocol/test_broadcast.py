@@ -10,8 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flower_compress.compressors import (
+    DitheredQuantizer,
     Identity,
+    RandK,
     RandomSparsifier,
+    RotatedQuantizer,
+    ScaledSign,
     StochasticQuantizer,
     TopK,
     Vector,
@@ -21,6 +25,7 @@ from flower_compress.links import (
     Broadcast,
     Carries,
     CatchUp,
+    Channel,
     Direct,
     ErrorFeedback,
     Link,
@@ -40,12 +45,23 @@ CASES: dict[str, tuple[Link, Carries]] = {
     "model-memory-sparse": (Memory(RandomSparsifier(p=0.3), rate=0.5), "model"),
     "model-memory-topk": (Memory(TopK(k=1)), "model"),
     "model-memory-identity": (Memory(Identity()), "model"),
+    "model-memory-rand-k": (Memory(RandK(fraction=0.4)), "model"),
+    "model-memory-rotated": (Memory(RotatedQuantizer()), "model"),
+    "model-memory-malcom": (Memory(DitheredQuantizer(3, per="tensor")), "model"),
+    "model-memory-subtractive": (
+        Memory(StochasticQuantizer(3, subtractive=True, per="tensor")),
+        "model",
+    ),
     "model-direct-identity": (Direct(Identity()), "model"),
     "model-direct-qsgd": (Direct(QSGD), "model"),
     "model-error-feedback": (ErrorFeedback(TopK(k=2)), "model"),
     "update-direct-qsgd": (Direct(QSGD), "update"),
     "update-direct-sparse": (Direct(RandomSparsifier(p=0.3)), "update"),
     "update-direct-identity": (Direct(Identity()), "update"),
+    "update-direct-rand-k": (Direct(RandK(k=1)), "update"),
+    "update-direct-rotated": (Direct(RotatedQuantizer(1.0, per="tensor")), "update"),
+    "update-error-feedback-sign": (ErrorFeedback(ScaledSign()), "update"),
+    "update-error-feedback-rotated": (ErrorFeedback(RotatedQuantizer()), "update"),
     "update-error-feedback-topk": (ErrorFeedback(TopK(k=1)), "update"),
     "update-error-feedback-qsgd": (ErrorFeedback(QSGD), "update"),
     "update-error-feedback-identity": (ErrorFeedback(Identity()), "update"),
@@ -54,6 +70,10 @@ every_case = pytest.mark.parametrize(("link", "carries"), CASES.values(), ids=CA
 bounded = settings(
     max_examples=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def channel_of(dim: int) -> Channel:
+    return Channel(STREAM, (dim // 2, 0, dim - dim // 2))
 
 
 def same(a: Vector | None, b: Vector | None) -> bool:
@@ -73,7 +93,7 @@ def packet_of(needed: CatchUp, dim: int) -> Packet:
         final=True,
         snapshot=needed.snapshot,
     )
-    return Packet.parse(packet.data)
+    return Packet.parse(packet.data).on(channel_of(dim))
 
 
 def take(state: ReceiverState, packet: Packet, rate: float | None) -> ReceiverState:
@@ -138,11 +158,11 @@ def test_receivers_that_catch_up_hold_what_the_others_hold(
         x.flags.writeable = False
         before = broadcast
         if pauses and carries == "update":
-            broadcast = before.pause(dim, STREAM)
+            broadcast = before.pause(dim, channel_of(dim))
             np.testing.assert_array_equal(broadcast.value, before.value)
             assert broadcast.sender is before.sender
         else:
-            broadcast = before.publish(x, STREAM)
+            broadcast = before.publish(x, channel_of(dim))
         assert before.version == broadcast.version - 1, "the old state is as it was"
         sent[broadcast.version] = broadcast.log[-1]
 
@@ -188,7 +208,7 @@ def test_a_receiver_that_is_up_to_date_gets_one_payload(
     for _ in range(30):
         held = broadcast.version
         x = rng.standard_normal(dim).astype(np.float32)
-        broadcast = broadcast.publish(x, STREAM)
+        broadcast = broadcast.publish(x, channel_of(dim))
         needed = broadcast.catch_up(held)
         assert needed.snapshot is None
         assert needed.payloads == broadcast.log[-1:]
@@ -206,7 +226,7 @@ def test_catching_up_costs_the_least_there_is(
     sent: dict[int, Payload] = {}
     for _ in range(30):
         x = rng.standard_normal(dim).astype(np.float32)
-        broadcast = broadcast.publish(x, STREAM)
+        broadcast = broadcast.publish(x, channel_of(dim))
         sent[broadcast.version] = newest = broadcast.log[-1]
         for held in (None, *range(1, broadcast.version)):
             packet = packet_of(broadcast.catch_up(held), dim)
@@ -226,7 +246,7 @@ def test_the_log_forgets_what_a_snapshot_replaces(link: Link, carries: Carries) 
     broadcast = Broadcast.begin(link, carries, np.ones(dim, dtype=np.float32))
     for _ in range(200):
         x = rng.standard_normal(dim).astype(np.float32)
-        broadcast = broadcast.publish(x, STREAM)
+        broadcast = broadcast.publish(x, channel_of(dim))
     assert 1 <= len(broadcast.log) < 200
     stranger = packet_of(broadcast.catch_up(None), dim)
     if broadcast.rate is None:
@@ -261,7 +281,8 @@ def test_lossless_links_give_every_receiver_the_model_itself(carries: Carries) -
     for server_round in range(12):
         update = rng.standard_normal(dim).astype(np.float32)
         model = model + update
-        broadcast = broadcast.publish(model if carries == "model" else update, STREAM)
+        x = model if carries == "model" else update
+        broadcast = broadcast.publish(x, channel_of(dim))
         if server_round % 3:
             continue
         packet = packet_of(broadcast.catch_up(held), dim)
@@ -290,6 +311,7 @@ def test_skipped_payloads_would_be_noticed() -> None:
     broadcast = Leaky.begin(Direct(QSGD), "update", np.zeros(6, dtype=np.float32))
     state = take(ReceiverState(), packet_of(broadcast.catch_up(None), 6), 1.0)
     for _ in range(2):
-        broadcast = broadcast.publish(rng.standard_normal(6).astype(np.float32), STREAM)
+        x = rng.standard_normal(6).astype(np.float32)
+        broadcast = broadcast.publish(x, channel_of(6))
     with pytest.raises(Exception, match="a snapshot is needed"):
         take(state, packet_of(broadcast.catch_up(state.newest), 6), 1.0)

@@ -19,8 +19,13 @@ from hypothesis.stateful import (
 
 from flower_compress.compressors import (
     Compressor,
+    DitheredQuantizer,
     Identity,
+    MinVarianceSparsifier,
+    RandK,
     RandomSparsifier,
+    RotatedQuantizer,
+    ScaledSign,
     StochasticQuantizer,
     TopK,
     Vector,
@@ -32,6 +37,7 @@ from flower_compress.errors import (
     UnknownNameError,
 )
 from flower_compress.links import (
+    Channel,
     Direct,
     ErrorFeedback,
     Link,
@@ -61,6 +67,7 @@ EXACT: tuple[Compressor, ...] = (
     StochasticQuantizer(levels=4, norm="inf", bucket_size=2),
 )
 QSGD = StochasticQuantizer(levels=2)
+CHANNEL = Channel(Stream(7, Purpose.UPLINK), (2, 0, 3))
 LINKS: dict[str, Link] = {
     "direct-identity": Direct(Identity()),
     "direct-qsgd": Direct(QSGD),
@@ -75,6 +82,19 @@ LINKS: dict[str, Link] = {
     "memory-topk-first": Memory(TopK(k=1), rate=0.5, initial="first"),
     "memory-identity": Memory(Identity()),
     "memory-identity-first": Memory(Identity(), rate=0.5, initial="first"),
+    "direct-rand-k": Direct(RandK(k=2)),
+    "direct-rotated": Direct(RotatedQuantizer(1.0, per="tensor")),
+    "direct-min-variance": Direct(MinVarianceSparsifier(density=0.5, per="tensor")),
+    "memory-rand-k": Memory(RandK(k=1, per="tensor")),
+    "memory-rotated": Memory(RotatedQuantizer()),
+    "memory-subtractive": Memory(StochasticQuantizer(3, "inf", subtractive=True)),
+    "memory-malcom": Memory(DitheredQuantizer(3, per="tensor")),
+    "memory-malcom-first": Memory(
+        DitheredQuantizer(3, "none", subtractive=True), initial="first"
+    ),
+    "error-feedback-rand-k": ErrorFeedback(RandK(k=2)),
+    "error-feedback-rotated": ErrorFeedback(RotatedQuantizer(1.0)),
+    "error-feedback-sign": ErrorFeedback(ScaledSign(per="tensor")),
     "error-feedback-0": ErrorFeedback(EXACT[0], feedback=0.0),
     "error-feedback-half": ErrorFeedback(EXACT[1], feedback=0.5),
     "error-feedback-default": ErrorFeedback(QSGD),
@@ -108,6 +128,11 @@ def freeze(state: SenderState | ReceiverState) -> None:
         frozen(state.vector)
 
 
+def on_arrival(payload: Payload, version: int) -> Payload:
+    """A payload as its bytes come, on the channel of the version that came with it."""
+    return Payload(payload.data, DIM).on(CHANNEL.at(version))
+
+
 def sum_of(parts: Iterable[Vector]) -> Vector:
     return sum(parts, start=np.zeros(DIM, dtype=np.float64))
 
@@ -127,8 +152,8 @@ class Ends(RuleBasedStateMachine):
     def send(self, x: Vector, version: int) -> Payload:
         """Let the sender compress `x`; check what its link promises."""
         before = self.sender
-        stream = Stream(7, Purpose.UPLINK, 0, version)
-        self.sender, payload = self.link.send(before, x, version, stream)
+        channel = CHANNEL.at(version)
+        self.sender, payload = self.link.send(before, x, version, channel)
         freeze(self.sender)
         self.inputs.append(x)
         assert self.sender.version == before.version
@@ -250,7 +275,7 @@ class Uplink(Ends):
                 state,
                 base=answer.base,
                 version=answer.version,
-                payloads=(Payload(answer.payload.data, DIM),),
+                payloads=(on_arrival(answer.payload, answer.version),),
                 final=False,
                 rate=self.rate,
             )
@@ -330,7 +355,7 @@ class Downlink(Ends):
                 self.receiver,
                 base=sent.base,
                 version=sent.version,
-                payloads=(Payload(sent.payload.data, DIM),),
+                payloads=(on_arrival(sent.payload, sent.version),),
                 final=False,
                 rate=self.rate,
                 snapshot=sent.snapshot,
@@ -402,6 +427,15 @@ class FoldsTooEarly(Memory):
         return Memory.acknowledge(self, state, state.pending_version or version)
 
 
+class ForgetsTheVersion(Direct):
+    """Draws every payload from the same stream: both ends no longer agree on it."""
+
+    def send(
+        self, state: SenderState, x: Vector, version: int, channel: Channel
+    ) -> tuple[SenderState, Payload]:
+        return Direct.send(self, state, x, version, channel.at(0))
+
+
 class ForgetsWhatWasLost(ErrorFeedback):
     """Takes a payload out of the error although nobody received it."""
 
@@ -425,6 +459,7 @@ class FoldsInPlace(Memory):
         (Uplink, FoldsTooEarly(QSGD)),
         (Uplink, ForgetsWhatWasLost(TopK(k=2), feedback=1.0)),
         (Uplink, FoldsInPlace(QSGD)),
+        (Uplink, ForgetsTheVersion(RandK(k=2))),
         (Downlink, FoldsInPlace(QSGD)),
     ],
 )
@@ -464,10 +499,10 @@ def test_a_configuration_that_cannot_work_is_refused() -> None:
 def test_a_shared_link_skips_what_the_receiver_has() -> None:
     payloads = []
     state, sender = ReceiverState(1, np.zeros(DIM, np.float32)), SenderState()
-    link = Direct(QSGD)
+    link = Direct(RandK(k=2))
     for version in range(2, 6):
         x = np.arange(DIM, dtype=np.float32) * version
-        sender, payload = link.send(sender, x, version, Stream(0, Purpose.DOWNLINK))
+        sender, payload = link.send(sender, x, version, CHANNEL.at(version))
         payloads.append(payload)
 
     def take(state: ReceiverState, first: int, last: int) -> ReceiverState:

@@ -34,8 +34,12 @@ from hypothesis import strategies as st
 from flower_compress import CompressionMod, mods
 from flower_compress.client_state import ClientState
 from flower_compress.compressors import (
+    DitheredQuantizer,
     Identity,
+    RandK,
     RandomSparsifier,
+    RotatedQuantizer,
+    ScaledSign,
     StochasticQuantizer,
     TopK,
     Vector,
@@ -43,13 +47,21 @@ from flower_compress.compressors import (
 from flower_compress.contract import Contract
 from flower_compress.errors import NonFiniteError
 from flower_compress.layout import read_array, write_array
-from flower_compress.links import Direct, ErrorFeedback, Memory, SenderState, commit
+from flower_compress.links import (
+    Channel,
+    Direct,
+    ErrorFeedback,
+    Memory,
+    SenderState,
+    commit,
+)
 from flower_compress.mods import find_packet
 from flower_compress.packet import Packet
 from flower_compress.strategies import ALGORITHMS, MCM, CompressedStrategy, RandMCM
 from flower_compress.strategies.downlink import DownlinkEnd, Downlinks
 from flower_compress.strategies.roster import Client
 from flower_compress.strategies.uplink import Contribution, Uplinks
+from flower_compress.streams import Purpose, Stream
 from tests.protocol.faulty import (
     DUPLICATES,
     RAISES,
@@ -156,6 +168,38 @@ CASES: dict[str, Case] = {
     "mcm-down-error-feedback-up": Case(
         partial(CompressedStrategy, ErrorFeedback(TopK(k=3)), Memory(QSGD))
     ),
+    "mcm-rand-k": Case(partial(MCM, RandK(fraction=0.5))),
+    "rand-mcm-rand-k": Case(partial(RandMCM, RandK(k=2, per="tensor")), "weights"),
+    "rand-mcm-rotated": Case(
+        partial(RandMCM, RotatedQuantizer(1.0), initial_memory="first")
+    ),
+    "rand-mcm-g-rotated": Case(
+        partial(RandMCM, RotatedQuantizer(1.0, per="tensor"), groups=2)
+    ),
+    "mcm-per-tensor": Case(
+        partial(
+            MCM,
+            StochasticQuantizer(levels=2, per="tensor"),
+            downlink_compressor=DitheredQuantizer(6, subtractive=True, per="tensor"),
+        )
+    ),
+    "private-subtractive-down": Case(
+        partial(
+            CompressedStrategy,
+            ErrorFeedback(RotatedQuantizer()),
+            Direct(StochasticQuantizer(6, subtractive=True, per="tensor")),
+            groups="client",
+        )
+    ),
+    "rotated-updates-in-groups": Case(
+        partial(
+            CompressedStrategy,
+            ErrorFeedback(ScaledSign(per="tensor")),
+            ErrorFeedback(RotatedQuantizer(per="tensor")),
+            downlink_carries="update",
+            groups=2,
+        )
+    ),
     "private-direct-down": Case(
         partial(CompressedStrategy, Memory(QSGD), Direct(QSGD), groups="client")
     ),
@@ -181,6 +225,7 @@ def _quiet_flower() -> Iterator[None]:
     logger.setLevel(level)
 
 
+_on = ClientState.on
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
@@ -217,6 +262,16 @@ class LockStep:
     def clients(self) -> list[Client]:
         return self.strategy._roster.online(self.grid.contexts)
 
+    def downlink_channel(self, identity: int) -> Channel:
+        groups = self.strategy.groups
+        index = identity if groups == "client" else identity % groups
+        stream = Stream(self.strategy.seed, Purpose.DOWNLINK, index)
+        return Channel(stream, self.strategy._layout.sizes)
+
+    def uplink_channel(self, identity: int) -> Channel:
+        stream = Stream(self.strategy.seed, Purpose.UPLINK, identity)
+        return Channel(stream, self.strategy._layout.sizes)
+
     def before_round(self, messages: Sequence[Message]) -> None:
         """Note what each client would hold if it received its message."""
         strategy = self.strategy
@@ -225,6 +280,7 @@ class LockStep:
         for message in messages:
             client = by_node[message.metadata.dst_node_id]
             packet = Packet.parse(find_packet(message.content)[1])
+            packet = packet.on(self.downlink_channel(client.identity))
             assert packet.version == client.downlink.sent
             if shared is not None:
                 value = shared[client.identity % len(shared)].value
@@ -257,6 +313,7 @@ class LockStep:
                 # A late message of an earlier session can do that.
                 self.lost_at[i] = num_rounds
                 continue
+            state = _on(state, self.downlink_channel(i), self.uplink_channel(i))
             self.compare_downlink(client, state)
             self.compare_uplink(client, state)
         memory_sum = strategy._uplinks._memory_sum
@@ -470,6 +527,22 @@ def accept_anything(state: Any, **kwargs: Any) -> Any:
     return _accept(state, **{**kwargs, "final": False})
 
 
+def one_draw_for_all(self: Contract, identity: int) -> Channel:
+    """Both ends take the first client's stream for everyone's."""
+    return Channel(Stream(self.seed, Purpose.DOWNLINK, 0), self.layout.sizes)
+
+
+def one_version_late(self: Packet, channel: Channel) -> Packet:
+    """The receiver takes the stream of the version before."""
+    payloads = tuple(p.on(channel.at(self.version - 1)) for p in self.payloads)
+    return replace(self, payloads=payloads)
+
+
+def forget_the_channels(self: ClientState, down: Channel, up: Channel) -> ClientState:
+    """What was pending cannot be decoded again."""
+    return self
+
+
 @pytest.mark.parametrize(
     ("target", "name", "broken", "algorithm", "faults"),
     [
@@ -480,9 +553,14 @@ def accept_anything(state: Any, **kwargs: Any) -> Any:
         (mods, "accept", accept_anything, "rand-mcm", [Fault.LOSE_REPLY]),
         (mods, "accept", take_the_newest_only, "dore", [Fault.LOSE_MESSAGE]),
         (mods, "accept", take_the_newest_only, "mcm", [Fault.LOSE_MESSAGE]),
+        (Contract, "downlink_channel", one_draw_for_all, "rand-mcm-rotated", []),
+        (Contract, "downlink_channel", one_draw_for_all, "rand-mcm-g-rotated", []),
+        (Packet, "on", one_version_late, "rand-mcm-rotated", []),
+        (Packet, "on", one_version_late, "mcm-rand-k", []),
+        (ClientState, "on", forget_the_channels, "rand-mcm-rotated", []),
     ],
 )
-def test_a_broken_acknowledgement_is_caught(
+def test_a_broken_rule_is_caught(
     monkeypatch: pytest.MonkeyPatch,
     target: Any,
     name: str,

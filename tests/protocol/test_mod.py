@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,11 +26,19 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from flower_compress import CompressionMod
-from flower_compress.compressors import Identity, StochasticQuantizer, Vector
+from flower_compress.compressors import (
+    Compressor,
+    DitheredQuantizer,
+    Identity,
+    RandK,
+    RotatedQuantizer,
+    StochasticQuantizer,
+    Vector,
+)
 from flower_compress.contract import PROTOCOL, Contract
 from flower_compress.errors import ConfigurationError
 from flower_compress.layout import Layout
-from flower_compress.links import Direct, Link, Memory, Payload
+from flower_compress.links import Channel, Direct, Link, Memory, Payload
 from flower_compress.mods import (
     SESSION_KEY,
     find_packet,
@@ -74,10 +83,16 @@ def _server_process() -> Iterator[None]:
 class Server:
     """The server's end of one client's links, reduced to what a test needs."""
 
-    def __init__(self, uplink: Link | None = None, rate: float | None = 1.0) -> None:
-        self.uplink = uplink or Direct(Identity())
-        self.rate = rate
-        self.contract = Contract(LAYOUT, self.uplink, rate, seed=9).to_bytes()
+    def __init__(
+        self,
+        uplink: Link | None = None,
+        rate: float | None = 1.0,
+        compressor: Compressor | None = None,
+        groups: int | Literal["client"] = 1,
+    ) -> None:
+        self.uplink, self.rate = uplink or Direct(Identity()), rate
+        self.compressor = compressor or Identity()
+        self.contract = Contract(LAYOUT, self.uplink, rate, 9, groups).to_bytes()
 
     def first(self, session: int = SESSION, **fields: Any) -> Packet:
         """The contract, and the model as a snapshot."""
@@ -91,8 +106,8 @@ class Server:
 
     def update(self, version: int, step: Vector, **fields: Any) -> Packet:
         """A payload that the client adds to its model."""
-        stream = Stream(0, Purpose.DOWNLINK, 0, version)
-        payload = Payload.encode(step, Identity(), "auto", stream)
+        channel = Contract.from_bytes(self.contract).downlink_channel(3)
+        payload = Payload.encode(step, self.compressor, "auto", channel.at(version))
         settings = {"base": version - 1, "version": version, "payloads": (payload,)}
         return self.packet(SESSION, **{**settings, **fields})
 
@@ -339,12 +354,57 @@ def test_a_memory_moves_on_when_the_server_says_that_it_heard() -> None:
     heard = packet_in(client.send(server.update(3, zeros, acked=2)))
     assert heard.base == 2
     # The client sends its difference to h = q_2 / 2.
-    stream = Stream(9, Purpose.UPLINK, 3, 3)
+    channel = Channel(Stream(9, Purpose.UPLINK, 3, 3), LAYOUT.sizes)
     h = np.float32(0.5) * unheard.payloads[0].vector
-    expected = Payload.encode(VECTOR - h, uplink.compressor, "auto", stream)
+    expected = Payload.encode(VECTOR - h, uplink.compressor, "auto", channel)
     assert heard.payloads[0].data == expected.data
     anew = packet_in(client.send(server.update(4, zeros, acked=1)))
     assert anew.base == 0, "the server speaks of what this client never sent"
+
+
+SHARED: list[Compressor] = [
+    RandK(k=4),
+    RandK(fraction=0.5, per="tensor"),
+    RotatedQuantizer(1.0),
+    StochasticQuantizer(4, subtractive=True, per="tensor"),
+    DitheredQuantizer(4, subtractive=True),
+]
+
+
+@pytest.mark.parametrize("compressor", SHARED, ids=repr)
+@pytest.mark.parametrize(("groups", "index"), [(1, 0), (2, 1), (5, 3), ("client", 3)])
+def test_both_ends_draw_from_the_streams_of_the_contract(
+    compressor: Compressor, groups: int | Literal["client"], index: int
+) -> None:
+    """Up and down, over several messages, with what is pending read from bytes."""
+    uplink = Memory(compressor, rate=0.5)
+    client = Client(returns="gradient")
+    server = Server(uplink, 1.0, compressor, groups)
+    client.send(server.first())
+    model, steps = VECTOR, np.linspace(-1, 1, 4 * DIM, dtype=np.float32)
+    h = np.zeros(DIM, dtype=np.float32)
+    for version in range(2, 5):
+        down = Channel(Stream(9, Purpose.DOWNLINK, index, version), LAYOUT.sizes)
+        up = Channel(Stream(9, Purpose.UPLINK, 3, version), LAYOUT.sizes)
+        step = steps[version * 7 - 14 :][:DIM]
+        packet = server.update(version, step, acked=version - 1)
+        if version == 2:
+            packet = replace(packet, acked=0)
+        answer = packet_in(client.send(packet))
+        model = model + decoded(compressor, step, down)
+        expected, _ = LAYOUT.flatten(LAYOUT.unflatten(model, EXACT))
+        came, _ = LAYOUT.flatten(record(client.received))
+        np.testing.assert_array_equal(came, expected)
+        q = decoded(compressor, came - h, up)
+        (payload,) = answer.on(up.at(0)).payloads
+        np.testing.assert_array_equal(payload.vector, q)
+        assert answer.base == (0 if version == 2 else version - 1)
+        h = h + np.float32(0.5) * q
+
+
+def decoded(compressor: Compressor, x: Vector, channel: Channel) -> Vector:
+    compressed = compressor.compress(x, channel.stream, channel.sizes)
+    return compressor.decompress(compressed, channel.stream, channel.sizes)
 
 
 def test_draws_depend_on_the_identity() -> None:
@@ -592,7 +652,7 @@ def test_a_packet_that_makes_no_sense_is_refused() -> None:
             f"expected protocol {PROTOCOL}",
         ),
         (server.first(exact=EXACT[:-1]), "LayoutMismatchError", "bytes of exact"),
-        (server.first(version=2, payloads=(rubbish,)), "CorruptPacket", "id 255"),
+        (server.first(version=2, payloads=(rubbish,)), "CorruptPacket", "id 63"),
     ):
         client = Client()
         reason = reason_of(client.send(packet))

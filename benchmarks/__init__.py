@@ -1,0 +1,1 @@
+"""Speed and code length, measured side by side in one process: ``make bench``."""

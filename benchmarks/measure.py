@@ -1,0 +1,77 @@
+"""Timing, and what is written beside every figure."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import statistics
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+
+def medians(
+    functions: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, float]:
+    """Median seconds of each function, called in turns: noise meets all alike.
+
+    One call of each is not counted: it touches the memory for the first time.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    gc.disable()
+    try:
+        for _ in range(repeats):
+            for name, function in functions.items():
+                start = time.perf_counter()
+                function()
+                times[name].append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def best_of_batches(function: Callable[[], Any], batch: int, repeats: int) -> float:
+    """Median over batches of the mean seconds of one call, for short functions."""
+    means = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        for _ in range(batch):
+            function()
+        means.append((time.perf_counter() - start) / batch)
+    return statistics.median(means[1:])
+
+
+def machine() -> Row:
+    """What the figures were measured on."""
+    row: Row = {
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+    }
+    try:
+        import torch
+
+        row["torch"] = torch.__version__
+        if torch.cuda.is_available():
+            row["gpu"] = torch.cuda.get_device_name()
+    except ImportError:
+        pass
+    return row
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,166 @@
+"""Sparse symbols: the set of nonzeros, and nested in it the sets of larger ones."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CorruptPacket
+from .base import Code
+from .bit_reader import BitReader
+from .bits import BitWriter, signs_of
+from .golomb import (
+    golomb_parameter,
+    positions_num_bits,
+    put_positions,
+    take_positions,
+)
+from .supports import put_support, support_num_bits, take_support
+from .symbols import Integers, Symbols, symbol_dtype
+from .universal import gamma_num_bits, put_gamma, take_gamma
+
+__all__ = ["NESTED", "NestedGolomb"]
+
+NESTED = 8
+"""The largest magnitude that has a support of its own."""
+
+
+class NestedGolomb(Code):
+    """Supports nested by magnitude, each as Golomb-coded runs, and one bit a sign.
+
+    With L = max(-low, high) and supports as :mod:`~flower_compress.coding.supports`
+    stores them:
+
+    1. the support of the nonzeros among all d positions;
+    2. if low < 0, for each nonzero a one if it is negative, else a zero;
+    3. for l = 2, 3, ..., min(L, 8), while there are symbols of magnitude l - 1 or more:
+       among them the support of those of magnitude l or more;
+    4. if L > 8 and m > 0 symbols have a magnitude of 8 or more: the sum E of their
+       excesses, magnitude - 8, as E + 1 in Elias gamma; then, if E > 0, the excesses as
+       runs (:mod:`~flower_compress.coding.golomb`), with M for m and m + E.
+
+    For sparse symbols within 2 % of the entropy.
+    """
+
+    name: ClassVar[str] = "nested-golomb"
+    wire_id: ClassVar[int] = 4
+
+    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
+        """Return the code, padded with zeros to a byte, and its length in bits."""
+        writer = BitWriter()
+        positions, entries = symbols.sparse()
+        put_support(writer, positions, symbols.dim)
+        if symbols.low < 0:
+            writer.put(entries < 0)
+        supports, left = _nested_supports(symbols)
+        for above, among in supports:
+            put_support(writer, above, among)
+        if left.size:
+            total = int(left.sum(dtype=np.int64)) - NESTED * left.size
+            put_gamma(writer, total + 1)
+            if total:
+                parameter = golomb_parameter(left.size, left.size + total)
+                put_positions(writer, _excess_ends(left), parameter)
+        return writer.finish()
+
+    def decode(
+        self, data: memoryview, dim: int, low: int, high: int
+    ) -> tuple[Symbols, int]:
+        """Return the symbols at the front of `data` and how many bits they took.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are no code of `dim` symbols in [low, high].
+        """
+        reader = BitReader(data)
+        positions = take_support(reader, dim, low < 0)
+        dtype = symbol_dtype(low, high)
+        if low < 0:
+            signs = signs_of(reader.take(positions.size), dtype)
+        else:
+            signs = np.ones(positions.size, dtype=dtype)
+        entries = signs
+        largest, level = max(-low, high), 1
+        above, left = None, positions.size
+        while left and level < min(largest, NESTED):
+            level += 1
+            nested = take_support(reader, left)
+            left = nested.size
+            if left:
+                above = nested if above is None else above.take(nested)
+                entries = signs.copy() if level == 2 else entries
+                entries[above] = signs.take(above) * level
+        if left and above is not None and largest > NESTED:
+            excesses = _take_excesses(reader, left, largest - NESTED)
+            entries[above] += signs.take(above) * excesses.astype(dtype)
+        num_bits = reader.finish()
+        if entries.size and not -low == high > 0:
+            _check_range(entries, low, high)
+        return Symbols(dim, low, high, entries, positions), num_bits
+
+    def num_bits(self, symbols: Symbols) -> int:
+        """Return the exact length of the code in bits, without writing it."""
+        positions, _ = symbols.sparse()
+        total = support_num_bits(positions, symbols.dim)
+        if symbols.low < 0:
+            total += positions.size
+        supports, left = _nested_supports(symbols)
+        for above, among in supports:
+            total += support_num_bits(above, among)
+        if left.size:
+            excess = int(left.sum(dtype=np.int64)) - NESTED * left.size
+            total += gamma_num_bits(excess + 1)
+            if excess:
+                parameter = golomb_parameter(left.size, left.size + excess)
+                total += positions_num_bits(_excess_ends(left), parameter)
+        return total
+
+
+def _nested_supports(
+    symbols: Symbols,
+) -> tuple[list[tuple[NDArray[np.int64], int]], Integers]:
+    """Return each support of step 3 with its n, and the magnitudes of step 4."""
+    largest, level = max(-symbols.low, symbols.high), 1
+    left = symbols.sparse()[1]
+    if symbols.low < 0:
+        left = np.abs(left)
+    supports = []
+    while left.size and level < min(largest, NESTED):
+        level += 1
+        above = (left >= level).nonzero()[0]
+        supports.append((above, left.size))
+        left = left.take(above) if above.size else left[:0]
+    return supports, left if largest > NESTED else left[:0]
+
+
+def _excess_ends(magnitudes: Integers) -> NDArray[np.int64]:
+    """Return where each excess ends, as a run of its length before one position."""
+    ends = magnitudes.cumsum(dtype=np.int64)
+    ends -= np.arange(1, ends.size + 1) * (NESTED - 1) + 1
+    return ends
+
+
+def _take_excesses(reader: BitReader, count: int, largest: int) -> NDArray[np.int64]:
+    """Read `count` excesses of at most `largest` each."""
+    total = take_gamma(reader, count * largest + 1) - 1
+    if total == 0:
+        return np.zeros(count, dtype=np.int64)
+    parameter = golomb_parameter(count, count + total)
+    ends = take_positions(reader, count, count + total, parameter)
+    if int(ends[-1]) != count + total - 1:
+        raise CorruptPacket(f"the excesses do not add up to {total}")
+    ends[1:] -= ends[:-1] + 1
+    if int(ends.max()) > largest:
+        raise CorruptPacket(f"an excess is larger than {largest}")
+    return ends
+
+
+def _check_range(entries: Integers, low: int, high: int) -> None:
+    smallest, largest = int(entries.min()), int(entries.max())
+    if smallest < low or largest > high:
+        raise CorruptPacket(
+            f"symbols in [{smallest}, {largest}], expected the alphabet [{low}, {high}]"
+        )

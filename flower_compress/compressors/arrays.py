@@ -1,0 +1,703 @@
+"""What operators compute with, so that one definition serves NumPy and torch.
+
+Operators see a vector as tables, one bucket a row, and use these functions only. Given
+the same dither every implementation returns the same integers, and what a receiver
+computes takes elementwise additions and multiplications in a stated order: the same
+bits on every machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..coding.symbols import symbol_dtype
+from ..streams import Draws, Stream
+
+__all__ = ["NUMPY", "ArrayOps", "array_ops"]
+
+Array = Any
+"""A NumPy array or a torch tensor."""
+
+_MANY = 1 << 17
+
+_FEW = 8
+"""So many entries are looked at one by one: faster than a reduction."""
+
+_SMALLEST = np.float32(2.0**-149)
+
+_NOTHING: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+_BLOCK = 1 << 16
+"""Entries that are processed at a time: they stay in the cache."""
+
+
+class ArrayOps(ABC):
+    """Functions on arrays of one library. Tables have shape (rows, width), float32."""
+
+    @abstractmethod
+    def vector(self, x: Array) -> Array:
+        """Return `x` as a flat contiguous float32 array."""
+
+    @abstractmethod
+    def draws(self, stream: Stream) -> Draws:
+        """Return the stream's numbers as arrays of this library.
+
+        For what only the sender needs; a device may have its own generator.
+        """
+
+    @abstractmethod
+    def shared_draws(self, stream: Stream) -> Draws:
+        """Return the stream's numbers, the same on every device."""
+
+    @abstractmethod
+    def within(self, x: Array, bound: float) -> bool:
+        """Whether all entries lie in [-bound, bound], and so none is NaN."""
+
+    @abstractmethod
+    def num_infinite(self, x: Array) -> tuple[int, int]:
+        """How many entries are NaN or infinite, and where the first one is."""
+
+    @abstractmethod
+    def squares(self, table: Array) -> Array:
+        """Return each row's sum of squares, summed in float64. Shape (rows,)."""
+
+    @abstractmethod
+    def abs_sums(self, table: Array) -> Array:
+        """Return each row's sum of magnitudes, summed in float64. Shape (rows,)."""
+
+    @abstractmethod
+    def extremes(self, table: Array) -> tuple[Array, Array]:
+        """Return each row's least and greatest entry; rows are not empty.
+
+        A zero is +0.0, whichever sign the row's zeros have: libraries disagree.
+        """
+
+    def moments(self, table: Array) -> tuple[Array, Array, Array]:
+        """Return :meth:`extremes` and :meth:`squares`."""
+        return *self.extremes(table), self.squares(table)
+
+    @abstractmethod
+    def where(self, condition: Array, yes: Any, no: Any) -> Array:
+        """Return `yes` where the condition holds, else `no`, elementwise."""
+
+    @abstractmethod
+    def divide(self, x: Array, divisor: Array | float) -> Array:
+        """Return `x` / `divisor` in the dtype of `x`, correctly rounded.
+
+        Written out, torch multiplies by the reciprocal of a number on a GPU: another
+        last bit.
+        """
+
+    @abstractmethod
+    def sqrt(self, x: Array) -> Array:
+        """Return the square roots, correctly rounded."""
+
+    @abstractmethod
+    def ceil(self, x: Array) -> Array:
+        """Return the least integers above, in the dtype of `x`."""
+
+    @abstractmethod
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        """Return `x`, none of which is NaN, with its entries limited to [low, high]."""
+
+    @abstractmethod
+    def float32(self, x: Array) -> Array:
+        """Return `x` in float32."""
+
+    @abstractmethod
+    def float64(self, x: Array) -> Array:
+        """Return `x` in float64."""
+
+    @abstractmethod
+    def int64(self, x: Array) -> Array:
+        """Return `x` in int64."""
+
+    @abstractmethod
+    def narrow(self, x: Array, low: int, high: int) -> Array:
+        """Return integers in the smallest dtype that holds [low, high]."""
+
+    @abstractmethod
+    def concat(self, parts: list[Array]) -> Array:
+        """Return the arrays one after the other."""
+
+    @abstractmethod
+    def empty(self) -> Array:
+        """Return a float32 array without entries."""
+
+    @abstractmethod
+    def falses(self, dim: int) -> Array:
+        """Return a flat mask that is false everywhere."""
+
+    @abstractmethod
+    def count(self, mask: Array) -> int:
+        """Return how often a mask is true."""
+
+    @abstractmethod
+    def multiples(self, number: int, count: int) -> Array:
+        """Return 0, `number`, 2 `number`, ..., `count` of them, int64."""
+
+    @abstractmethod
+    def search(self, positions: Array, bounds: list[int]) -> list[int]:
+        """Return for each bound how many of the ascending positions are below it."""
+
+    @abstractmethod
+    def positions(self, mask: Array) -> Array:
+        """Return the positions at which a flat mask is true, ascending, int64."""
+
+    @abstractmethod
+    def scatter(self, dim: int, positions: Array, values: Array) -> Array:
+        """Return a float32 vector of zeros but for the values at the positions."""
+
+    @abstractmethod
+    def densify(self, dim: int, positions: Array, entries: Array) -> Array:
+        """Return a vector of zeros but for the entries at the positions."""
+
+    @abstractmethod
+    def top_k(self, table: Array, k: int) -> Array:
+        """Return the flat positions of each row's k largest magnitudes, ascending.
+
+        Of equal magnitudes the first ones are taken. 0 < k < width.
+        """
+
+    @abstractmethod
+    def bernoulli(
+        self, probabilities: Array | float, count: int, draws: Draws
+    ) -> Array:
+        """Return `count` independent booleans, true with those probabilities.
+
+        With t = 2^16 p and a dither j: true if j < floor(t), and if j = floor(t) with
+        probability t - floor(t), for which one uniform is drawn. So p is exact.
+        """
+
+    @staticmethod
+    def dither(draws: Draws, count: int, levels: int) -> Array:
+        """Return a dither for :meth:`round` with `refine`, which only the sender draws.
+
+        Of 8 bits for more than 2^17 entries and at most 127 levels: half the numbers to
+        draw, at the price of a uniform for every 256th entry. Else of 16 bits.
+        """
+        if count > _MANY and levels <= 127:
+            return draws.short_dither(count)
+        return draws.dither(count)
+
+    @abstractmethod
+    def round(
+        self,
+        table: Array,
+        offsets: Array | None,
+        scales: Array,
+        levels: float,
+        high: int,
+        dither: Array,
+        refine: Draws | None,
+        below: Array | None = None,
+    ) -> Array:
+        """Return k = floor((x - offset) / scale * levels + j / 2^b), shape of `table`.
+
+        In float32: t = ((x - offset) / scale) * (2^b levels), each operation rounded;
+        k = floor((floor(t) + j) / 2^b). With `refine`, k is one more with probability
+        t - floor(t) where floor(t) + j = -1 modulo 2^b, for which one uniform is
+        drawn: so E[k] = t / 2^b exactly. Rows of scale 0 give 0.
+
+        Parameters
+        ----------
+        table : Array
+            Shape (rows, width).
+        offsets, scales : Array
+            Shape (rows,), float32.
+        levels : float
+            At most 2^15 - 1, where |x - offset| is at most the scale.
+        high : int
+            The largest |k|, which gives the dtype.
+        dither : Array
+            j, shape (rows * width,), of b = 16 or b = 8 bits; see :meth:`dither`.
+        refine : Draws, optional
+            Where the uniforms come from.
+        below : Array, optional
+            Shape (rows,), integers: count k from there, without a zero. k becomes
+            k - below if k < below, else k - below + 1, and 0 where x = 0.
+        """
+
+    @abstractmethod
+    def scaled(
+        self,
+        integers: Array,
+        scales: Array,
+        offsets: Array | None = None,
+        dither: Array | None = None,
+    ) -> Array:
+        """Return (k - u + 1/2) * scale + offset in float32, shape of `integers`.
+
+        Without a dither u = 1/2. With one, u = (j + 1/2) / 2^16 and the value is
+        (2^17 k - 2 j + 2^16 - 1) * (2^-17 scale), which has no bias from the
+        lattice of j.
+
+        Parameters
+        ----------
+        integers : Array
+            k, shape (rows, width).
+        scales, offsets : Array
+            Shape (rows,), float32.
+        dither : Array, optional
+            j, shape (rows * width,).
+        """
+
+    @abstractmethod
+    def scaled_from_zero(
+        self,
+        integers: Array,
+        below: Array,
+        scales: Array,
+        offsets: Array,
+        dither: Array | None,
+    ) -> Array:
+        """Return :meth:`scaled` of levels that count from zero, 0 for the symbol 0.
+
+        The level of a symbol k is k + below if k < 0, and k + below - 1 if k > 0.
+        `below`, `scales` and `offsets` have shape (rows,).
+        """
+
+    @abstractmethod
+    def rotate(self, table: Array, signs: list[Array], inverse: bool) -> Array:
+        """Return the rows after a random rotation, or its inverse, in float32.
+
+        See :class:`~flower_compress.compressors.RotatedQuantizer`. Every stage of the
+        transform, every factor n^-1/2 and every sign is one float32 operation.
+        """
+
+    def rotation_signs(self, rows: int, width: int, draws: Draws) -> list[Array]:
+        """Return the signs of one rotation, or of two, as bits, shape (rows, 2^m)."""
+        part = 1 << (width.bit_length() - 1)
+        count = 1 if part == width else 2
+        return [draws.signs(rows * part).reshape(rows, part) for _ in range(count)]
+
+
+class NumpyOps(ArrayOps):
+    """NumPy, in blocks that stay in the cache."""
+
+    def vector(self, x: Array) -> Array:
+        if isinstance(x, np.ndarray) and x.dtype == np.float32 and x.flags.c_contiguous:
+            return x.reshape(-1)
+        # An entry beyond float32 becomes infinite: the operator reports it.
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(x, dtype=np.float32).reshape(-1)
+
+    def draws(self, stream: Stream) -> Draws:
+        return stream.draws()
+
+    def shared_draws(self, stream: Stream) -> Draws:
+        return stream.draws()
+
+    def within(self, x: Array, bound: float) -> bool:
+        # No comparison with NaN holds, and a NaN is its array's minimum.
+        if x.size <= _FEW:
+            return all(-bound <= entry <= bound for entry in x.tolist())
+        return bool(x.min() >= -bound) and bool(x.max() <= bound)
+
+    def num_infinite(self, x: Array) -> tuple[int, int]:
+        finite = np.isfinite(x)
+        return int(x.size - np.count_nonzero(finite)), int(np.argmin(finite))
+
+    def squares(self, table: Array) -> Array:
+        return _row_sums(table, _add_squares)
+
+    def abs_sums(self, table: Array) -> Array:
+        return _row_sums(table, _add_magnitudes)
+
+    def extremes(self, table: Array) -> tuple[Array, Array]:
+        low, high = np.minimum.reduce(table, axis=1), np.maximum.reduce(table, axis=1)
+        return low + 0.0, high + 0.0
+
+    def moments(self, table: Array) -> tuple[Array, Array, Array]:
+        if table.size <= _BLOCK:
+            return *self.extremes(table), self.squares(table)
+        low, high = table[:, 0].copy(), table[:, 0].copy()
+        squares = np.zeros(low.size, dtype=np.float64)
+        for r, c in _blocks(*table.shape):
+            block = table[r, c]
+            np.minimum(low[r], np.minimum.reduce(block, axis=1), out=low[r])
+            np.maximum(high[r], np.maximum.reduce(block, axis=1), out=high[r])
+            squares[r] += _add_squares(block)
+        return low + 0.0, high + 0.0, squares
+
+    def where(self, condition: Array, yes: Any, no: Any) -> Array:
+        return np.where(condition, yes, no)
+
+    def divide(self, x: Array, divisor: Array | float) -> Array:
+        return x / divisor
+
+    def sqrt(self, x: Array) -> Array:
+        return np.sqrt(x)
+
+    def ceil(self, x: Array) -> Array:
+        return np.ceil(x)
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        # np.clip takes three times as long on a few entries.
+        return np.minimum(np.maximum(x, low), high)
+
+    def float32(self, x: Array) -> Array:
+        return x.astype(np.float32)
+
+    def float64(self, x: Array) -> Array:
+        return x.astype(np.float64)
+
+    def int64(self, x: Array) -> Array:
+        return x.astype(np.int64)
+
+    def narrow(self, x: Array, low: int, high: int) -> Array:
+        return x.astype(symbol_dtype(low, high))
+
+    def concat(self, parts: list[Array]) -> Array:
+        return np.concatenate(parts)
+
+    def empty(self) -> Array:
+        return np.zeros(0, dtype=np.float32)
+
+    def falses(self, dim: int) -> Array:
+        return np.zeros(dim, dtype=bool)
+
+    def count(self, mask: Array) -> int:
+        return int(np.count_nonzero(mask))
+
+    def multiples(self, number: int, count: int) -> Array:
+        return np.arange(count, dtype=np.int64) * number
+
+    def search(self, positions: Array, bounds: list[int]) -> list[int]:
+        found: list[int] = positions.searchsorted(np.array(bounds)).tolist()
+        return found
+
+    def positions(self, mask: Array) -> Array:
+        return np.flatnonzero(mask)
+
+    def scatter(self, dim: int, positions: Array, values: Array) -> Array:
+        result = np.zeros(dim, dtype=np.float32)
+        result[positions] = values
+        return result
+
+    def densify(self, dim: int, positions: Array, entries: Array) -> Array:
+        result = np.zeros(dim, dtype=entries.dtype)
+        result[positions] = entries
+        return result
+
+    def top_k(self, table: Array, k: int) -> Array:
+        rows, width = table.shape
+        if rows == 1:
+            return _top_k(table[0], k)
+        magnitudes = np.abs(table)
+        magnitudes.partition(width - k, axis=1)
+        thresholds = magnitudes[:, width - k, None].copy()
+        np.abs(table, out=magnitudes)
+        kept = magnitudes > thresholds
+        missing = k - np.count_nonzero(kept, axis=1)
+        ties = magnitudes == thresholds
+        kept |= ties & (ties.cumsum(axis=1) <= missing[:, None])
+        return np.flatnonzero(kept)
+
+    def bernoulli(
+        self, probabilities: Array | float, count: int, draws: Draws
+    ) -> Array:
+        dither = draws.dither(count)
+        scaled = np.multiply(probabilities, 65536.0, dtype=np.float64)
+        whole = np.floor(scaled)
+        threshold = whole.astype(np.int32)
+        result: Array = dither < threshold
+        ties = np.flatnonzero(dither == threshold)
+        if ties.size:
+            rest = np.broadcast_to(scaled - whole, (count,))[ties]
+            result[ties] = draws.uniforms(ties.size) < rest
+        return result
+
+    def round(
+        self,
+        table: Array,
+        offsets: Array | None,
+        scales: Array,
+        levels: float,
+        high: int,
+        dither: Array,
+        refine: Draws | None,
+        below: Array | None = None,
+    ) -> Array:
+        rows, width = table.shape
+        dtype = symbol_dtype(-high, high)
+        first = None if below is None else below.astype(dtype)[:, None]
+        # Any positive scale gives the zeros of a row of zeros.
+        scales = np.maximum(scales, _SMALLEST)[:, None]
+        shifts = None if offsets is None else offsets[:, None]
+        factor = np.float32(levels * 256.0**dither.itemsize)
+        dither = dither.reshape(rows, width)
+        if table.size <= _BLOCK:
+            k, tied, rest = _round(table, shifts, scales, factor, dither, refine)
+            result = k.astype(dtype)
+            if first is not None:
+                _count_from_zero(result, first, table)
+        else:
+            result = np.empty((rows, width), dtype)
+            ties: list[Array] = []
+            rests: list[Array] = []
+            for r, c in _blocks(rows, width):
+                part = None if shifts is None else shifts[r]
+                k, tied, rest = _round(
+                    table[r, c], part, scales[r], factor, dither[r, c], refine
+                )
+                block = result[r, c]
+                block[...] = k
+                if first is not None:
+                    _count_from_zero(block, first[r], table[r, c])
+                if tied.size:
+                    row, column = np.divmod(tied, k.shape[1])
+                    ties.append((row + r.start) * width + column + c.start)
+                    rests.append(rest)
+            tied = np.concatenate(ties) if ties else _NOTHING
+            rest = np.concatenate(rests) if rests else _NOTHING
+        if refine is not None and tied.size:
+            tied = tied[refine.uniforms(tied.size) < rest]
+            flat = result.reshape(-1)
+            flat[tied] += 1
+            if first is not None:
+                # No level is counted as 0, and zeros stay what they are.
+                flat[tied] += flat[tied] == 0
+                flat[tied[table.reshape(-1)[tied] == 0]] = 0
+        return result
+
+    def scaled(
+        self,
+        integers: Array,
+        scales: Array,
+        offsets: Array | None = None,
+        dither: Array | None = None,
+    ) -> Array:
+        rows, width = integers.shape
+        scales = scales[:, None]
+        shifts = None if offsets is None else offsets[:, None]
+        if dither is None and shifts is None:
+            return np.multiply(integers, scales, dtype=np.float32)
+        result = np.empty((rows, width), dtype=np.float32)
+        if dither is not None:
+            dither = dither.reshape(rows, width)
+            scales = scales * np.float32(2.0**-17)
+        wide = np.int32 if integers.itemsize == 1 else np.int64
+        for r, c in _blocks(rows, width):
+            value = result[r, c]
+            if dither is None:
+                np.multiply(integers[r, c], scales[r], out=value)
+            else:
+                total = integers[r, c].astype(wide)
+                total <<= 16
+                total -= dither[r, c]
+                total <<= 1
+                total += 65535
+                np.multiply(
+                    total, scales[r], out=value, dtype=np.float32, casting="unsafe"
+                )
+            if shifts is not None:
+                value += shifts[r]
+        return result
+
+    def scaled_from_zero(
+        self,
+        integers: Array,
+        below: Array,
+        scales: Array,
+        offsets: Array,
+        dither: Array | None,
+    ) -> Array:
+        rows, width = integers.shape
+        below = below.astype(integers.dtype)[:, None]
+        result = np.empty((rows, width), dtype=np.float32)
+        for r, c in _blocks(rows, width):
+            block = integers[r, c]
+            levels = block + below[r]
+            levels -= block > 0
+            part = None if dither is None else dither.reshape(rows, width)[r, c]
+            value = self.scaled(levels, scales[r], offsets[r], part)
+            if np.count_nonzero(block) < block.size:
+                value[block == 0] = 0.0
+            result[r, c] = value
+        return result
+
+    def rotate(self, table: Array, signs: list[Array], inverse: bool) -> Array:
+        rows, width = table.shape
+        part = signs[0].shape[1]
+        factor = np.float32(part**-0.5)
+        spans = [slice(0, part), slice(width - part, width)][: len(signs)]
+        steps = list(zip(spans, signs, strict=True))
+        result = table.copy()
+        for span, flips in reversed(steps) if inverse else steps:
+            for r, _ in _blocks(rows, part, whole_rows=True):
+                factors = np.float32(1.0) - np.float32(2.0) * flips[r]
+                block = result[r, span]
+                if inverse:
+                    result[r, span] = _hadamard(block) * factor * factors
+                else:
+                    result[r, span] = _hadamard(block * factors) * factor
+        return result
+
+
+NUMPY = NumpyOps()
+
+
+def array_ops(x: Array) -> ArrayOps:
+    """Return the functions for `x`, a NumPy array or a torch tensor."""
+    if isinstance(x, np.ndarray):
+        return NUMPY
+    # Who made a tensor has imported torch.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return _torch_ops(x.device)
+    return NUMPY
+
+
+@lru_cache(maxsize=64)
+def _torch_ops(device: Any) -> ArrayOps:
+    from .torch_arrays import TorchOps
+
+    return TorchOps(device)
+
+
+def _blocks(
+    rows: int, width: int, *, whole_rows: bool = False
+) -> list[tuple[slice, slice]]:
+    """Return the blocks of a table, row-major."""
+    if width == 0 or rows * width <= _BLOCK:
+        return [(slice(0, rows), slice(0, width))]
+    high = max(1, _BLOCK // width)
+    wide = width if whole_rows else _BLOCK
+    return [
+        (slice(row, min(row + high, rows)), slice(column, min(column + wide, width)))
+        for row in range(0, rows, high)
+        for column in range(0, width, wide)
+    ]
+
+
+def _round(
+    t: Array,
+    shifts: Array | None,
+    scales: Array,
+    factor: Any,
+    dither: Array,
+    refine: Draws | None,
+) -> tuple[Array, Array, Array]:
+    """Return k of one block, the flat places of ties, and t - floor(t) there."""
+    if shifts is not None:
+        t = t - shifts
+    t = t / scales
+    t *= factor
+    whole = np.floor(t)
+    # |t| is at most 127 * 2^8 or 32767 * 2^16, and a dither stays below the next.
+    total = whole.astype(np.int16 if dither.itemsize == 1 else np.int32)
+    np.add(total, dither, out=total)
+    tied, rest = _NOTHING, _NOTHING
+    if refine is not None:
+        # The lowest bits all set: the dither fell into t's own interval.
+        last = dither.dtype.type(-1 % (1 << 8 * dither.itemsize))
+        tied = (total.astype(dither.dtype) == last).reshape(-1).nonzero()[0]
+        if tied.size:
+            rest = t.reshape(-1)[tied].astype(np.float64) - whole.reshape(-1)[tied]
+    total >>= 8 * dither.itemsize
+    return total, tied, rest
+
+
+def _count_from_zero(block: Array, first: Array, x: Array) -> None:
+    block -= first
+    block += block >= 0
+    zero = x == 0
+    if np.count_nonzero(zero):
+        block[zero] = 0
+
+
+def _add_squares(block: Array) -> Array:
+    wide = block.astype(np.float64)
+    return np.einsum("ij,ij->i", wide, wide)
+
+
+def _add_magnitudes(block: Array) -> Array:
+    return np.abs(block).sum(axis=1, dtype=np.float64)
+
+
+def _row_sums(table: Array, sums: Any) -> Array:
+    rows, width = table.shape
+    if rows * width <= _BLOCK:
+        return sums(table)
+    total = np.zeros(rows, dtype=np.float64)
+    for r, c in _blocks(rows, width):
+        total[r] += sums(table[r, c])
+    return total
+
+
+_SAMPLE = 1 << 14
+
+
+def _top_k(x: Array, k: int) -> Array:
+    """Positions of the k largest magnitudes of a long vector, ascending.
+
+    A sample gives a threshold that a few more than k entries are likely to pass; only
+    those are partitioned. If fewer than k pass, all are.
+    """
+    dim = x.size
+    candidates, magnitudes = None, None
+    if dim >= 8 * _SAMPLE and 8 * k <= dim:
+        sample = np.abs(x[:: dim // _SAMPLE])
+        expected = sample.size * k / dim
+        # Six standard deviations of how many of the k lie in the sample.
+        rank = int(expected + 6.0 * expected**0.5 + 6.0)
+        if rank < sample.size:
+            sample.partition(sample.size - rank)
+            candidates = _above(x, sample[sample.size - rank])
+            if candidates.size < k:
+                candidates = None
+    magnitudes = np.abs(x if candidates is None else x[candidates])
+    ordered = np.partition(magnitudes, magnitudes.size - k)
+    threshold = ordered[magnitudes.size - k]
+    kept = np.flatnonzero(magnitudes > threshold)
+    missing = k - kept.size
+    if missing:
+        ties = np.flatnonzero(magnitudes == threshold)[:missing]
+        kept = np.sort(np.concatenate((kept, ties)))
+    return kept if candidates is None else candidates[kept]
+
+
+def _above(x: Array, threshold: Any) -> Array:
+    """Positions where |x| >= threshold, block by block."""
+    parts = []
+    for start in range(0, x.size, _BLOCK):
+        found = np.flatnonzero(np.abs(x[start : start + _BLOCK]) >= threshold)
+        parts.append(found + start)
+    return np.concatenate(parts)
+
+
+def _hadamard(table: Array) -> Array:
+    """Walsh-Hadamard transform of each row, in stages of falling stride; overwrites.
+
+    A stage of stride s replaces every pair (a_i, a_{i+s}) by its sum and difference.
+    """
+    rows, width = table.shape
+    table = np.ascontiguousarray(table)
+    inner = 1 << ((width.bit_length() - 1) // 2)
+    outer = width // inner
+    # The short strides run along the other axis, so that all loops are long.
+    table = _stages(table.reshape(rows, outer, inner))
+    table = _stages(np.ascontiguousarray(table.swapaxes(1, 2)))
+    return np.ascontiguousarray(table.swapaxes(1, 2)).reshape(rows, width)
+
+
+def _stages(table: Array) -> Array:
+    """All stages along the middle axis of an array, shape (rows, length, inner)."""
+    shape = rows, length, inner = table.shape
+    spare = np.empty_like(table)
+    stride = length // 2
+    while stride >= 1:
+        old = table.reshape(rows, -1, 2, stride * inner)
+        new = spare.reshape(rows, -1, 2, stride * inner)
+        np.add(old[:, :, 0], old[:, :, 1], out=new[:, :, 0])
+        np.subtract(old[:, :, 0], old[:, :, 1], out=new[:, :, 1])
+        table, spare = new, old
+        stride //= 2
+    return table.reshape(shape)

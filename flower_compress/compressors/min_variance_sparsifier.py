@@ -1,0 +1,113 @@
+"""Keep entries with probabilities that give the least variance.
+
+Source: Wangni, Wang, Liu & Zhang, "Gradient sparsification for communication-efficient
+distributed optimization" (NeurIPS 2018), proposition 1 and algorithm 3.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..errors import ConfigurationError
+from ..streams import Draws
+from .arrays import Array, ArrayOps
+from .base import Compressor, Part, check_probability, require_scales
+
+__all__ = ["MinVarianceSparsifier"]
+
+
+@dataclass(frozen=True)
+class MinVarianceSparsifier(Compressor):
+    """C(x)_i = x_i / p_i with probability p_i = min(1, c |x_i|), else 0.
+
+    c makes the p_i add up to density * d (or all of them 1, if fewer entries are not
+    zero). Of all p with that sum, this has the least variance; uniform p_i = density
+    has omega = 1 / density - 1, so this has at most that.
+
+    An entry with p_i < 1 is sign(x_i) / c where it is kept: symbol -1 or 1, and 1 / c
+    travels once for each bucket. An entry with p_i = 1 has the symbol 2 and travels as
+    a float32, after all 1 / c.
+
+    Parameters
+    ----------
+    density : float
+        Expected fraction of the entries that are kept, 0 < density <= 1.
+    """
+
+    density: float = 0.01
+
+    name: ClassVar[str] = "min-variance-sparsifier"
+    wire_id: ClassVar[int] = 6
+    _wire: ClassVar[struct.Struct] = struct.Struct("<d")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_probability("density", self.density)
+
+    def alphabet(self, dim: int) -> tuple[int, int]:
+        """Symbols are -1, 0, 1 and 2."""
+        return -1, 2
+
+    def _omega(self, width: int) -> float:
+        return 1.0 / self.density - 1.0
+
+    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+        rows, width = table.shape
+        inverse = self._inverse(table, ops)
+        magnitudes = ops.where(table < 0, -table, table)
+        certain = (magnitudes >= inverse[:, None]) & (table != 0)
+        divisors = ops.float64(ops.where(inverse > 0, inverse, 1.0))[:, None]
+        probabilities = ops.clip(ops.float64(magnitudes) / divisors, 0.0, 1.0)
+        flat = probabilities.reshape(-1)
+        kept = ops.bernoulli(flat, rows * width, draws).reshape(rows, width)
+        signs = ops.narrow(table > 0, -1, 2) - ops.narrow(table < 0, -1, 2)
+        entries = signs * ops.narrow(kept, -1, 2)
+        entries[certain] = 2
+        return Part(ops.concat([inverse, table[certain]]), entries)
+
+    def _decompress(
+        self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
+    ) -> Array:
+        entries, positions = part.entries, part.positions
+        if entries is None:
+            raise ConfigurationError("a sparse vector needs its symbols")
+        if positions is None:
+            flat = entries.reshape(-1)
+            positions = ops.positions(flat != 0)
+            entries = flat[positions]
+        inverse, exact = part.values[:rows], part.values[rows:]
+        signs = ops.clip(ops.float32(entries), -1.0, 1.0)
+        values = signs * inverse[positions // width]
+        values[entries == 2] = exact
+        return ops.scatter(rows * width, positions, values)
+
+    def _num_values(
+        self, rows: int, width: int, entries: Array | None, ops: ArrayOps
+    ) -> int:
+        return rows + (0 if entries is None else ops.count(entries == 2))
+
+    def _inverse(self, table: Array, ops: ArrayOps) -> Array:
+        """Return 1 / c of each row in float32, 0 where all that is not zero is kept.
+
+        Of sum_i min(1, c |x_i|) = k: start from c = k / ||x||_1, then take the entries
+        with c |x_i| >= 1 out of both k and the norm until there are no more of them.
+        """
+        width = table.shape[1]
+        magnitudes = ops.where(table < 0, -table, table)
+        inverse = ops.divide(ops.abs_sums(table), self.density * width)
+        require_scales(inverse, ops)
+        while True:
+            certain = magnitudes >= ops.float32(inverse)[:, None]
+            rest = ops.where(certain, 0.0, magnitudes)
+            left = self.density * width - ops.float64(certain.sum(axis=1))
+            sums = ops.abs_sums(rest)
+            lower = ops.where(
+                (left > 0) & (sums > 0), sums / ops.where(left > 0, left, 1.0), 0.0
+            )
+            # It only falls, but for the last bit.
+            lower = ops.where(lower < inverse, lower, inverse)
+            if bool((ops.float32(lower) == ops.float32(inverse)).all()):
+                return ops.float32(inverse)
+            inverse = lower

@@ -1,0 +1,383 @@
+"""The functions that operators compute with, on torch tensors.
+
+The same float32 operations in the same order as on NumPy arrays, each rounded once: no
+reduced precision, no fused multiply-add, and no division by a Python number, which CUDA
+turns into a multiplication. Sums over a row are in float64, where the last bit may
+differ from NumPy's.
+"""
+
+# ruff: noqa: D102 - ArrayOps says what each function computes.
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..coding.symbols import symbol_dtype
+from ..streams import Draws, Stream
+from .arrays import NUMPY, Array, ArrayOps
+
+__all__ = ["TorchOps"]
+
+_MASK = (1 << 64) - 1
+_BLOCK = 1 << 12
+"""Entries of a row that are summed at a time."""
+
+_DTYPES = {
+    np.dtype(np.int8): torch.int8,
+    np.dtype(np.int16): torch.int16,
+    np.dtype(np.int32): torch.int32,
+}
+
+
+class _HostDraws(Draws):
+    """The stream's own numbers as tensors on a device; on the CPU in place.
+
+    Words come as int64 and dithers as int32, since torch has few operations on
+    unsigned integers.
+    """
+
+    __slots__ = ("_device", "_draws")
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        super().__init__(stream)
+        self._draws = Draws(stream)
+        self._device = device
+
+    def words(self, count: int) -> Any:
+        return self._upload(self._draws.words(count).view(np.int64))
+
+    def dither(self, count: int) -> Any:
+        dither = self._draws.dither(count).astype(np.uint16, copy=False)
+        # Two bytes an entry travel to the device.
+        return self._upload(dither.view(np.int16)).to(torch.int32).bitwise_and_(0xFFFF)
+
+    def short_dither(self, count: int) -> Any:
+        return self._upload(self._draws.short_dither(count))
+
+    def signs(self, count: int) -> Any:
+        return self._upload(self._draws.signs(count))
+
+    def uniforms(self, count: int) -> Any:
+        return self._upload(self._draws.uniforms(count))
+
+    def _upload(self, numbers: NDArray[Any]) -> Tensor:
+        # CUDA copies pageable memory before it returns: the host need not wait.
+        return torch.from_numpy(numbers).to(self._device, non_blocking=True)
+
+
+class _DeviceDraws(Draws):
+    """Numbers of the device's own generator, seeded from the key of the stream."""
+
+    __slots__ = ("_device", "_generator")
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        super().__init__(stream)
+        self._device = device
+        self._generator = torch.Generator(device)
+        self._generator.manual_seed(_seed(stream))
+
+    def words(self, count: int) -> Any:
+        words = torch.empty(count, dtype=torch.int64, device=self._device)
+        return words.random_(-(2**63), None, generator=self._generator)
+
+    def dither(self, count: int) -> Any:
+        return self._integers(1 << 16, count, torch.int32)
+
+    def short_dither(self, count: int) -> Any:
+        return self._integers(1 << 8, count, torch.uint8)
+
+    def signs(self, count: int) -> Any:
+        return self._integers(2, count, torch.uint8)
+
+    def uniforms(self, count: int) -> Any:
+        return torch.rand(
+            count, generator=self._generator, dtype=torch.float64, device=self._device
+        )
+
+    def _integers(self, limit: int, count: int, dtype: torch.dtype) -> Tensor:
+        return torch.randint(
+            limit, (count,), generator=self._generator, dtype=dtype, device=self._device
+        )
+
+
+class TorchOps(ArrayOps):
+    """Torch on one device, whole tables at a time.
+
+    The host waits for the device where the answer decides what comes next or how large
+    it is: `within`, `num_infinite`, `count`, `search`, `positions`, `top_k`,
+    `bernoulli`, and `round` with `refine`.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the tensors live.
+    as_device : bool, optional
+        Whether private randomness comes from the device's own generator and nothing
+        is left to NumPy. By default so on all devices but the CPU, where it comes from
+        the stream itself and the symbols are those of NumPy arrays.
+    """
+
+    def __init__(self, device: torch.device, as_device: bool | None = None) -> None:
+        self._device = device
+        self._as_device = device.type != "cpu" if as_device is None else as_device
+
+    def vector(self, x: Array) -> Array:
+        return x.detach().to(torch.float32).reshape(-1).contiguous()
+
+    def draws(self, stream: Stream) -> Draws:
+        private = _DeviceDraws if self._as_device else _HostDraws
+        return private(stream, self._device)
+
+    def shared_draws(self, stream: Stream) -> Draws:
+        return _HostDraws(stream, self._device)
+
+    def within(self, x: Array, bound: float) -> bool:
+        # aminmax hands a NaN on, and no comparison with it holds.
+        if not x.numel():
+            return True
+        low, high = torch.aminmax(x)
+        return bool((low >= -bound) & (high <= bound))
+
+    def num_infinite(self, x: Array) -> tuple[int, int]:
+        bad = (~torch.isfinite(x)).nonzero()
+        return len(bad), int(bad[0]) if len(bad) else 0
+
+    def squares(self, table: Array) -> Array:
+        wide = table.to(torch.float64)
+        return _row_sums(wide.mul_(wide))
+
+    def abs_sums(self, table: Array) -> Array:
+        return _row_sums(table.to(torch.float64).abs_())
+
+    def extremes(self, table: Array) -> tuple[Array, Array]:
+        low, high = torch.aminmax(table, dim=1)
+        return low + 0.0, high + 0.0
+
+    def where(self, condition: Array, yes: Any, no: Any) -> Array:
+        return torch.where(condition, yes, no)
+
+    def divide(self, x: Array, divisor: Array | float) -> Array:
+        if not isinstance(divisor, Tensor):
+            divisor = torch.full((), divisor, dtype=x.dtype, device=x.device)
+        return x / divisor
+
+    def sqrt(self, x: Array) -> Array:
+        return torch.sqrt(x)
+
+    def ceil(self, x: Array) -> Array:
+        return torch.ceil(x)
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        return torch.clamp(x, low, high)
+
+    def float32(self, x: Array) -> Array:
+        return x.to(torch.float32)
+
+    def float64(self, x: Array) -> Array:
+        return x.to(torch.float64)
+
+    def int64(self, x: Array) -> Array:
+        return x.to(torch.int64)
+
+    def narrow(self, x: Array, low: int, high: int) -> Array:
+        return x.to(_DTYPES[symbol_dtype(low, high)])
+
+    def concat(self, parts: list[Array]) -> Array:
+        return torch.cat(parts)
+
+    def empty(self) -> Array:
+        return torch.zeros(0, dtype=torch.float32, device=self._device)
+
+    def falses(self, dim: int) -> Array:
+        return torch.zeros(dim, dtype=torch.bool, device=self._device)
+
+    def count(self, mask: Array) -> int:
+        return int(torch.count_nonzero(mask))
+
+    def multiples(self, number: int, count: int) -> Array:
+        return torch.arange(count, dtype=torch.int64, device=self._device) * number
+
+    def search(self, positions: Array, bounds: list[int]) -> list[int]:
+        bounds_there = torch.tensor(bounds, dtype=torch.int64, device=self._device)
+        found: list[int] = torch.searchsorted(positions, bounds_there).tolist()
+        return found
+
+    def positions(self, mask: Array) -> Array:
+        return mask.nonzero().reshape(-1)
+
+    def scatter(self, dim: int, positions: Array, values: Array) -> Array:
+        result = torch.zeros(dim, dtype=torch.float32, device=self._device)
+        result[positions] = values
+        return result
+
+    def densify(self, dim: int, positions: Array, entries: Array) -> Array:
+        result = torch.zeros(dim, dtype=entries.dtype, device=self._device)
+        result[positions] = entries
+        return result
+
+    def top_k(self, table: Array, k: int) -> Array:
+        if not self._as_device:
+            # An order of magnitude faster there.
+            return torch.from_numpy(NUMPY.top_k(table.numpy(), k))
+        magnitudes = table.abs()
+        largest = torch.topk(magnitudes, k, dim=1, sorted=False).values
+        thresholds = largest.amin(dim=1, keepdim=True)
+        kept = magnitudes > thresholds
+        missing = k - kept.sum(dim=1, keepdim=True)
+        ties = magnitudes == thresholds
+        kept |= ties & (ties.cumsum(dim=1, dtype=torch.int32) <= missing)
+        return self.positions(kept.reshape(-1))
+
+    def bernoulli(
+        self, probabilities: Array | float, count: int, draws: Draws
+    ) -> Array:
+        dither: Any = draws.dither(count)
+        scaled: Any = probabilities * 65536.0
+        if isinstance(scaled, Tensor):
+            whole = scaled.floor()
+            threshold = whole.to(torch.int32)
+        else:
+            whole = threshold = math.floor(scaled)
+        rest: Any = scaled - whole
+        result: Tensor = dither < threshold
+        ties = self.positions(dither == threshold)
+        if ties.numel():
+            if isinstance(rest, Tensor):
+                rest = rest[ties]
+            result[ties] = draws.uniforms(ties.numel()) < rest
+        return result
+
+    def round(
+        self,
+        table: Array,
+        offsets: Array | None,
+        scales: Array,
+        levels: float,
+        high: int,
+        dither: Array,
+        refine: Draws | None,
+        below: Array | None = None,
+    ) -> Array:
+        # Any positive scale gives the zeros of a row of zeros.
+        scales = torch.where(scales > 0, scales, 1.0)[:, None]
+        t = table if offsets is None else table - offsets[:, None]
+        t = t / scales
+        bits = 8 if dither.dtype == torch.uint8 else 16
+        t *= float(np.float32(levels * 2.0**bits))
+        whole = torch.floor(t)
+        total = whole.to(torch.int32)
+        total += dither.reshape(total.shape)
+        dtype = _DTYPES[symbol_dtype(-high, high)]
+        if refine is not None:
+            # The lowest bits all set: the dither fell into t's own interval.
+            last = (1 << bits) - 1
+            tied = self.positions(((total & last) == last).reshape(-1))
+            if tied.numel():
+                rest = t.reshape(-1)[tied].to(torch.float64) - whole.reshape(-1)[tied]
+                up: Any = refine.uniforms(tied.numel()) < rest
+                # The lowest bits overflow into the next integer.
+                total.reshape(-1)[tied] += up.to(torch.int32)
+        result = total.bitwise_right_shift_(bits).to(dtype)
+        if below is None:
+            return result
+        result -= below.to(dtype)[:, None]
+        result += (result >= 0).to(dtype)
+        return result.masked_fill_(table == 0, 0)
+
+    def scaled(
+        self,
+        integers: Array,
+        scales: Array,
+        offsets: Array | None = None,
+        dither: Array | None = None,
+    ) -> Array:
+        scales = scales[:, None]
+        if dither is not None:
+            wide = torch.int32 if integers.dtype == torch.int8 else torch.int64
+            total = integers.to(wide).bitwise_left_shift_(16)
+            total -= dither.reshape(total.shape)
+            integers = total.bitwise_left_shift_(1).add_(65535)
+            scales = scales * 2.0**-17
+        result = integers.to(torch.float32).mul_(scales)
+        return result if offsets is None else result.add_(offsets[:, None])
+
+    def scaled_from_zero(
+        self,
+        integers: Array,
+        below: Array,
+        scales: Array,
+        offsets: Array,
+        dither: Array | None,
+    ) -> Array:
+        levels = integers + below.to(integers.dtype)[:, None]
+        levels -= (integers > 0).to(integers.dtype)
+        result = self.scaled(levels, scales, offsets, dither)
+        return result.masked_fill_(integers == 0, 0.0)
+
+    def rotate(self, table: Array, signs: list[Array], inverse: bool) -> Array:
+        width = table.shape[1]
+        part = signs[0].shape[1]
+        factor = float(np.float32(part**-0.5))
+        spans = [slice(0, part), slice(width - part, width)][: len(signs)]
+        steps = list(zip(spans, signs, strict=True))
+        result = table.clone()
+        for span, flips in reversed(steps) if inverse else steps:
+            factors = 1.0 - 2.0 * flips.to(torch.float32)
+            block = result[:, span]
+            if inverse:
+                result[:, span] = _hadamard(block).mul_(factor).mul_(factors)
+            else:
+                result[:, span] = _hadamard(block * factors).mul_(factor)
+        return result
+
+
+def _row_sums(table: Tensor) -> Tensor:
+    """Sum in two stages: torch splits one long sum by the number of threads."""
+    rows, width = table.shape
+    whole = width - width % _BLOCK
+    sums = table[:, whole:].sum(dim=1)
+    if whole:
+        blocks = table[:, :whole].reshape(rows, -1, _BLOCK)
+        sums += blocks.sum(dim=2).sum(dim=1)
+    return sums
+
+
+def _hadamard(table: Tensor) -> Tensor:
+    """Walsh-Hadamard transform of each row, in stages of falling stride; overwrites."""
+    rows, width = table.shape
+    inner = 1 << ((width.bit_length() - 1) // 2)
+    # The short strides run along the other axis, so that all loops are long.
+    blocks = _stages(table.reshape(rows, width // inner, inner).contiguous())
+    blocks = _stages(blocks.transpose(1, 2).contiguous())
+    return blocks.transpose(1, 2).reshape(rows, width)
+
+
+def _stages(table: Tensor) -> Tensor:
+    """All stages along the middle axis of an array, shape (rows, length, inner)."""
+    rows, length, inner = table.shape
+    spare = torch.empty_like(table)
+    stride = length // 2
+    while stride >= 1:
+        old = table.view(rows, -1, 2, stride * inner)
+        new = spare.view(rows, -1, 2, stride * inner)
+        torch.add(old[:, :, 0], old[:, :, 1], out=new[:, :, 0])
+        torch.sub(old[:, :, 0], old[:, :, 1], out=new[:, :, 1])
+        table, spare = spare, table
+        stride //= 2
+    return table
+
+
+def _seed(stream: Stream) -> int:
+    """Return 63 bits that depend on the whole key of the stream."""
+    key = (stream.seed, int(stream.purpose), stream.index, stream.version)
+    data = struct.pack("<4Q", *(number & _MASK for number in key))
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
