@@ -203,7 +203,8 @@ class ArrayOps(ABC):
         In float32: t = ((x - offset) / scale) * (2^b levels), each operation rounded;
         k = floor((floor(t) + j) / 2^b). With `refine`, k is one more with probability
         t - floor(t) where floor(t) + j = -1 modulo 2^b, for which one uniform is
-        drawn: so E[k] = t / 2^b exactly. Rows of scale 0 give 0.
+        drawn: so E[k] = t / 2^b exactly. Without, t is rounded to the nearest integer
+        (to the even one of two) in place of floor(t). Rows of scale 0 give 0.
 
         Parameters
         ----------
@@ -590,7 +591,8 @@ def _round(
         t = t - shifts
     t = t / scales
     t *= factor
-    whole = np.floor(t)
+    # Without refinement the nearest integer stands for t: no bias to one side.
+    whole = np.rint(t) if refine is None else np.floor(t)
     # |t| is at most 127 * 2^8 or 32767 * 2^16, and a dither stays below the next.
     total = whole.astype(np.int16 if dither.itemsize == 1 else np.int32)
     np.add(total, dither, out=total)

@@ -272,7 +272,7 @@ class TorchOps(ArrayOps):
         t = t / scales
         bits = 8 if dither.dtype == torch.uint8 else 16
         t *= float(np.float32(levels * 2.0**bits))
-        whole = torch.floor(t)
+        whole = torch.round(t) if refine is None else torch.floor(t)
         total = whole.to(torch.int32)
         total += dither.reshape(total.shape)
         dtype = _DTYPES[symbol_dtype(-high, high)]

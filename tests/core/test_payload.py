@@ -187,7 +187,7 @@ def test_header_takes_at_most_48_bytes(row: Row) -> None:
 def test_auto_is_the_shortest_of_the_fast_codes(row: Row) -> None:
     if row["name"] in WITHOUT_SYMBOLS:
         return
-    for dim, density in ((200, 0.0), (200, 0.03), (200, 1.0), (3000, 1.0)):
+    for dim, density in ((400, 0.0), (400, 0.03), (400, 1.0), (3000, 1.0)):
         x, compressor = vector(dim, 1, density), make(row)
         auto = encode(x, compressor).num_bits
         others = ["fixed-width", "indices" if row in BINARY else "nested-golomb"]
