@@ -72,6 +72,14 @@ class ArrayOps(ABC):
         """Return each row's sum of magnitudes, summed in float64. Shape (rows,)."""
 
     @abstractmethod
+    def tails(self, table: Array, bounds: Array) -> tuple[Array, Array]:
+        """Return how many |x| are at least the row's bound, and their sum, float64."""
+
+    @abstractmethod
+    def limit(self, table: Array, bounds: Array) -> Array:
+        """Return `table` with each row limited to [-bound, bound]."""
+
+    @abstractmethod
     def extremes(self, table: Array) -> tuple[Array, Array]:
         """Return each row's least and greatest entry; rows are not empty.
 
@@ -310,6 +318,21 @@ class NumpyOps(ArrayOps):
 
     def abs_sums(self, table: Array) -> Array:
         return _row_sums(table, _add_magnitudes)
+
+    def tails(self, table: Array, bounds: Array) -> tuple[Array, Array]:
+        counts, sums = np.zeros((2, table.shape[0]), dtype=np.float64)
+        bounds = bounds[:, None]
+        for r, c in _blocks(*table.shape):
+            magnitudes = np.abs(table[r, c])
+            large = magnitudes >= bounds[r]
+            counts[r] += np.count_nonzero(large, axis=1)
+            magnitudes *= large
+            sums[r] += magnitudes.sum(axis=1, dtype=np.float64)
+        return counts, sums
+
+    def limit(self, table: Array, bounds: Array) -> Array:
+        limited = np.maximum(table, -bounds[:, None])
+        return np.minimum(limited, bounds[:, None], out=limited)
 
     def extremes(self, table: Array) -> tuple[Array, Array]:
         low, high = np.minimum.reduce(table, axis=1), np.maximum.reduce(table, axis=1)

@@ -105,7 +105,7 @@ class Part:
     positions: Array | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compressor(ABC):
     """An operator C on vectors, described by its parameters alone.
 
@@ -185,10 +185,16 @@ class Compressor(ABC):
     def alphabet(self, dim: int) -> tuple[int, int] | None:
         """Return the bounds of the symbols, or None if there are none."""
 
+    def __repr__(self) -> str:
+        parameters = self.config()
+        del parameters["name"]
+        shown = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+        return f"{type(self).__name__}({shown})"
+
     def config(self) -> dict[str, Any]:
         """Return the JSON-able configuration that rebuilds the operator."""
         config = {"name": self.name}
-        for item in fields(self):
+        for item in sorted(fields(self), key=lambda item: item.kw_only is True):
             value = getattr(self, item.name)
             if value != item.default or not item.kw_only:
                 config[item.name] = value

@@ -12,7 +12,7 @@ from .base import Compressor, check_integer, check_probability
 __all__ = ["Count"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Count(Compressor):
     """Either `k` entries of each bucket, or a `fraction` of them, rounded up."""
 

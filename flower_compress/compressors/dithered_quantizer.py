@@ -22,7 +22,7 @@ _MAX_ENTRY = 2.0**125
 _TAUS: tuple[Literal["exact", "lemma", "none"], ...] = ("exact", "lemma", "none")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DitheredQuantizer(Compressor):
     """Q(p)_i = (m + r k_i / L) / tau, k_i = floor(L (p_i - m) / r + u_i), Q(0) = 0.
 

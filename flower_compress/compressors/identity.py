@@ -12,7 +12,7 @@ from .base import Compressor, Part
 __all__ = ["Identity"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Identity(Compressor):
     """C(x) = x as float32; omega = 0."""
 

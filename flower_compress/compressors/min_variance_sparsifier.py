@@ -18,7 +18,7 @@ from .base import Compressor, Part, check_probability, require_scales
 __all__ = ["MinVarianceSparsifier"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MinVarianceSparsifier(Compressor):
     """C(x)_i = x_i / p_i with probability p_i = min(1, c |x_i|), else 0.
 
@@ -56,14 +56,12 @@ class MinVarianceSparsifier(Compressor):
     def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
         rows, width = table.shape
         inverse = self._inverse(table, ops)
-        magnitudes = ops.where(table < 0, -table, table)
-        certain = (magnitudes >= inverse[:, None]) & (table != 0)
-        divisors = ops.float64(ops.where(inverse > 0, inverse, 1.0))[:, None]
-        probabilities = ops.clip(ops.float64(magnitudes) / divisors, 0.0, 1.0)
-        flat = probabilities.reshape(-1)
-        kept = ops.bernoulli(flat, rows * width, draws).reshape(rows, width)
-        signs = ops.narrow(table > 0, -1, 2) - ops.narrow(table < 0, -1, 2)
-        entries = signs * ops.narrow(kept, -1, 2)
+        # C(x) c is x c rounded to an integer at random, where that is -1, 0 or 1.
+        dither = ops.dither(draws, rows * width, 1)
+        limited = ops.limit(table, inverse)
+        entries = ops.round(limited, None, inverse, 1, 2, dither, draws)
+        reached = (limited == inverse[:, None]) | (limited == -inverse[:, None])
+        certain = reached & (table != 0)
         entries[certain] = 2
         return Part(ops.concat([inverse, table[certain]]), entries)
 
@@ -94,18 +92,14 @@ class MinVarianceSparsifier(Compressor):
         Of sum_i min(1, c |x_i|) = k: start from c = k / ||x||_1, then take the entries
         with c |x_i| >= 1 out of both k and the norm until there are no more of them.
         """
-        width = table.shape[1]
-        magnitudes = ops.where(table < 0, -table, table)
-        inverse = ops.divide(ops.abs_sums(table), self.density * width)
+        kept, total = self.density * table.shape[1], ops.abs_sums(table)
+        inverse = ops.divide(total, kept)
         require_scales(inverse, ops)
         while True:
-            certain = magnitudes >= ops.float32(inverse)[:, None]
-            rest = ops.where(certain, 0.0, magnitudes)
-            left = self.density * width - ops.float64(certain.sum(axis=1))
-            sums = ops.abs_sums(rest)
-            lower = ops.where(
-                (left > 0) & (sums > 0), sums / ops.where(left > 0, left, 1.0), 0.0
-            )
+            counts, sums = ops.tails(table, ops.float32(inverse))
+            left, rest = kept - counts, total - sums
+            some = (left > 0) & (rest > 0)
+            lower = ops.where(some, rest / ops.where(left > 0, left, 1.0), 0.0)
             # It only falls, but for the last bit.
             lower = ops.where(lower < inverse, lower, inverse)
             if bool((ops.float32(lower) == ops.float32(inverse)).all()):

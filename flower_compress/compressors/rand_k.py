@@ -20,7 +20,7 @@ from .count import Count
 __all__ = ["RandK"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RandK(Count):
     """C(x)_i = (d/k) x_i for k uniform positions, else 0; omega = d/k - 1.
 

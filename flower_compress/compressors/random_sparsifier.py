@@ -14,7 +14,7 @@ from .sparse import Sparsifier
 __all__ = ["RandomSparsifier"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RandomSparsifier(Sparsifier):
     """C(x)_i = x_i / p with probability p, else 0; omega = (1 - p) / p.
 

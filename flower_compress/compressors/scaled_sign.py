@@ -16,7 +16,7 @@ from .base import Compressor, Part, require_scales, scale_symbols
 __all__ = ["ScaledSign"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScaledSign(Compressor):
     """C(x) = (||x||_1 / d) sign(x), with sign(0) = 0; biased.
 

@@ -29,7 +29,7 @@ __all__ = ["StochasticQuantizer"]
 _NORMS: tuple[Literal[2, "inf"], ...] = (2, "inf")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StochasticQuantizer(Compressor):
     """C(x)_i = (||x|| / s) k_i with k_i = floor(s x_i / ||x|| + u_i).
 

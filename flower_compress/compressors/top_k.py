@@ -18,7 +18,7 @@ from .sparse import Sparsifier
 __all__ = ["TopK"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TopK(Count, Sparsifier):
     """C(x) holds the k entries of x of largest magnitude; biased.
 

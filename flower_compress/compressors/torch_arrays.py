@@ -157,6 +157,16 @@ class TorchOps(ArrayOps):
     def abs_sums(self, table: Array) -> Array:
         return _row_sums(table.to(torch.float64).abs_())
 
+    def tails(self, table: Array, bounds: Array) -> tuple[Array, Array]:
+        magnitudes = table.abs()
+        large = magnitudes >= bounds[:, None]
+        counts = large.sum(dim=1).to(torch.float64)
+        return counts, _row_sums(magnitudes.mul_(large).to(torch.float64))
+
+    def limit(self, table: Array, bounds: Array) -> Array:
+        limited = torch.maximum(table, -bounds[:, None])
+        return torch.minimum(limited, bounds[:, None], out=limited)
+
     def extremes(self, table: Array) -> tuple[Array, Array]:
         low, high = torch.aminmax(table, dim=1)
         return low + 0.0, high + 0.0

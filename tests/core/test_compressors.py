@@ -914,3 +914,12 @@ def test_too_many_levels_for_a_long_bucket_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="smaller bucket_size or a larger"):
         RotatedQuantizer(step=1 / 256, bucket_size=None).compress(x, STREAM)
     apply(RotatedQuantizer(step=1 / 64, bucket_size=None), x)
+
+
+def test_repr_shows_the_parameters_and_the_scope_where_there_is_one() -> None:
+    assert repr(TopK(k=3)) == "TopK(k=3, fraction=None)"
+    assert repr(Identity()) == "Identity()"
+    assert repr(StochasticQuantizer(4, bucket_size=512, per="tensor")) == (
+        "StochasticQuantizer(levels=4, norm=2, subtractive=False, bucket_size=512, "
+        "per='tensor')"
+    )

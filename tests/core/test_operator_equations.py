@@ -582,17 +582,14 @@ def test_min_variance_is_the_plain_loop_bit_for_bit(row: Row) -> None:
                     assert float(inverse) == pytest.approx(reference, rel=1e-6)
                 for i in range(part.start, part.stop):
                     j, entry = int(next(dither)), x[i]
-                    t = 65536 * abs(float(entry)) / float(inverse or 1)
-                    if entry == 0 or (abs(entry) < inverse and j >= t):
-                        symbols.append(0)
-                    elif abs(entry) >= inverse:
-                        symbols.append(2)
+                    if entry == 0 or abs(entry) >= inverse:
+                        symbols.append(2 if entry else 0)
                         expected[i] = float(entry)
-                    else:
-                        # No dither meets the threshold itself.
-                        assert j != math.floor(t)
-                        symbols.append(-1 if entry < 0 else 1)
-                        expected[i] = float(-inverse if entry < 0 else inverse)
+                        continue
+                    total = math.floor(f32(f32(entry / inverse) * f32(65536))) + j
+                    assert total % 65536 != 65535, "no tie, which takes a uniform"
+                    symbols.append(total // 65536)
+                    expected[i] = symbols[-1] * float(inverse)
             for part in table:
                 for i in range(part.start, part.stop):
                     if symbols[i] == 2:

@@ -629,9 +629,8 @@ def ans_layer(
     """Digits of base 17: bytes below 17, one symbol each."""
     bitmap = np.packbits([value in frequencies for value in range(17)]).tobytes()
     count = len(words) if num_words is None else num_words
-    head = (
-        b"\0" + struct.pack("<BBi", 16, 0, 0) + bitmap + b"".join(frequencies.values())
-    )
+    head = b"\0" + struct.pack("<BBi", 16, 0, 0)
+    head += bitmap + b"".join(frequencies.values())
     return head + struct.pack("<I", count) + np.array(words, dtype="<u4").tobytes()
 
 
