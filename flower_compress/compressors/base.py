@@ -28,6 +28,9 @@ Sizes = tuple[int, ...]
 LARGEST = float(np.finfo(np.float32).max)
 """The largest float32."""
 
+Tables = tuple[tuple[int, int, int], ...]
+"""Start, rows and width of each table of equal buckets."""
+
 _MAX_UINT32 = 2**32 - 1
 _BUCKETED, _PER_TENSOR = 0x80, 0x40
 _BUCKET = struct.Struct("<I")
@@ -228,22 +231,23 @@ class Compressor(ABC):
             require_finite(x, ops)
         dim = int(x.shape[0])
         draws = (ops.shared_draws if self.shared_randomness else ops.draws)(stream)
+        tables = self._tables(dim, sizes)
         try:
-            parts = [
-                self._compress(
-                    x[start : start + rows * width].reshape(rows, width), draws, ops
-                )
-                for start, rows, width in self._tables(dim, sizes)
-            ]
+            if len(tables) == 1:
+                _, rows, width = tables[0]
+                part = self._compress(x.reshape(rows, width), draws, ops)
+            else:
+                part = self._compress_all(x, tables, draws, ops)
         except NonFiniteError:
             # Of the whole vector, not of one table.
             require_finite(x, ops)
             raise
-        values = _join([part.values for part in parts], ops)
         alphabet = self.alphabet(dim)
-        if alphabet is None:
-            return Compressed(dim, values)
-        return Compressed(dim, values, self._symbols(dim, alphabet, parts, sizes, ops))
+        if alphabet is None or part.entries is None:
+            return Compressed(dim, part.values)
+        entries = part.entries.reshape(-1)
+        symbols = Symbols(dim, *alphabet, entries, part.positions)
+        return Compressed(dim, part.values, symbols)
 
     def decompress(
         self,
@@ -345,37 +349,34 @@ class Compressor(ABC):
 
     def _tables(
         self, dim: int, sizes: Sizes | None
-    ) -> tuple[tuple[int, int, int], ...]:
+    ) -> Tables:
         """Return start, rows and width of each table of equal buckets."""
         if self.entrywise or self.per == "model":
             sizes = None
         return _tables(dim, None if self.entrywise else self.bucket_size, sizes)
 
-    def _symbols(
-        self,
-        dim: int,
-        alphabet: tuple[int, int],
-        parts: list[Part],
-        sizes: Sizes | None,
-        ops: ArrayOps,
-    ) -> Symbols:
-        low, high = alphabet
-        if not parts:
-            empty = ops.narrow(ops.empty(), low, high)
-            return Symbols(dim, low, high, empty)
-        entries = [
-            part.entries.reshape(-1) for part in parts if part.entries is not None
-        ]
-        positions = None
-        if parts[0].positions is not None:
-            starts = [start for start, _, _ in self._tables(dim, sizes)]
-            shifted = [
-                part.positions + start if start else part.positions
-                for part, start in zip(parts, starts, strict=True)
-                if part.positions is not None
-            ]
-            positions = _join(shifted, ops)
-        return Symbols(dim, low, high, _join(entries, ops), positions)
+    def _compress_all(
+        self, x: Array, tables: Tables, draws: Draws, ops: ArrayOps
+    ) -> Part:
+        """Compress the tables of `x` one after the other, or none."""
+        values, entries, positions = [], [], []
+        for start, rows, width in tables:
+            table = x[start : start + rows * width].reshape(rows, width)
+            part = self._compress(table, draws, ops)
+            values.append(part.values)
+            if part.entries is not None:
+                entries.append(part.entries.reshape(-1))
+            if part.positions is not None:
+                positions.append(part.positions + start)
+        none = ops.empty()
+        if not tables:
+            alphabet = self.alphabet(0)
+            return Part(none, None if alphabet is None else ops.narrow(none, *alphabet))
+        return Part(
+            ops.concat(values),
+            ops.concat(entries) if entries else None,
+            ops.concat(positions) if positions else None,
+        )
 
     # --- The wire ---------------------------------------------------------------------
 
@@ -491,7 +492,7 @@ def check_probability(name: str, value: object) -> None:
 @lru_cache(maxsize=256)
 def _tables(
     dim: int, bucket_size: int | None, sizes: Sizes | None
-) -> tuple[tuple[int, int, int], ...]:
+) -> Tables:
     if sizes is not None and sum(sizes) != dim:
         raise ConfigurationError(
             f"expected tensor sizes that add up to {dim}, got {sum(sizes)}"
@@ -509,7 +510,7 @@ def _tables(
 
 
 def _parts(
-    symbols: Symbols | None, tables: tuple[tuple[int, int, int], ...]
+    symbols: Symbols | None, tables: Tables
 ) -> list[tuple[Array | None, Array | None]]:
     """Return the entries and the positions of each table."""
     if symbols is None:

@@ -1,0 +1,748 @@
+"""A second decoder of the wire format, in plain Python, slow and short.
+
+It is written from docs/wire-format.md alone and shares nothing with the library, so
+that the two tell whether the document says enough to write a decoder in another
+language. Its parts follow the sections of the document. Only the words of the code
+"entropy" need a package, constriction (with numpy), as they do in the document.
+
+    packet = read_packet(data)
+    vector = decode_payload(packet.payloads[-1], packet.dim, sizes, stream)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+
+class Refused(ValueError):
+    """Something that the document does not describe."""
+
+
+def check(condition: bool, what: str) -> None:
+    if not condition:
+        raise Refused(what)
+
+
+def f32s(numbers: Sequence[float]) -> list[float]:
+    """Round to float32."""
+    pattern = f"<{len(numbers)}f"
+    return list(struct.unpack(pattern, struct.pack(pattern, *numbers)))
+
+
+def f32(number: float) -> float:
+    return f32s([number])[0]
+
+
+@dataclass
+class Reader:
+    """Bytes, and their bits with the most significant one first."""
+
+    data: bytes
+    position: int = 0  # in bits
+
+    def __post_init__(self) -> None:
+        self.text = "".join(f"{byte:08b}" for byte in self.data)
+
+    def align(self) -> None:
+        check("1" not in self.text[self.position : -(-self.position // 8) * 8], "fill")
+        self.position = -(-self.position // 8) * 8
+
+    def take(self, count: int) -> bytes:
+        self.align()
+        start = self.position // 8
+        check(0 <= count <= len(self.data) - start, "too short")
+        self.position += 8 * count
+        return self.data[start : start + count]
+
+    def unpack(self, pattern: str) -> Any:
+        return struct.unpack("<" + pattern, self.take(struct.calcsize("<" + pattern)))
+
+    def integer(self, num_bytes: int = 4) -> int:
+        return int.from_bytes(self.take(num_bytes), "little")
+
+    def floats(self, count: int) -> list[float]:
+        values = list(self.unpack(f"{count}f"))
+        check(all(math.isfinite(value) for value in values), "not finite")
+        return values
+
+    def rest(self) -> bytes:
+        return self.take(len(self.data) - self.position // 8)
+
+    def bits(self, count: int) -> str:
+        check(count <= len(self.text) - self.position, "too short")
+        self.position += count
+        return self.text[self.position - count : self.position]
+
+    def number(self, width: int) -> int:
+        return int(self.bits(width) or "0", 2)
+
+    def zeros(self) -> int:
+        """Count the zeros in front of the next one, and read all of them."""
+        end = self.text.find("1", self.position)
+        check(end >= 0, "too short")
+        count = end - self.position
+        self.position = end + 1
+        return count
+
+
+# Packet
+
+FLAGS = {"contract": 1, "snapshot": 2, "final": 4, "exact": 8, "greeting": 16}
+FLAGS["resync"] = 32
+
+
+@dataclass
+class Packet:
+    flags: dict[str, bool]
+    session: int
+    base: int
+    version: int
+    acked: int
+    dim: int
+    contract: Any = None
+    snapshot: list[float] | None = None
+    exact: bytes | None = None
+    payloads: list[bytes] = field(default_factory=list)
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions of the payloads."""
+        return [self.version - i for i in reversed(range(len(self.payloads)))]
+
+
+def read_packet(data: bytes) -> Packet:
+    reader = Reader(data)
+    form, flags, session, base, version, acked, dim, crc = reader.unpack("BB6I")
+    check(form == 1 and flags < 64, "version or flags")
+    check(crc == zlib.crc32(data[:22] + data[26:]), "CRC")
+    names = {name: bool(flags & bit) for name, bit in FLAGS.items()}
+    packet = Packet(names, session, base, version, acked, dim)
+    if names["contract"]:
+        packet.contract = json.loads(reader.take(reader.integer()).decode())
+        check(packet.contract["protocol"] == 1, "protocol")
+    if names["snapshot"]:
+        packet.snapshot = reader.floats(dim)
+    if names["exact"]:
+        packet.exact = reader.take(reader.integer())
+    if names["final"]:
+        count = version - base
+    else:
+        count = int(reader.position < 8 * len(data))
+    check(count >= 0, "base after version")
+    packet.payloads = [reader.take(reader.integer()) for _ in range(count - 1)]
+    packet.payloads += [reader.rest()] * (count > 0)
+    check(not reader.rest(), "bytes left")
+    return packet
+
+
+# Payload
+
+Table = tuple[int, int]  # its rows and the entries of each
+
+
+def decode_payload(
+    data: bytes, dim: int, sizes: Sequence[int], stream: Stream | None
+) -> list[float]:
+    """Return the vector; `stream` is needed where a compressor draws from it."""
+    reader = Reader(data)
+    identity, code = reader.unpack("BB")
+    bucket = reader.integer() if identity & 128 else None
+    check(bucket != 0 and identity & 63 in COMPRESSORS, "bucket size or compressor")
+    width = dim if bucket is None else min(dim, bucket)
+    compressor = COMPRESSORS[identity & 63](reader, width)
+    if compressor.whole:
+        tables = [(1, dim)]
+    else:
+        lengths = sizes if identity & 64 else [dim]
+        tables = [table for length in lengths for table in tables_of(length, bucket)]
+    check(sum(rows * n for rows, n in tables) == dim, "sizes")
+    symbols = [0] * dim
+    if compressor.alphabet is None:
+        check(code == 0, "code of a compressor without symbols")
+    else:
+        low, high = compressor.alphabet
+        check(code in CODES, "code")
+        symbols = CODES[code](reader, dim, low, high)
+        reader.align()
+        check(all(low <= k <= high for k in symbols), "symbol outside the alphabet")
+    vector: list[float] = []
+    for rows, n in tables:
+        part = symbols[len(vector) : len(vector) + rows * n]
+        values = reader.floats(compressor.num_values(rows, n, part))
+        vector += compressor.restore(rows, n, part, values, stream)
+    check(not reader.rest(), "bytes left")
+    return vector
+
+
+def tables_of(length: int, bucket: int | None) -> list[Table]:
+    n = length if bucket is None else min(bucket, length)
+    if length == 0:
+        return []
+    return [(length // n, n)] + [(1, length % n)] * (length % n > 0)
+
+
+# Compressors
+
+
+class Compressor:
+    """`restore` yields the entries of a table from its symbols and values."""
+
+    alphabet: tuple[int, int] | None = None
+    whole = False
+
+    def __init__(self, reader: Reader, width: int) -> None:
+        pass
+
+    def num_values(self, rows: int, n: int, symbols: list[int]) -> int:
+        return rows
+
+    def restore(
+        self, rows: int, n: int, symbols: list[int], values: list[float], stream: Any
+    ) -> list[float]:
+        raise NotImplementedError
+
+
+class Identity(Compressor):
+    whole = True
+
+    def num_values(self, rows, n, symbols):
+        return rows * n
+
+    def restore(self, rows, n, symbols, values, stream):
+        return values
+
+
+class StochasticQuantizer(Compressor):
+    LARGEST = (2.0**128 - 2.0**104) * (1 - 2.0**-23)
+
+    def __init__(self, reader, width):
+        self.levels, flags = reader.unpack("HB")
+        check(self.levels > 0 and flags < 4, "parameters")
+        self.subtractive = bool(flags & 2)
+        self.alphabet = (-self.levels, self.levels)
+
+    def restore(self, rows, n, symbols, values, stream):
+        limit = f32(self.LARGEST / (self.levels + self.subtractive))
+        scales = [max(-limit, min(f32(norm / self.levels), limit)) for norm in values]
+        if self.subtractive:
+            return dither(stream, n, symbols, scales)
+        return f32s([k * scales[i // n] for i, k in enumerate(symbols)])
+
+
+class RandomSparsifier(Compressor):
+    alphabet = (0, 1)
+    whole = True
+
+    def __init__(self, reader, width):
+        (p,) = reader.unpack("d")
+        check(0 < p <= 1, "parameters")
+
+    def num_values(self, rows, n, symbols):
+        return sum(symbols)
+
+    def restore(self, rows, n, symbols, values, stream):
+        remaining = iter(values)
+        return [next(remaining) if k else 0.0 for k in symbols]
+
+
+class TopK(RandomSparsifier):
+    whole = False
+
+    def __init__(self, reader, width):
+        read_share(reader)
+
+
+class RandK(Compressor):
+    def __init__(self, reader, width):
+        self.k, self.fraction = read_share(reader)
+
+    def count(self, n: int) -> int:
+        return min(self.k, n) if self.k else math.ceil(self.fraction * n)
+
+    def num_values(self, rows, n, symbols):
+        return rows * self.count(n)
+
+    def restore(self, rows, n, symbols, values, stream):
+        c = self.count(n)
+        if c == n:
+            return values
+        marked: set[int] = set()
+        while missing := min(c, n - c) - len(marked):
+            marked.update(int(u * n) for u in stream.uniforms(missing))
+        if min(c, n - c) == c:
+            drawn = sorted(marked)
+        else:
+            drawn = [column for column in range(n) if column not in marked]
+        entries = [0.0] * (rows * n)
+        for row in range(rows):
+            for i, column in enumerate(drawn):
+                entries[row * n + column] = values[row * c + i]
+        return entries
+
+
+def read_share(reader: Reader) -> tuple[int, float]:
+    k, fraction = reader.unpack("Id")
+    check((k == 0) != (fraction == 0) and 0 <= fraction <= 1, "parameters")
+    return k, fraction
+
+
+class MinVarianceSparsifier(Compressor):
+    alphabet = (-1, 2)
+
+    def __init__(self, reader, width):
+        (density,) = reader.unpack("d")
+        check(0 < density <= 1, "parameters")
+
+    def num_values(self, rows, n, symbols):
+        return rows + symbols.count(2)
+
+    def restore(self, rows, n, symbols, values, stream):
+        exact = iter(values[rows:])
+        return [
+            next(exact) if k == 2 else k * values[i // n] if k else 0.0
+            for i, k in enumerate(symbols)
+        ]
+
+
+class DitheredQuantizer(Compressor):
+    def __init__(self, reader, width):
+        self.levels, flags = reader.unpack("HB")
+        check(self.levels > 0 and flags < 8 and flags & 3 < 3, "parameters")
+        self.subtractive = bool(flags & 4)
+        self.alphabet = (-self.levels - 1, self.levels + 1)
+
+    def num_values(self, rows, n, symbols):
+        return 2 * rows
+
+    def restore(self, rows, n, symbols, values, stream):
+        L, low, width = self.levels, values[:rows], values[rows:]
+        check(all(-(2.0**125) <= m <= 2.0**125 for m in low), "m")
+        check(all(0 <= r <= 2.0**126 for r in width), "r")
+        below = []
+        for m, r in zip(low, width, strict=True):
+            b = math.ceil(-(m / r) * L) if r else int(m < 0)
+            below.append(max(0, min(b, L + 1)))
+        scales = [f32(r / L) for r in width]
+        levels = [k + below[i // n] - (k > 0) for i, k in enumerate(symbols)]
+        if self.subtractive:
+            entries = dither(stream, n, levels, scales, low)
+        else:
+            steps = f32s([level * scales[i // n] for i, level in enumerate(levels)])
+            entries = f32s([step + low[i // n] for i, step in enumerate(steps)])
+        return [entry if k else 0.0 for entry, k in zip(entries, symbols, strict=True)]
+
+
+class ScaledSign(Compressor):
+    alphabet = (-1, 1)
+
+    def restore(self, rows, n, symbols, values, stream):
+        return [k * values[i // n] for i, k in enumerate(symbols)]
+
+
+class RotatedQuantizer(Compressor):
+    def __init__(self, reader, width):
+        (self.step,) = reader.unpack("d")
+        check(0 < self.step < math.inf, "parameters")
+        h = math.floor(math.sqrt(width) / self.step * (1 + 2.0**-10)) + 2
+        self.alphabet = (-h, h)
+
+    def restore(self, rows, n, symbols, values, stream):
+        check(all(0 <= norm <= 2.0**100 for norm in values), "norm")
+        p = 1 << (n.bit_length() - 1)
+        first = stream.signs(rows * p)
+        second = stream.signs(rows * p) if p < n else []
+        unit = f32(self.step / math.sqrt(n))
+        rotated = dither(stream, n, symbols, f32s([norm * unit for norm in values]))
+        entries = []
+        for row in range(rows):
+            y, of_row = rotated[row * n : (row + 1) * n], slice(row * p, (row + 1) * p)
+            if p < n:
+                y[n - p :] = rotate_back(y[n - p :], second[of_row])
+            y[:p] = rotate_back(y[:p], first[of_row])
+            entries += y
+        return entries
+
+
+def rotate_back(y: list[float], signs: list[int]) -> list[float]:
+    p = len(y)
+    t = p // 2
+    while t:
+        pairs = [(y[i & ~t], y[i | t]) for i in range(p)]
+        y = f32s([a - b if i & t else a + b for i, (a, b) in enumerate(pairs)])
+        t //= 2
+    factor = f32(p**-0.5)
+    y = f32s([factor * entry for entry in y])
+    return [-entry if sign else entry for entry, sign in zip(y, signs, strict=True)]
+
+
+COMPRESSORS: dict[int, type[Compressor]] = {
+    1: Identity,
+    2: StochasticQuantizer,
+    3: RandomSparsifier,
+    4: TopK,
+    5: RandK,
+    6: MinVarianceSparsifier,
+    7: DitheredQuantizer,
+    8: ScaledSign,
+    9: RotatedQuantizer,
+}
+
+
+# Shared randomness
+
+
+@dataclass
+class Stream:
+    seed: int
+    index: int
+    purpose: int  # 1 of a client, 2 of the server
+    version: int
+    blocks: int = 0
+
+    def words(self, count: int) -> list[int]:
+        """Return so many words, from a fresh block on."""
+        words: list[int] = []
+        while len(words) < count:
+            self.blocks += 1
+            counter = [self.blocks, 0, self.purpose, self.version]
+            words += philox([self.seed, self.index], counter)
+        return words[:count]
+
+    def parts(self, count: int, width: int) -> list[int]:
+        words, mask = self.words(-(-count * width // 64)), (1 << width) - 1
+        starts = range(0, 64, width)
+        return [word >> start & mask for word in words for start in starts][:count]
+
+    def dithers(self, count: int) -> list[int]:
+        return self.parts(count, 16)
+
+    def signs(self, count: int) -> list[int]:
+        return self.parts(count, 1)
+
+    def uniforms(self, count: int) -> list[float]:
+        return [(word >> 11) * 2.0**-53 for word in self.words(count)]
+
+
+def philox(key: list[int], counter: list[int]) -> list[int]:
+    """Philox 4x64-10."""
+    mask = 2**64 - 1
+    k0, k1 = (part & mask for part in key)
+    a, b, c, d = (part & mask for part in counter)
+    for _ in range(10):
+        left, right = a * 0xD2E7470EE14C6C93, c * 0xCA5A826395121157
+        a, b, c, d = (
+            right >> 64 ^ b ^ k0,
+            right & mask,
+            left >> 64 ^ d ^ k1,
+            left & mask,
+        )
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & mask, (k1 + 0xBB67AE8584CAA73B) & mask
+    return [a, b, c, d]
+
+
+def dither(
+    stream: Stream,
+    n: int,
+    integers: list[int],
+    scales: list[float],
+    offsets: list[float] | None = None,
+) -> list[float]:
+    """Return the values of the integers of a table with rows of n entries."""
+    numbers = zip(integers, stream.dithers(len(integers)), strict=True)
+    points = f32s([2**17 * k - 2 * j + 65535 for k, j in numbers])
+    units = f32s([2.0**-17 * scale for scale in scales])
+    values = f32s([point * units[i // n] for i, point in enumerate(points)])
+    if offsets is not None:
+        values = f32s([value + offsets[i // n] for i, value in enumerate(values)])
+    return values
+
+
+# Codes
+
+
+def planes(reader: Reader, widths: Sequence[int]) -> list[int]:
+    numbers = [0] * len(widths)
+    for j in reversed(range(max(widths, default=0))):
+        places = [i for i, width in enumerate(widths) if width > j]
+        for i, bit in zip(places, reader.bits(len(places)), strict=True):
+            numbers[i] = numbers[i] << 1 | (bit == "1")
+    return numbers
+
+
+def gammas(reader: Reader, count: int) -> list[int]:
+    widths = [reader.zeros() for _ in range(count)]
+    low = planes(reader, widths)
+    return [1 << width | bits for width, bits in zip(widths, low, strict=True)]
+
+
+def gamma(reader: Reader) -> int:
+    return gammas(reader, 1)[0]
+
+
+def omegas(reader: Reader, count: int) -> list[int]:
+    numbers = []
+    for more in reader.bits(count):
+        x = 1
+        bit = more
+        while bit == "1":
+            x = 1 << x | reader.number(x)
+            check(x < 2**40, "number too large")
+            bit = reader.bits(1)
+        numbers.append(x)
+    return numbers
+
+
+def golomb(reader: Reader, parameters: list[int], mixed: bool = False) -> list[int]:
+    """Read an array of runs, of which each has its parameter M."""
+    high = [reader.zeros() for _ in parameters]
+    widths = [(M - 1).bit_length() for M in parameters]
+    spare = [(1 << b) - M for b, M in zip(widths, parameters, strict=True)]
+    in_planes = [
+        b if c == 0 and not mixed else max(b - 1, 0)
+        for b, c in zip(widths, spare, strict=True)
+    ]
+    runs = []
+    for i, s in enumerate(planes(reader, in_planes)):
+        if in_planes[i] < widths[i] and s >= spare[i]:
+            s = (s << 1 | reader.number(1)) - spare[i]
+        runs.append(high[i] * parameters[i] + s)
+    return runs
+
+
+def golomb_parameter(n: int, k: int) -> int:
+    return max(1, (45426 * n * n + 10055 * n * k + 5450 * k * k) // (65536 * n * k))
+
+
+def places_of(runs: list[int], n: int) -> list[int]:
+    places = [end - 1 for end in accumulate(run + 1 for run in runs)]
+    check(not places or places[-1] < n, "runs too long")
+    return places
+
+
+def support(reader: Reader, n: int) -> list[int]:
+    k = gamma(reader) - 1
+    check(k <= n, "support too large")
+    fewer = k if 2 * k <= n else n - k
+    runs = golomb(reader, [golomb_parameter(n, fewer)] * fewer) if fewer else []
+    places = places_of(runs, n)
+    if 2 * k <= n:
+        return places
+    others = set(places)
+    return [place for place in range(n) if place not in others]
+
+
+def fixed_width(reader: Reader, d: int, low: int, high: int) -> list[int]:
+    if d == 0:
+        return []
+    W = (high - low).bit_length()
+    smallest = low + reader.number(W)
+    w = reader.number(W.bit_length())
+    return [smallest + x for x in planes(reader, [w] * d)]
+
+
+def elias(reader: Reader, d: int, low: int, high: int) -> list[int]:
+    k = gamma(reader) - 1
+    check(k <= d, "too many symbols")
+    places = places_of([gap - 1 for gap in gammas(reader, k)], d)
+    signs = reader.bits(k) if low < 0 else "0" * k
+    magnitudes = gammas(reader, k) if max(-low, high) > 1 else [1] * k
+    symbols = [0] * d
+    for place, sign, magnitude in zip(places, signs, magnitudes, strict=True):
+        symbols[place] = -magnitude if sign == "1" else magnitude
+    return symbols
+
+
+def indices(reader: Reader, d: int, low: int, high: int) -> list[int]:
+    check((low, high) == (0, 1), "alphabet of the code")
+    ones = set(support(reader, d))
+    return [int(i in ones) for i in range(d)]
+
+
+def nested_golomb(reader: Reader, d: int, low: int, high: int) -> list[int]:
+    places, largest = support(reader, d), max(-low, high)
+    signs = reader.bits(len(places)) if low < 0 else "0" * len(places)
+    magnitudes = [1] * len(places)
+    above = list(range(len(places)))  # of magnitude level - 1 or more
+    for level in range(2, min(largest, 8) + 1):
+        if above:
+            above = [above[i] for i in support(reader, len(above))]
+        for i in above:
+            magnitudes[i] = level
+    if largest > 8 and above:
+        m, excess = len(above), gamma(reader) - 1
+        if excess:
+            runs = golomb(reader, [golomb_parameter(m + excess, m)] * m)
+            check(sum(runs) == excess, "sum of the excesses")
+            for i, run in zip(above, runs, strict=True):
+                magnitudes[i] += run
+    symbols = [0] * d
+    for place, sign, magnitude in zip(places, signs, magnitudes, strict=True):
+        symbols[place] = -magnitude if sign == "1" else magnitude
+    return symbols
+
+
+LN_2 = 54916777467707473351141471128  # times 2^-96
+
+
+def support_vector(reader: Reader, d: int, low: int, high: int) -> list[int]:
+    counts = [t - 1 for t in omegas(reader, high - low + 1)]
+    check(sum(counts) == d, "number of symbols")
+    occurring = [(low + i, t) for i, t in enumerate(counts) if t]
+    occurring.sort(key=lambda item: -item[1])
+    if not occurring:
+        return []
+    arrays: list[list[int]] = []
+    mixed: list[int] = []
+    n = d
+    for _, t in occurring[1:]:
+        # The nearest integer: floor(x + 1/2).
+        q = (2 * LN_2 * (n - t) + (t << 96)) // (t << 97)
+        if t >= 4096 and 128 * t >= n and not mixed:
+            arrays.append(golomb(reader, [max(1, q)] * t))
+        else:
+            mixed += [max(1, q)] * t
+        n -= t
+    runs = iter([run for array in arrays for run in array])
+    rest = iter(golomb(reader, mixed, mixed=True))
+    symbols = [occurring[0][0]] * d
+    unfilled = list(range(d))
+    for level, t in occurring[1:]:
+        own = [next(runs, None) for _ in range(t)]
+        of_level = [next(rest) if run is None else run for run in own]
+        left, start = [], 0
+        for i in places_of(of_level, len(unfilled)):
+            symbols[unfilled[i]] = level
+            left += unfilled[start:i]
+            start = i + 1
+        unfilled = left + unfilled[start:]
+    return symbols
+
+
+Unpacker = Callable[[Reader, int, int], bytes]
+
+
+def layers(reader: Reader, d: int, unpack: Unpacker) -> list[int]:
+    """Read the layers of the packed codes; `unpack` reads the packed bytes."""
+    symbols = [0] * d
+    places = list(range(d))
+    for _ in range(3):
+        if not places:
+            return symbols
+        base, flags, first = reader.unpack("BBi")
+        base, shift, gap, escape = base + 1, flags & 31, flags & 32, flags & 64
+        check(flags < 128, "flags of a layer")
+        lows = low_bits(reader, len(places), shift)
+        digits = [0] * len(places)
+        if base > 1:
+            digits = read_digits(reader, len(places), base, unpack)
+        escaped = []
+        for place, digit, low in zip(places, digits, lows, strict=True):
+            if escape and digit == base - 1:
+                escaped.append(place)
+            else:
+                u = (first + digit << shift) + low
+                symbols[place] = u + 1 if gap and u >= 0 else u
+        places = escaped
+    check(not places, "a fourth layer")
+    return symbols
+
+
+def low_bits(reader: Reader, count: int, shift: int) -> list[int]:
+    numbers = [0] * count
+    for i in range(shift // 8):
+        for j, byte in enumerate(reader.take(count)):
+            numbers[j] |= byte << 8 * i
+    for i in range(shift // 8 * 8, shift):
+        for j, bit in enumerate(reader.bits(count)):
+            numbers[j] |= (bit == "1") << i
+        reader.align()
+    return numbers
+
+
+def read_digits(reader: Reader, count: int, base: int, unpack: Unpacker) -> list[int]:
+    limits = {8: 2, 5: 3, 4: 4, 3: 6, 2: 16, 1: 256}
+    g = next(g for g, limit in limits.items() if base <= limit)
+    blocks = [min(32704 * g, count - i) for i in range(0, count, 32704 * g)]
+    packed = unpack(reader, sum(-(-size // g) for size in blocks), base**g)
+    digits: list[int] = []
+    for size in blocks:
+        m = -(-size // g)
+        block, packed = packed[:m], packed[m:]
+        check(all(byte < base**g for byte in block), "byte of no digits")
+        padded = [byte // base**i % base for i in range(g) for byte in block]
+        check(not any(padded[size:]), "digits past the end")
+        digits += padded[:size]
+    return digits
+
+
+def inflate(reader: Reader, num_bytes: int, num_values: int) -> bytes:
+    inflater = zlib.decompressobj(-15)
+    packed = inflater.decompress(reader.take(reader.integer()))
+    check(inflater.eof and not inflater.unused_data, "end of the deflate stream")
+    check(len(packed) == num_bytes, "number of packed bytes")
+    return packed
+
+
+def packed_huffman(reader: Reader, d: int, low: int, high: int) -> list[int]:
+    return layers(reader, d, inflate)
+
+
+def ans_bytes(reader: Reader, num_bytes: int, num_values: int) -> bytes:
+    occurring = [i for i, bit in enumerate(reader.bits(num_values)) if bit == "1"]
+    reader.align()
+    frequencies = [leb128(reader) for _ in occurring]
+    words = list(reader.unpack(f"{reader.integer()}I"))
+    return bytes(occurring[i] for i in decode_ans(words, num_bytes, frequencies))
+
+
+def leb128(reader: Reader) -> int:
+    number = 0
+    for i in range(3):
+        byte = reader.integer(1)
+        number |= (byte & 127) << 7 * i
+        if byte < 128:
+            return number
+    raise Refused("frequency too long")
+
+
+def decode_ans(words: list[int], count: int, frequencies: list[int]) -> list[int]:
+    import constriction
+    import numpy as np
+
+    coder = constriction.stream.stack.AnsCoder(np.array(words, dtype=np.uint32))
+    model = constriction.stream.model.Categorical(
+        np.array(frequencies, dtype=np.float64), perfect=False
+    )
+    decoded = coder.decode(model, count)
+    check(coder.is_empty(), "words left over")
+    return decoded.tolist()
+
+
+def entropy(reader: Reader, d: int, low: int, high: int) -> list[int]:
+    if d == 0:
+        return []
+    form = reader.integer(1)
+    check(form < 2, "form of the code entropy")
+    if form == 1:
+        return nested_golomb(reader, d, low, high)
+    return layers(reader, d, ans_bytes)
+
+
+Code = Callable[[Reader, int, int, int], list[int]]
+
+CODES: dict[int, Code] = {
+    1: fixed_width,
+    2: elias,
+    3: indices,
+    4: nested_golomb,
+    5: support_vector,
+    6: packed_huffman,
+    7: entropy,
+}
