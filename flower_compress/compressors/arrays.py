@@ -8,6 +8,7 @@ bits on every machine.
 
 from __future__ import annotations
 
+import math
 import sys
 from abc import ABC, abstractmethod
 from functools import lru_cache
@@ -174,10 +175,8 @@ class ArrayOps(ABC):
         """
 
     @abstractmethod
-    def bernoulli(
-        self, probabilities: Array | float, count: int, draws: Draws
-    ) -> Array:
-        """Return `count` independent booleans, true with those probabilities.
+    def bernoulli(self, p: float, count: int, draws: Draws) -> Array:
+        """Return `count` independent booleans, true with probability p.
 
         With t = 2^16 p and a dither j: true if j < floor(t), and if j = floor(t) with
         probability t - floor(t), for which one uniform is drawn. So p is exact.
@@ -424,18 +423,13 @@ class NumpyOps(ArrayOps):
         kept |= ties & (ties.cumsum(axis=1) <= missing[:, None])
         return np.flatnonzero(kept)
 
-    def bernoulli(
-        self, probabilities: Array | float, count: int, draws: Draws
-    ) -> Array:
-        dither = draws.dither(count)
-        scaled = np.multiply(probabilities, 65536.0, dtype=np.float64)
-        whole = np.floor(scaled)
-        threshold = whole.astype(np.int32)
-        result: Array = dither < threshold
-        ties = np.flatnonzero(dither == threshold)
+    def bernoulli(self, p: float, count: int, draws: Draws) -> Array:
+        dither, t = draws.dither(count), 65536.0 * p
+        whole = math.floor(t)
+        result: Array = dither < whole
+        ties = np.flatnonzero(dither == whole)
         if ties.size:
-            rest = np.broadcast_to(scaled - whole, (count,))[ties]
-            result[ties] = draws.uniforms(ties.size) < rest
+            result[ties] = draws.uniforms(ties.size) < t - whole
         return result
 
     def round(

@@ -347,9 +347,7 @@ class Compressor(ABC):
         """Return the length of the longest bucket."""
         return dim if self.bucket_size is None else min(dim, self.bucket_size)
 
-    def _tables(
-        self, dim: int, sizes: Sizes | None
-    ) -> Tables:
+    def _tables(self, dim: int, sizes: Sizes | None) -> Tables:
         """Return start, rows and width of each table of equal buckets."""
         if self.entrywise or self.per == "model":
             sizes = None
@@ -490,9 +488,7 @@ def check_probability(name: str, value: object) -> None:
 
 
 @lru_cache(maxsize=256)
-def _tables(
-    dim: int, bucket_size: int | None, sizes: Sizes | None
-) -> Tables:
+def _tables(dim: int, bucket_size: int | None, sizes: Sizes | None) -> Tables:
     if sizes is not None and sum(sizes) != dim:
         raise ConfigurationError(
             f"expected tensor sizes that add up to {dim}, got {sum(sizes)}"

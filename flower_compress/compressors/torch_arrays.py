@@ -246,23 +246,15 @@ class TorchOps(ArrayOps):
         kept |= ties & (ties.cumsum(dim=1, dtype=torch.int32) <= missing)
         return self.positions(kept.reshape(-1))
 
-    def bernoulli(
-        self, probabilities: Array | float, count: int, draws: Draws
-    ) -> Array:
+    def bernoulli(self, p: float, count: int, draws: Draws) -> Array:
         dither: Any = draws.dither(count)
-        scaled: Any = probabilities * 65536.0
-        if isinstance(scaled, Tensor):
-            whole = scaled.floor()
-            threshold = whole.to(torch.int32)
-        else:
-            whole = threshold = math.floor(scaled)
-        rest: Any = scaled - whole
-        result: Tensor = dither < threshold
-        ties = self.positions(dither == threshold)
+        t = 65536.0 * p
+        whole = math.floor(t)
+        result: Tensor = dither < whole
+        ties = self.positions(dither == whole)
         if ties.numel():
-            if isinstance(rest, Tensor):
-                rest = rest[ties]
-            result[ties] = draws.uniforms(ties.numel()) < rest
+            up: Any = draws.uniforms(ties.numel()) < t - whole
+            result[ties] = up
         return result
 
     def round(

@@ -21,13 +21,13 @@ from itertools import accumulate
 from typing import Any
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """Something that the document does not describe."""
 
 
 def check(condition: bool, what: str) -> None:
     if not condition:
-        raise Refused(what)
+        raise RefusedError(what)
 
 
 def f32s(numbers: Sequence[float]) -> list[float]:
@@ -697,9 +697,11 @@ def packed_huffman(reader: Reader, d: int, low: int, high: int) -> list[int]:
 def ans_bytes(reader: Reader, num_bytes: int, num_values: int) -> bytes:
     occurring = [i for i, bit in enumerate(reader.bits(num_values)) if bit == "1"]
     reader.align()
-    frequencies = [leb128(reader) for _ in occurring]
+    frequencies = [0] * num_values
+    for value in occurring:
+        frequencies[value] = leb128(reader)
     words = list(reader.unpack(f"{reader.integer()}I"))
-    return bytes(occurring[i] for i in decode_ans(words, num_bytes, frequencies))
+    return bytes(decode_ans(words, num_bytes, frequencies))
 
 
 def leb128(reader: Reader) -> int:
@@ -709,7 +711,7 @@ def leb128(reader: Reader) -> int:
         number |= (byte & 127) << 7 * i
         if byte < 128:
             return number
-    raise Refused("frequency too long")
+    raise RefusedError("frequency too long")
 
 
 def decode_ans(words: list[int], count: int, frequencies: list[int]) -> list[int]:
