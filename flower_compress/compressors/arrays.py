@@ -452,17 +452,17 @@ class NumpyOps(ArrayOps):
         factor = np.float32(levels * 256.0**dither.itemsize)
         dither = dither.reshape(rows, width)
         if table.size <= _BLOCK:
-            k, tied, rest = _round(table, shifts, scales, factor, dither, refine)
+            k, tied, at_ties = _round(table, shifts, scales, factor, dither, refine)
             result = k.astype(dtype)
             if first is not None:
                 _count_from_zero(result, first, table)
         else:
             result = np.empty((rows, width), dtype)
-            ties: list[Array] = []
-            rests: list[Array] = []
+            places: list[Array] = []
+            values: list[Array] = []
             for r, c in _blocks(rows, width):
                 part = None if shifts is None else shifts[r]
-                k, tied, rest = _round(
+                k, tied, at_ties = _round(
                     table[r, c], part, scales[r], factor, dither[r, c], refine
                 )
                 block = result[r, c]
@@ -470,12 +470,13 @@ class NumpyOps(ArrayOps):
                 if first is not None:
                     _count_from_zero(block, first[r], table[r, c])
                 if tied.size:
-                    row, column = np.divmod(tied, k.shape[1])
-                    ties.append((row + r.start) * width + column + c.start)
-                    rests.append(rest)
-            tied = np.concatenate(ties) if ties else _NOTHING
-            rest = np.concatenate(rests) if rests else _NOTHING
+                    # A block has whole rows, or is a part of one.
+                    places.append(tied + (r.start * width + c.start))
+                    values.append(at_ties)
+            tied = np.concatenate(places) if places else _NOTHING
+            at_ties = np.concatenate(values) if values else _NOTHING
         if refine is not None and tied.size:
+            rest = at_ties.astype(np.float64) - np.floor(at_ties)
             tied = tied[refine.uniforms(tied.size) < rest]
             flat = result.reshape(-1)
             flat[tied] += 1
@@ -603,7 +604,7 @@ def _round(
     dither: Array,
     refine: Draws | None,
 ) -> tuple[Array, Array, Array]:
-    """Return k of one block, the flat places of ties, and t - floor(t) there."""
+    """Return k of one block, the flat places of ties, and t there."""
     if shifts is not None:
         t = t - shifts
     t = t / scales
@@ -613,20 +614,21 @@ def _round(
     # |t| is at most 127 * 2^8 or 32767 * 2^16, and a dither stays below the next.
     total = whole.astype(np.int16 if dither.itemsize == 1 else np.int32)
     np.add(total, dither, out=total)
-    tied, rest = _NOTHING, _NOTHING
+    tied = at_ties = _NOTHING
     if refine is not None:
         # The lowest bits all set: the dither fell into t's own interval.
         last = dither.dtype.type(-1 % (1 << 8 * dither.itemsize))
         tied = (total.astype(dither.dtype) == last).reshape(-1).nonzero()[0]
         if tied.size:
-            rest = t.reshape(-1)[tied].astype(np.float64) - whole.reshape(-1)[tied]
+            at_ties = t.reshape(-1)[tied]
     total >>= 8 * dither.itemsize
-    return total, tied, rest
+    return total, tied, at_ties
 
 
 def _count_from_zero(block: Array, first: Array, x: Array) -> None:
     block -= first
-    block += block >= 0
+    # As integers: NumPy is slow where it must convert.
+    block += (block >= 0).view(np.int8)
     zero = x == 0
     if np.count_nonzero(zero):
         block[zero] = 0

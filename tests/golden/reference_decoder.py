@@ -50,9 +50,9 @@ class Reader:
     def __post_init__(self) -> None:
         self.text = "".join(f"{byte:08b}" for byte in self.data)
 
-    def align(self) -> None:
-        check("1" not in self.text[self.position : -(-self.position // 8) * 8], "fill")
-        self.position = -(-self.position // 8) * 8
+    def align(self) -> str:
+        """Go to the end of a byte; return the bits in between."""
+        return self.bits(-self.position % 8)
 
     def take(self, count: int) -> bytes:
         self.align()
@@ -170,7 +170,7 @@ def decode_payload(
         low, high = compressor.alphabet
         check(code in CODES, "code")
         symbols = CODES[code](reader, dim, low, high)
-        reader.align()
+        check("1" not in reader.align(), "fill")
         check(all(low <= k <= high for k in symbols), "symbol outside the alphabet")
     vector: list[float] = []
     for rows, n in tables:
@@ -224,7 +224,7 @@ class StochasticQuantizer(Compressor):
 
     def __init__(self, reader, width):
         self.levels, flags = reader.unpack("HB")
-        check(self.levels > 0 and flags < 4, "parameters")
+        check(0 < self.levels < 32768 and flags < 4, "parameters")
         self.subtractive = bool(flags & 2)
         self.alphabet = (-self.levels, self.levels)
 
@@ -314,7 +314,7 @@ class MinVarianceSparsifier(Compressor):
 class DitheredQuantizer(Compressor):
     def __init__(self, reader, width):
         self.levels, flags = reader.unpack("HB")
-        check(self.levels > 0 and flags < 8 and flags & 3 < 3, "parameters")
+        check(0 < self.levels < 32767 and flags in (0, 1, 2, 4, 5, 6), "parameters")
         self.subtractive = bool(flags & 4)
         self.alphabet = (-self.levels - 1, self.levels + 1)
 
@@ -349,7 +349,7 @@ class ScaledSign(Compressor):
 class RotatedQuantizer(Compressor):
     def __init__(self, reader, width):
         (self.step,) = reader.unpack("d")
-        check(0 < self.step < math.inf, "parameters")
+        check(2.0**-8 <= self.step <= 2.0**8, "parameters")
         h = math.floor(math.sqrt(width) / self.step * (1 + 2.0**-10)) + 2
         self.alphabet = (-h, h)
 
@@ -492,8 +492,8 @@ def omegas(reader: Reader, count: int) -> list[int]:
         x = 1
         bit = more
         while bit == "1":
+            check(x < 64, "number too large")
             x = 1 << x | reader.number(x)
-            check(x < 2**40, "number too large")
             bit = reader.bits(1)
         numbers.append(x)
     return numbers
@@ -538,13 +538,22 @@ def support(reader: Reader, n: int) -> list[int]:
     return [place for place in range(n) if place not in others]
 
 
+def scatter(d: int, places: list[int], signs: str, sizes: list[int]) -> list[int]:
+    symbols = [0] * d
+    for place, sign, magnitude in zip(places, signs, sizes, strict=True):
+        symbols[place] = -magnitude if sign == "1" else magnitude
+    return symbols
+
+
 def fixed_width(reader: Reader, d: int, low: int, high: int) -> list[int]:
     if d == 0:
         return []
     W = (high - low).bit_length()
     smallest = low + reader.number(W)
     w = reader.number(W.bit_length())
-    return [smallest + x for x in planes(reader, [w] * d)]
+    numbers = planes(reader, [w] * d)
+    check(min(numbers) == 0 and max(numbers).bit_length() == w, "smallest or width")
+    return [smallest + x for x in numbers]
 
 
 def elias(reader: Reader, d: int, low: int, high: int) -> list[int]:
@@ -553,10 +562,7 @@ def elias(reader: Reader, d: int, low: int, high: int) -> list[int]:
     places = places_of([gap - 1 for gap in gammas(reader, k)], d)
     signs = reader.bits(k) if low < 0 else "0" * k
     magnitudes = gammas(reader, k) if max(-low, high) > 1 else [1] * k
-    symbols = [0] * d
-    for place, sign, magnitude in zip(places, signs, magnitudes, strict=True):
-        symbols[place] = -magnitude if sign == "1" else magnitude
-    return symbols
+    return scatter(d, places, signs, magnitudes)
 
 
 def indices(reader: Reader, d: int, low: int, high: int) -> list[int]:
@@ -582,10 +588,7 @@ def nested_golomb(reader: Reader, d: int, low: int, high: int) -> list[int]:
             check(sum(runs) == excess, "sum of the excesses")
             for i, run in zip(above, runs, strict=True):
                 magnitudes[i] += run
-    symbols = [0] * d
-    for place, sign, magnitude in zip(places, signs, magnitudes, strict=True):
-        symbols[place] = -magnitude if sign == "1" else magnitude
-    return symbols
+    return scatter(d, places, signs, magnitudes)
 
 
 LN_2 = 54916777467707473351141471128  # times 2^-96
@@ -625,32 +628,34 @@ def support_vector(reader: Reader, d: int, low: int, high: int) -> list[int]:
     return symbols
 
 
-Unpacker = Callable[[Reader, int, int], bytes]
+Unpack = Callable[[Reader, int, int], bytes]
 
 
-def layers(reader: Reader, d: int, unpack: Unpacker) -> list[int]:
+def layers(reader: Reader, d: int, low: int, high: int, unpack: Unpack) -> list[int]:
     """Read the layers of the packed codes; `unpack` reads the packed bytes."""
-    symbols = [0] * d
-    places = list(range(d))
-    for _ in range(3):
+    symbols, places = [0] * d, list(range(d))
+    largest = max(-low, high)
+    shift_limit = 8 if largest <= 127 else 16 if largest <= 32767 else 32
+    for layer in range(3):
         if not places:
-            return symbols
+            break
         base, flags, first = reader.unpack("BBi")
-        base, shift, gap, escape = base + 1, flags & 31, flags & 32, flags & 64
-        check(flags < 128, "flags of a layer")
+        base, shift, gap, escape = base + 1, flags & 31, flags >> 5 & 1, flags >> 6
+        check(escape == 0 or (escape == 1 and base > 1 and layer < 2), "escape")
+        check(shift < shift_limit and low >> shift <= first, "layer")
+        check(first + base - 1 - escape <= (high - gap) >> shift, "layer")
         lows = low_bits(reader, len(places), shift)
         digits = [0] * len(places)
         if base > 1:
             digits = read_digits(reader, len(places), base, unpack)
         escaped = []
-        for place, digit, low in zip(places, digits, lows, strict=True):
+        for place, digit, bits in zip(places, digits, lows, strict=True):
             if escape and digit == base - 1:
                 escaped.append(place)
             else:
-                u = (first + digit << shift) + low
+                u = (first + digit << shift) + bits
                 symbols[place] = u + 1 if gap and u >= 0 else u
         places = escaped
-    check(not places, "a fourth layer")
     return symbols
 
 
@@ -666,7 +671,7 @@ def low_bits(reader: Reader, count: int, shift: int) -> list[int]:
     return numbers
 
 
-def read_digits(reader: Reader, count: int, base: int, unpack: Unpacker) -> list[int]:
+def read_digits(reader: Reader, count: int, base: int, unpack: Unpack) -> list[int]:
     limits = {8: 2, 5: 3, 4: 4, 3: 6, 2: 16, 1: 256}
     g = next(g for g, limit in limits.items() if base <= limit)
     blocks = [min(32704 * g, count - i) for i in range(0, count, 32704 * g)]
@@ -691,7 +696,7 @@ def inflate(reader: Reader, num_bytes: int, num_values: int) -> bytes:
 
 
 def packed_huffman(reader: Reader, d: int, low: int, high: int) -> list[int]:
-    return layers(reader, d, inflate)
+    return layers(reader, d, low, high, inflate)
 
 
 def ans_bytes(reader: Reader, num_bytes: int, num_values: int) -> bytes:
@@ -701,6 +706,7 @@ def ans_bytes(reader: Reader, num_bytes: int, num_values: int) -> bytes:
     for value in occurring:
         frequencies[value] = leb128(reader)
     words = list(reader.unpack(f"{reader.integer()}I"))
+    check(sum(frequencies) > 0 and words[-1:] != [0], "frequencies or last word")
     return bytes(decode_ans(words, num_bytes, frequencies))
 
 
@@ -734,7 +740,7 @@ def entropy(reader: Reader, d: int, low: int, high: int) -> list[int]:
     check(form < 2, "form of the code entropy")
     if form == 1:
         return nested_golomb(reader, d, low, high)
-    return layers(reader, d, ans_bytes)
+    return layers(reader, d, low, high, ans_bytes)
 
 
 Code = Callable[[Reader, int, int, int], list[int]]
