@@ -174,6 +174,8 @@ def _read_counts(data: memoryview, limit: int) -> tuple[NDArray[np.int64], int]:
     bitmap = np.frombuffer(data[:used], dtype=np.uint8)
     if bitmap.size < used:
         raise CorruptPacket(f"expected {used} bytes of bitmap, got {bitmap.size}")
+    if limit % 8 and bitmap[-1] & 0xFF >> limit % 8:
+        raise CorruptPacket("the padding of the bitmap is not zero")
     occurring = np.flatnonzero(np.unpackbits(bitmap, count=limit))
     counts = np.zeros(limit, dtype=np.int64)
     for value in occurring.tolist():

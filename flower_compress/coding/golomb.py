@@ -77,13 +77,13 @@ def put_positions(writer: BitWriter, positions: Numbers, M: int) -> None:
         gaps[0] = part[0] - last
         last = part[-1]
         if last < _SHORT:
-            words = [column.take(gaps) for column in _short_words(M)]
+            words = list(_short_words(M).take(gaps, axis=1))
         else:
             words = _words(gaps, M)
         writer.put_unary(words[0])
         firsts.append(words[1])
         if c:
-            lasts.append(words[2].compress(words[3]))
+            lasts.append(words[2].compress(words[3]).astype(np.uint8, copy=False))
     joined = firsts[0] if len(firsts) == 1 else np.concatenate(firsts)
     writer.put_planes(joined, b - 1 if c else b)
     for bits in lasts:
@@ -111,9 +111,9 @@ def _words(gaps: Numbers, M: int) -> list[NDArray[Any]]:
 
 
 @lru_cache(maxsize=256)
-def _short_words(M: int) -> list[NDArray[Any]]:
+def _short_words(M: int) -> NDArray[np.int16]:
     """Return :func:`_words` of all gaps up to _SHORT: a table is faster for a few."""
-    return _words(np.arange(_SHORT + 1), M)
+    return np.array(_words(np.arange(_SHORT + 1), M), dtype=np.int16)
 
 
 @lru_cache(maxsize=256)

@@ -139,7 +139,7 @@ class Packing:
         Raises
         ------
         CorruptPacket
-            If a byte holds no g digits, or a digit past the end is not 0.
+            If a byte holds no g digits, or a digit or bit past the end is not 0.
         """
         group, base = self.group, self.base
         if int(packed.max(initial=0)) >= self.num_byte_values:
@@ -148,6 +148,9 @@ class Packing:
         unsigned = np.dtype(f"u{values.itemsize}")
         offset = unsigned.type(self.low % 2 ** (8 * unsigned.itemsize))
         planes = list(_planes(low_bits, values.size, self.shift))
+        for plane, _, each in planes:
+            if each == 1 and values.size % 8 and plane[-1] & 0xFF >> values.size % 8:
+                raise CorruptPacket("the padding of the low bits is not zero")
         digits = np.zeros(min(step, values.size + group), dtype=np.uint8)
         rests = np.empty((2, min(BLOCK_BYTES, packed.size)), dtype=np.uint8)
         places = [np.zeros(0, dtype=np.int64)]

@@ -57,8 +57,8 @@ class ArrayOps(ABC):
         """Return the stream's numbers, the same on every device."""
 
     @abstractmethod
-    def within(self, x: Array, bound: float) -> bool:
-        """Whether all entries lie in [-bound, bound], and so none is NaN."""
+    def within(self, x: Array, low: float, high: float) -> bool:
+        """Whether all entries lie in [low, high], and so none is NaN."""
 
     @abstractmethod
     def num_infinite(self, x: Array) -> tuple[int, int]:
@@ -302,11 +302,11 @@ class NumpyOps(ArrayOps):
     def shared_draws(self, stream: Stream) -> Draws:
         return stream.draws()
 
-    def within(self, x: Array, bound: float) -> bool:
+    def within(self, x: Array, low: float, high: float) -> bool:
         # No comparison with NaN holds, and a NaN is its array's minimum.
         if x.size <= _FEW:
-            return all(-bound <= entry <= bound for entry in x.tolist())
-        return bool(x.min() >= -bound) and bool(x.max() <= bound)
+            return all(low <= entry <= high for entry in x.tolist())
+        return bool(x.min() >= low) and bool(x.max() <= high)
 
     def num_infinite(self, x: Array) -> tuple[int, int]:
         finite = np.isfinite(x)

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from ..coding import Symbols, choose_code
 from ..coding.symbols import host_array
-from ..errors import BiasedCompressorError, ConfigurationError, NonFiniteError
+from ..errors import (
+    BiasedCompressorError,
+    ConfigurationError,
+    CorruptPacket,
+    NonFiniteError,
+)
 from ..streams import Draws, Stream
 from .arrays import NUMPY, Array, ArrayOps, array_ops
 
@@ -282,16 +287,17 @@ class Compressor(ABC):
                 )
             draws = ops.shared_draws(stream)
         tables = self._tables(compressed.dim, sizes)
-        pieces, values = [], compressed.values
-        parts = _parts(compressed.symbols, tables)
+        values, parts = compressed.values, _parts(compressed.symbols, tables)
+        if len(tables) == 1:
+            part = Part(values, *parts[0])
+            return self._decompress(part, *tables[0][1:], draws, ops).reshape(-1)
+        pieces = [ops.empty()]
         for (_, rows, width), (entries, positions) in zip(tables, parts, strict=True):
-            part = Part(values, entries, positions)
-            if len(tables) > 1:
-                count = self._num_values(rows, width, entries, ops)
-                part = Part(values[:count], entries, positions)
-                values = values[count:]
+            count = self._num_values(rows, width, entries, ops)
+            part = Part(values[:count], entries, positions)
+            values = values[count:]
             pieces.append(self._decompress(part, rows, width, draws, ops).reshape(-1))
-        return _join(pieces, ops)
+        return ops.concat(pieces)
 
     def num_values(
         self, dim: int, symbols: Symbols | None, sizes: Sizes | None = None
@@ -299,6 +305,9 @@ class Compressor(ABC):
         """Return how many values go with those symbols."""
         tables = self._tables(dim, sizes)
         ops = NUMPY if symbols is None else array_ops(symbols.entries)
+        if len(tables) == 1:
+            entries = None if symbols is None else symbols.entries
+            return self._num_values(*tables[0][1:], entries, ops)
         return sum(
             self._num_values(rows, width, entries, ops)
             for (_, rows, width), (entries, _) in zip(
@@ -439,7 +448,7 @@ def as_vector(x: object) -> Vector:
 
 def require_finite(x: Array, ops: ArrayOps = NUMPY) -> None:
     """Raise if `x` holds NaN or infinity."""
-    if not ops.within(x, LARGEST):
+    if not ops.within(x, -LARGEST, LARGEST):
         bad, first = ops.num_infinite(x)
         raise NonFiniteError(
             f"{bad} of {x.shape[0]} entries are NaN or infinite, the first at {first}: "
@@ -451,12 +460,20 @@ def require_scales(
     scales: Array, ops: ArrayOps, table: Array | None = None, bound: float = LARGEST
 ) -> None:
     """Raise if a scale is beyond `bound`, or not finite because `table` is not."""
-    if not ops.within(scales, bound):
+    if not ops.within(scales, -bound, bound):
         if table is not None:
             require_finite(table.reshape(-1), ops)
         raise NonFiniteError(
             f"the scale of a bucket exceeds {bound:.3g}: expected a vector of smaller "
             "entries; lower the step size"
+        )
+
+
+def check_scales(scales: Array, ops: ArrayOps, bound: float = LARGEST) -> None:
+    """Raise CorruptPacket unless the scales lie in [0, bound]."""
+    if not ops.within(scales, 0.0, bound):
+        raise CorruptPacket(
+            f"expected scales between 0 and {bound:.3g}, got some outside"
         )
 
 
@@ -525,9 +542,3 @@ def _parts(
         (entries[first:last], positions[first:last] - start)
         for start, first, last in zip(starts, cuts[:-1], cuts[1:], strict=True)
     ]
-
-
-def _join(parts: list[Array], ops: ArrayOps) -> Array:
-    if len(parts) == 1:
-        return parts[0]
-    return ops.concat(parts) if parts else ops.empty()

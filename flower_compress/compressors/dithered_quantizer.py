@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from ..errors import ConfigurationError, CorruptPacket
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part, check_integer, require_scales
+from .base import Compressor, Part, check_integer, check_scales, require_scales
 
 __all__ = ["DitheredQuantizer"]
 
@@ -127,14 +127,16 @@ class DitheredQuantizer(Compressor):
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
         low, ranges = part.values[:rows], part.values[rows:]
-        bounded = ops.within(low, _MAX_ENTRY) and ops.within(ranges, 2.0 * _MAX_ENTRY)
-        if not bounded or bool((ranges < 0).any()):
-            raise CorruptPacket(
-                f"expected ranges within +-{_MAX_ENTRY:.3g} that are not negative"
-            )
+        check_scales(ranges, ops, 2.0 * _MAX_ENTRY)
+        if not ops.within(low, -_MAX_ENTRY, _MAX_ENTRY):
+            raise CorruptPacket(f"expected a range within +-{_MAX_ENTRY:.3g}")
         entries = self._dense(part, rows, width, ops)
         dither = None if draws is None else draws.dither(rows * width)
         below = self._below(low, ranges, ops)
+        least, greatest = ops.extremes(entries)
+        above = self.levels + 1 - below
+        if bool(((least < -below) | (greatest > above)).any()):
+            raise CorruptPacket(f"a symbol is none of the {self.levels + 1} levels")
         steps = ops.divide(ranges, self.levels)
         return ops.scaled_from_zero(entries, below, steps, low, dither)
 

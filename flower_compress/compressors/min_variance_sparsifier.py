@@ -13,7 +13,7 @@ from typing import ClassVar
 from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part, check_probability, require_scales
+from .base import Compressor, Part, check_probability, check_scales, require_scales
 
 __all__ = ["MinVarianceSparsifier"]
 
@@ -76,6 +76,7 @@ class MinVarianceSparsifier(Compressor):
             positions = ops.positions(flat != 0)
             entries = flat[positions]
         inverse, exact = part.values[:rows], part.values[rows:]
+        check_scales(inverse, ops)
         signs = ops.clip(ops.float32(entries), -1.0, 1.0)
         values = signs * inverse[positions // width]
         values[entries == 2] = exact

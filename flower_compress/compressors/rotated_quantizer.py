@@ -12,10 +12,10 @@ import struct
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..errors import ConfigurationError, CorruptPacket
+from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part, require_scales
+from .base import Compressor, Part, check_scales, require_scales
 
 __all__ = ["RotatedQuantizer"]
 
@@ -105,8 +105,7 @@ class RotatedQuantizer(Compressor):
         if draws is None:
             raise ConfigurationError("the rotation needs the stream")
         norms = part.values
-        if bool((norms > _MAX_NORM).any()) or bool((norms < 0).any()):
-            raise CorruptPacket("expected norms between 0 and 2^100")
+        check_scales(norms, ops, _MAX_NORM)
         # The sender's order: the signs of the rotation, then the dither.
         signs = ops.rotation_signs(rows, width, draws)
         dither = draws.dither(rows * width)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part, require_scales, scale_symbols
+from .base import Compressor, Part, check_scales, require_scales, scale_symbols
 
 __all__ = ["ScaledSign"]
 
@@ -49,6 +49,7 @@ class ScaledSign(Compressor):
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
+        check_scales(part.values, ops)
         return scale_symbols(part, rows, width, part.values, ops)
 
     def _num_values(

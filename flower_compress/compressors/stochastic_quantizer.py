@@ -20,6 +20,7 @@ from .base import (
     Compressor,
     Part,
     check_integer,
+    check_scales,
     require_scales,
     scale_symbols,
 )
@@ -114,9 +115,10 @@ class StochasticQuantizer(Compressor):
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
+        check_scales(part.values, ops)
         # s * (||x|| / s) may round to infinity where ||x|| is the largest float32.
         bound = LARGEST * (1.0 - 2.0**-23) / (self.levels + self.subtractive)
-        scales = ops.clip(ops.divide(part.values, self.levels), -bound, bound)
+        scales = ops.clip(ops.divide(part.values, self.levels), 0.0, bound)
         if draws is not None:
             dense = self._dense(part, rows, width, ops)
             return ops.scaled(dense, scales, None, draws.dither(rows * width))

@@ -139,12 +139,12 @@ class TorchOps(ArrayOps):
     def shared_draws(self, stream: Stream) -> Draws:
         return _HostDraws(stream, self._device)
 
-    def within(self, x: Array, bound: float) -> bool:
+    def within(self, x: Array, low: float, high: float) -> bool:
         # aminmax hands a NaN on, and no comparison with it holds.
         if not x.numel():
             return True
-        low, high = torch.aminmax(x)
-        return bool((low >= -bound) & (high <= bound))
+        least, greatest = torch.aminmax(x)
+        return bool((least >= low) & (greatest <= high))
 
     def num_infinite(self, x: Array) -> tuple[int, int]:
         bad = (~torch.isfinite(x)).nonzero()

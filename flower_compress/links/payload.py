@@ -175,7 +175,7 @@ def _decode(data: bytes, dim: int, sizes: tuple[int, ...] | None) -> _Decoded:
             f"{len(body) - used} bytes"
         )
     values = np.frombuffer(body[used:], dtype=_FLOAT32)
-    if not NUMPY.within(values, LARGEST):
+    if not NUMPY.within(values, -LARGEST, LARGEST):
         raise CorruptPacket("a payload holds a value that is NaN or infinite")
     compressed = Compressed(dim, values, symbols)
     return _Decoded(compressor, compressed, num_bits + 32 * count)

@@ -229,8 +229,9 @@ class StochasticQuantizer(Compressor):
         self.alphabet = (-self.levels, self.levels)
 
     def restore(self, rows, n, symbols, values, stream):
+        check(min(values) >= 0, "norm")
         limit = f32(self.LARGEST / (self.levels + self.subtractive))
-        scales = [max(-limit, min(f32(norm / self.levels), limit)) for norm in values]
+        scales = [min(f32(norm / self.levels), limit) for norm in values]
         if self.subtractive:
             return dither(stream, n, symbols, scales)
         return f32s([k * scales[i // n] for i, k in enumerate(symbols)])
@@ -304,6 +305,7 @@ class MinVarianceSparsifier(Compressor):
         return rows + symbols.count(2)
 
     def restore(self, rows, n, symbols, values, stream):
+        check(min(values[:rows]) >= 0, "1/c")
         exact = iter(values[rows:])
         return [
             next(exact) if k == 2 else k * values[i // n] if k else 0.0
@@ -331,6 +333,10 @@ class DitheredQuantizer(Compressor):
             below.append(max(0, min(b, L + 1)))
         scales = [f32(r / L) for r in width]
         levels = [k + below[i // n] - (k > 0) for i, k in enumerate(symbols)]
+        check(
+            all(0 <= level <= L for level, k in zip(levels, symbols, strict=True) if k),
+            "level",
+        )
         if self.subtractive:
             entries = dither(stream, n, levels, scales, low)
         else:
@@ -343,6 +349,7 @@ class ScaledSign(Compressor):
     alphabet = (-1, 1)
 
     def restore(self, rows, n, symbols, values, stream):
+        check(min(values) >= 0, "scale")
         return [k * values[i // n] for i, k in enumerate(symbols)]
 
 
@@ -667,7 +674,7 @@ def low_bits(reader: Reader, count: int, shift: int) -> list[int]:
     for i in range(shift // 8 * 8, shift):
         for j, bit in enumerate(reader.bits(count)):
             numbers[j] |= (bit == "1") << i
-        reader.align()
+        check("1" not in reader.align(), "fill")
     return numbers
 
 
@@ -701,7 +708,7 @@ def packed_huffman(reader: Reader, d: int, low: int, high: int) -> list[int]:
 
 def ans_bytes(reader: Reader, num_bytes: int, num_values: int) -> bytes:
     occurring = [i for i, bit in enumerate(reader.bits(num_values)) if bit == "1"]
-    reader.align()
+    check("1" not in reader.align(), "fill")
     frequencies = [0] * num_values
     for value in occurring:
         frequencies[value] = leb128(reader)
