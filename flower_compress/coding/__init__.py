@@ -88,7 +88,9 @@ def encode_symbols(name: str, symbols: Symbols) -> tuple[Code, bytes, int]:
             # Writing the runs takes hardly longer than counting them.
             runs = _runs_code(symbols)
             data, num_bits = runs.encode(symbols)
-            if num_bits < fixed.num_bits(symbols):
+            # Zeros beside other symbols take a bit each in fixed width, at least.
+            few = num_bits < symbols.dim > symbols.num_nonzero
+            if few or num_bits < fixed.num_bits(symbols):
                 return runs, data, num_bits
         return fixed, *fixed.encode(symbols)
     code = choose_code(name, symbols)
