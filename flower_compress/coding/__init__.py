@@ -89,7 +89,7 @@ def encode_symbols(name: str, symbols: Symbols) -> tuple[Code, bytes, int]:
             runs = _runs_code(symbols)
             data, num_bits = runs.encode(symbols)
             # Zeros beside other symbols take a bit each in fixed width, at least.
-            few = num_bits < symbols.dim > symbols.num_nonzero
+            few = num_bits < symbols.dim and 0 < symbols.num_nonzero < symbols.dim
             if few or num_bits < fixed.num_bits(symbols):
                 return runs, data, num_bits
         return fixed, *fixed.encode(symbols)
