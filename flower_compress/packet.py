@@ -27,7 +27,6 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -94,9 +93,16 @@ class Packet:
     greeting: bool = False
     resync: bool = False
 
-    @cached_property
+    @property
     def data(self) -> bytes:
         """The packet as bytes."""
+        # Kept by hand: a cached_property of Python 3.11 takes a lock.
+        data: bytes | None = self.__dict__.get("_data")
+        if data is None:
+            data = self.__dict__["_data"] = self._write()
+        return data
+
+    def _write(self) -> bytes:
         flags = (
             _CONTRACT * (self.contract is not None)
             | _SNAPSHOT * (self.snapshot is not None)

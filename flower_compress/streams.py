@@ -22,7 +22,7 @@ __all__ = ["Draws", "Purpose", "Stream"]
 
 _MASK = (1 << 64) - 1
 _WORDS_PER_BLOCK = 4
-_NO_BUFFER = (0, 0, 0, 0)
+_UINT16 = np.dtype("<u2")
 
 
 class Purpose(IntEnum):
@@ -95,22 +95,13 @@ class Draws:
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` words of 64 bits."""
-        philox = _THREAD.philox
+        thread = _THREAD
         # Setting the state costs a tenth of making a generator.
-        state: Any = {
-            "bit_generator": "Philox",
-            "state": {
-                "counter": (self._block, 0, *self._place),
-                "key": self._key,
-            },
-            "buffer": _NO_BUFFER,
-            "buffer_pos": _WORDS_PER_BLOCK,
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        philox.state = state
+        thread.place["counter"] = (self._block, 0, *self._place)
+        thread.place["key"] = self._key
+        thread.philox.state = thread.state
         self._block += -(-count // _WORDS_PER_BLOCK)
-        words: NDArray[np.uint64] = philox.random_raw(count)
+        words: NDArray[np.uint64] = thread.philox.random_raw(count)
         return words
 
     def dither(self, count: int) -> NDArray[np.uint16]:
@@ -121,7 +112,7 @@ class Draws:
         words = self.words(-(-count // 4))
         if sys.byteorder == "big":
             words.byteswap(inplace=True)
-        return words.view("<u2")[:count]
+        return words.view(_UINT16)[:count]
 
     def short_dither(self, count: int) -> NDArray[np.uint8]:
         """Return `count` integers j in [0, 2^8), eight a word, the lowest bits first.
@@ -151,6 +142,15 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(0)
+        self.place: dict[str, Any] = {}
+        self.state: Any = {
+            "bit_generator": "Philox",
+            "state": self.place,
+            "buffer": (0,) * _WORDS_PER_BLOCK,
+            "buffer_pos": _WORDS_PER_BLOCK,
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
 
 
 _THREAD = _Thread()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ __all__ = ["Integers", "Symbols", "host_array", "symbol_dtype"]
 Integers = NDArray[np.signedinteger[Any]]
 
 
+@lru_cache(maxsize=256)
 def symbol_dtype(low: int, high: int) -> np.dtype[np.signedinteger[Any]]:
     """Return the smallest signed integer dtype that holds [low, high]."""
     largest = max(abs(low), abs(high))

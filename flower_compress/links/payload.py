@@ -82,9 +82,10 @@ class Payload:
         values = compressed.values.astype(_FLOAT32, copy=False).tobytes()
         data = b"".join((bytes((wire_id, code_id)), parameters, body, values))
         payload = cls(data, compressed.dim, channel)
-        # The values as they are in the bytes: nobody can write to these.
-        sent = np.frombuffer(data, dtype=_FLOAT32, offset=len(data) - len(values))
-        compressed = Compressed(compressed.dim, sent, compressed.symbols)
+        if not compressed.values.flags.owndata:
+            # Perhaps the caller's own array: take the values as they are in the bytes.
+            sent = np.frombuffer(data, dtype=_FLOAT32, offset=len(data) - len(values))
+            compressed = Compressed(compressed.dim, sent, compressed.symbols)
         payload.__dict__["_decoded"] = _Decoded(compressor, compressed, num_bits)
         return payload
 
