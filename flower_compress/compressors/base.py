@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
@@ -327,11 +328,11 @@ class Compressor(ABC):
     ) -> Array:
         """Return the table, shape (rows, width) or flat."""
 
-    @abstractmethod
     def _num_values(
         self, rows: int, width: int, entries: Array | None, ops: ArrayOps
     ) -> int:
-        """Return the number of values of a table."""
+        """Return the number of values of a table, by default one a row."""
+        return rows
 
     @staticmethod
     def _dense(part: Part, rows: int, width: int, ops: ArrayOps) -> Array:
@@ -345,8 +346,8 @@ class Compressor(ABC):
         )
 
     def _omega(self, width: int) -> float:
-        """Return omega for buckets of at most `width` entries."""
-        raise NotImplementedError
+        """Return omega for buckets of at most `width` entries, by default no bound."""
+        return math.inf
 
     def _contraction(self, width: int) -> float:
         """Return the contraction for buckets of at most `width` entries."""

@@ -112,8 +112,3 @@ class RotatedQuantizer(Compressor):
         scales = norms * (self.step / math.sqrt(width))
         table = ops.scaled(self._dense(part, rows, width, ops), scales, None, dither)
         return ops.rotate(table, signs, inverse=True)
-
-    def _num_values(
-        self, rows: int, width: int, entries: Array | None, ops: ArrayOps
-    ) -> int:
-        return rows

@@ -51,8 +51,3 @@ class ScaledSign(Compressor):
     ) -> Array:
         check_scales(part.values, ops)
         return scale_symbols(part, rows, width, part.values, ops)
-
-    def _num_values(
-        self, rows: int, width: int, entries: Array | None, ops: ArrayOps
-    ) -> int:
-        return rows

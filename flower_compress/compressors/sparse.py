@@ -20,7 +20,7 @@ class Sparsifier(Compressor):
     @staticmethod
     def _kept(positions: Array, values: Array, ops: ArrayOps) -> Part:
         """Return the values and a support of that many ones."""
-        return Part(values, ops.narrow(ops.int64(positions) * 0 + 1, 0, 1), positions)
+        return Part(values, ops.narrow(positions >= 0, 0, 1), positions)
 
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps

@@ -124,11 +124,6 @@ class StochasticQuantizer(Compressor):
             return ops.scaled(dense, scales, None, draws.dither(rows * width))
         return scale_symbols(part, rows, width, scales, ops)
 
-    def _num_values(
-        self, rows: int, width: int, entries: Array | None, ops: ArrayOps
-    ) -> int:
-        return rows
-
     def _wire_values(self) -> tuple[Any, ...]:
         return self.levels, _NORMS.index(self.norm) | 2 * self.subtractive
 

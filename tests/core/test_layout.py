@@ -198,12 +198,10 @@ def test_flatten_leaves_the_arrays_alone() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", (*FLOATS, *EXACT, ">f4", "float128"))
+@pytest.mark.parametrize("dtype", (*FLOATS, *EXACT, ">f4", "longdouble"))
 def test_written_arrays_are_flowers_byte_for_byte(
     dtype: str, shape: tuple[int, ...]
 ) -> None:
-    if not hasattr(np, dtype) and not dtype.startswith(">"):
-        pytest.skip(f"no {dtype} on this machine")
     array = np.asarray(entries("int32", shape), dtype=dtype)
     assert write_array(array) == Array(array)
     assert write_array(array.reshape(-1), shape) == Array(array)

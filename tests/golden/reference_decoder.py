@@ -192,7 +192,10 @@ def tables_of(length: int, bucket: int | None) -> list[Table]:
 
 
 class Compressor:
-    """`restore` yields the entries of a table from its symbols and values."""
+    """Subclasses have `restore(rows, n, symbols, values, stream)`.
+
+    It yields the entries of a table from its symbols and values.
+    """
 
     alphabet: tuple[int, int] | None = None
     whole = False
@@ -202,11 +205,6 @@ class Compressor:
 
     def num_values(self, rows: int, n: int, symbols: list[int]) -> int:
         return rows
-
-    def restore(
-        self, rows: int, n: int, symbols: list[int], values: list[float], stream: Any
-    ) -> list[float]:
-        raise NotImplementedError
 
 
 class Identity(Compressor):
