@@ -109,7 +109,7 @@ def small(dim: int, repeats: int, advance: Callable[[], None]) -> list[Row]:
 
     def encode(compressor: Compressor) -> bytes:
         payload = Payload.encode(x, compressor, "auto", CHANNEL)
-        return Packet(1, 16, 17, 15, dim, (payload,)).data
+        return Packet(1, 16, 17, 15, 0, dim, (payload,)).data
 
     def decode(data: bytes) -> object:
         # As the first receiver of these bytes: past the cache.

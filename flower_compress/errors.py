@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BiasedCompressorError",
+    "CheckpointError",
     "ConfigurationError",
     "CorruptPacket",
     "FlowerCompressError",
@@ -14,6 +15,7 @@ __all__ = [
     "MissingModError",
     "NonFiniteError",
     "OutOfSyncError",
+    "RefusedUpdateError",
     "RoundFailedError",
     "StalePacketError",
     "UnknownNameError",
@@ -69,6 +71,14 @@ class OutOfSyncError(FlowerCompressError):
 
 class StalePacketError(OutOfSyncError):
     """A packet that was taken in before, or that a newer one has overtaken."""
+
+
+class RefusedUpdateError(FlowerCompressError, ValueError):
+    """An update that would spoil the model: not finite, or absurdly large."""
+
+
+class CheckpointError(FlowerCompressError):
+    """A checkpoint that cannot be written, or that cannot be trusted."""
 
 
 class MissingModError(FlowerCompressError):

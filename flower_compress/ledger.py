@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -82,6 +83,11 @@ class Ledger:
             total, of_round = self.downlink, self.round_downlink
         total.add(num_bytes, payload_bits, snapshot_bytes)
         of_round.add(num_bytes, payload_bits, snapshot_bytes)
+
+    @classmethod
+    def from_dict(cls, totals: Mapping[str, Mapping[str, int]]) -> Ledger:
+        """Rebuild a ledger from its totals."""
+        return cls(Traffic(**totals["uplink"]), Traffic(**totals["downlink"]))
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Return the totals as JSON-able numbers."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from logging import getLogger
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -32,9 +34,11 @@ from .errors import (
     OutOfSyncError,
     StalePacketError,
 )
+from .layout import Layout
 from .links import ReceiverState, SenderState, accept
 from .packet import STYPE, Packet
 from .records import only_array_record, records_of
+from .state_file import StateFile
 
 __all__ = [
     "SESSION_KEY",
@@ -72,6 +76,10 @@ class CompressionMod:
     identity : Callable[[Context], int], optional
         A number that is this client's own and survives restarts. Default: the node's
         ``partition-id`` if it has one, else its node id.
+    state_dir : path, optional
+        Folder in which the client keeps what it remembers of its links, in a file of
+        its own. Default: in ``Context.state``, which a SuperNode holds in memory, so
+        that a restarted device begins anew, at the cost of one dense model.
 
     Notes
     -----
@@ -89,6 +97,7 @@ class CompressionMod:
         self,
         returns: Literal["weights", "gradient"] = "weights",
         identity: Callable[[Context], int] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if returns not in ("weights", "gradient"):
             raise ConfigurationError(
@@ -96,6 +105,7 @@ class CompressionMod:
             )
         self.returns = returns
         self.identity = identity or stable_identity
+        self.state_dir = None if state_dir is None else Path(state_dir)
 
     def __call__(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -123,10 +133,11 @@ class CompressionMod:
         key: str,
         data: bytes,
     ) -> Message:
-        state = _load(context)
         packet = Packet.parse(data)
+        identity = self.identity(context)
         if packet.greeting:
-            return self._answer_greeting(msg, context, key, packet)
+            return _answer_greeting(msg, key, packet, identity)
+        state = self._load(context, identity)
         if state is None or state.session != packet.session:
             if packet.contract is None:
                 return _ask_for_contract(msg, key, packet)
@@ -137,10 +148,8 @@ class CompressionMod:
             state = replace(state, contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
         packet.require_dim(contract.layout.dim)
-        identity = self.identity(context)
-        downlink = contract.downlink_channel(identity)
-        packet = packet.on(downlink)
-        state = state.on(downlink, contract.uplink_channel(identity))
+        packet = packet.on(contract.downlink_channel(identity))
+        state = _on_channels(state, contract, identity)
         try:
             receiver = accept(
                 state.receiver,
@@ -156,66 +165,41 @@ class CompressionMod:
         except OutOfSyncError as error:
             _log.info("CompressionMod: %s", error)
             return _ask_for_contract(msg, key, packet)
-        received = receiver.value(contract.downlink_rate)
-        if received is None:
+        model = receiver.value(contract.downlink_rate)
+        if model is None:
             return _ask_for_contract(msg, key, packet)
         exact = packet.exact or b""
-        arrays = contract.layout.unflatten(received, exact)
+        arrays = contract.layout.unflatten(model, exact)
         if contract.layout.rounds:
-            received, _ = contract.layout.flatten(arrays)  # as the client sees it
-        inner = _with_record(msg, key, arrays)
-        reply = call_next(inner, context)
+            model, _ = contract.layout.flatten(arrays)  # as the client sees it
+        reply = call_next(_with_record(msg, key, arrays), context)
         if reply.has_error():
             return reply
-        return self._answer(
-            reply, context, packet, contract, state, receiver, received, exact
-        )
-
-    def _answer(
-        self,
-        reply: Message,
-        context: Context,
-        packet: Packet,
-        contract: Contract,
-        state: ClientState,
-        receiver: ReceiverState,
-        received: Vector,
-        exact: bytes,
-    ) -> Message:
         key, arrays = only_array_record(reply.content, "the client's reply")
-        vector, exact_out = contract.layout.flatten(arrays)
-        if self.returns == "weights":
-            with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
-                vector = received - vector
-        contract.layout.check_finite(vector, "the client's update")
-        contract.layout.check_exact(exact_out, "the client's reply")
-        sender = contract.uplink.acknowledge(state.sender, packet.acked)
-        channel = contract.uplink_channel(self.identity(context)).at(packet.version)
-        base = sender.version
-        sender, payload = contract.uplink.send(sender, vector, packet.version, channel)
-        answer = Packet(
-            session=packet.session,
-            base=base,
-            version=packet.version,
-            acked=packet.version,
-            dim=packet.dim,
-            payloads=(payload,),
-            exact=exact_out or None,
+        update, exact_out = self._update(arrays, model, contract.layout)
+        if packet.refused:
+            _log.warning("CompressionMod: the server refused this client's last update")
+            state = replace(state, sender=contract.uplink.refuse(state.sender))
+        answer, sender = _answer(
+            packet, contract, identity, state.sender, update, exact_out
         )
         reply = _with_record(reply, key, packet_record(answer))
         # Last of all: a client that fails before has not moved.
         state = ClientState(packet.session, state.contract, receiver, sender, exact)
-        context.state[_STATE_KEY] = ConfigRecord({"state": state.to_bytes(packet.dim)})
+        self._save(context, identity, state.to_bytes(packet.dim))
         return reply
 
-    def _answer_greeting(
-        self, msg: Message, context: Context, key: str, packet: Packet
-    ) -> Message:
-        about = {"protocol": PROTOCOL, "identity": self.identity(context)}
-        answer = Packet(
-            session=packet.session, contract=json.dumps(about).encode(), greeting=True
-        )
-        return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
+    def _update(
+        self, arrays: ArrayRecord, model: Vector, layout: Layout
+    ) -> tuple[Vector, bytes]:
+        """Return what the client's arrays say: the vector to send, the exact arrays."""
+        update, exact = layout.flatten(arrays)
+        if self.returns == "weights":
+            with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
+                update = model - update
+        layout.check_finite(update, "the client's update")
+        layout.check_exact(exact, "the client's reply")
+        return update, exact
 
     def _evaluate(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -225,23 +209,43 @@ class CompressionMod:
                 break
         else:
             return call_next(msg, context)
-        state = _load(context)
+        identity = self.identity(context)
+        state = self._load(context, identity)
         if state is None or state.session != config[SESSION_KEY]:
             raise OutOfSyncError(
                 "this client holds no model of the run to evaluate: train it first, "
                 'or evaluate with evaluate_on="global"'
             )
         contract = Contract.from_bytes(state.contract)
-        identity = self.identity(context)
-        state = state.on(
-            contract.downlink_channel(identity), contract.uplink_channel(identity)
-        )
+        state = _on_channels(state, contract, identity)
         held = state.receiver.value(contract.downlink_rate)
         if held is None:
             raise OutOfSyncError("this client holds no model to evaluate")
         arrays = contract.layout.unflatten(held, state.exact)
         key = str(config.get("arrayrecord-key", "arrays"))
         return call_next(_with_record(msg, key, arrays), context)
+
+    def _load(self, context: Context, identity: int) -> ClientState | None:
+        record = context.state.get(_STATE_KEY)
+        data = record.get("state") if isinstance(record, ConfigRecord) else None
+        if data is None and self.state_dir is not None:
+            data = StateFile(self.state_dir, identity).read()
+        return ClientState.from_bytes(data) if isinstance(data, bytes) else None
+
+    def _save(self, context: Context, identity: int, data: bytes) -> None:
+        if self.state_dir is not None:
+            try:
+                StateFile(self.state_dir, identity).write(data)
+            except OSError as error:
+                _log.warning(
+                    "CompressionMod: the state is kept in memory only, since state_dir "
+                    "cannot be written: %s",
+                    error,
+                )
+            else:
+                context.state.pop(_STATE_KEY, None)
+                return
+        context.state[_STATE_KEY] = ConfigRecord({"state": data})
 
 
 def find_packet(content: RecordDict) -> tuple[str, bytes] | None:
@@ -265,12 +269,44 @@ def stable_identity(context: Context) -> int:
     return int(context.node_config.get("partition-id", context.node_id))
 
 
-def _load(context: Context) -> ClientState | None:
-    record = context.state.get(_STATE_KEY)
-    if not isinstance(record, ConfigRecord):
-        return None
-    data = record.get("state")
-    return ClientState.from_bytes(data) if isinstance(data, bytes) else None
+def _on_channels(state: ClientState, contract: Contract, identity: int) -> ClientState:
+    return state.on(
+        contract.downlink_channel(identity), contract.uplink_channel(identity)
+    )
+
+
+def _answer(
+    packet: Packet,
+    contract: Contract,
+    identity: int,
+    sender: SenderState,
+    update: Vector,
+    exact: bytes,
+) -> tuple[Packet, SenderState]:
+    """Compress the update into the answer to a packet."""
+    sender = contract.uplink.acknowledge(sender, packet.acked, packet.acked_crc)
+    base, channel = sender.version, contract.uplink_channel(identity)
+    sender, payload = contract.uplink.send(
+        sender, update, packet.version, channel.at(packet.version)
+    )
+    answer = Packet(
+        session=packet.session,
+        base=base,
+        version=packet.version,
+        acked=packet.version,
+        dim=packet.dim,
+        payloads=(payload,),
+        exact=exact or None,
+    )
+    return answer, sender
+
+
+def _answer_greeting(msg: Message, key: str, packet: Packet, identity: int) -> Message:
+    about = {"protocol": PROTOCOL, "identity": identity}
+    answer = Packet(
+        session=packet.session, contract=json.dumps(about).encode(), greeting=True
+    )
+    return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
 
 
 def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:

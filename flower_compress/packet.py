@@ -1,19 +1,20 @@
 """One message's worth of compressed vectors as bytes.
 
-Header, 26 bytes, little-endian:
+Header, 30 bytes, little-endian:
 
 ====== ===== =========================================================
 offset bytes field
 ====== ===== =========================================================
 0      1     format version, 1
 1      1     flags: 1 contract, 2 snapshot, 4 final, 8 exact arrays,
-             16 greeting, 32 resynchronise
+             16 greeting, 32 resynchronise, 64 refused
 2      4     session
 6      4     base: the version on which the payloads build
 10     4     version of the last payload
 14     4     acked: the newest version accepted from the peer
-18     4     dimension d of the vector
-22     4     CRC-32 of all other bytes
+18     4     CRC-32 of that version's payload, 0 in a client's answer
+22     4     dimension d of the vector
+26     4     CRC-32 of all other bytes
 ====== ===== =========================================================
 
 Then, each present only if its flag says so: the contract (length in 4 bytes, bytes),
@@ -40,14 +41,15 @@ FORMAT_VERSION = 1
 STYPE = "flower_compress/1"
 """Serialisation type of the Flower ``Array`` that holds a packet."""
 
-_HEADER = struct.Struct("<BBIIIII")
+_HEADER = struct.Struct("<BBIIIIII")
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 
 
 _CONTRACT, _SNAPSHOT, _FINAL, _EXACT, _GREETING, _RESYNC = 1, 2, 4, 8, 16, 32
-_ALL_FLAGS = 63
+_REFUSED = 64
+_ALL_FLAGS = 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,9 @@ class Packet:
         The version on which the payloads build, and that of the last one.
     acked : int
         The newest version accepted from the peer.
+    acked_crc : int
+        CRC-32 of the payload of that version. A client that answered one message twice,
+        having lost its state in between, made two payloads of one version.
     dim : int
         Length d of the vectors.
     payloads : tuple[Payload, ...]
@@ -78,12 +83,15 @@ class Packet:
         Whether this is the server's greeting, or the answer to it.
     resync : bool
         Whether the client asks for the contract and a snapshot.
+    refused : bool
+        Whether the server refused the client's last update.
     """
 
     session: int
     base: int = 0
     version: int = 0
     acked: int = 0
+    acked_crc: int = 0
     dim: int = 0
     payloads: tuple[Payload, ...] = ()
     final: bool = False
@@ -92,6 +100,7 @@ class Packet:
     exact: bytes | None = None
     greeting: bool = False
     resync: bool = False
+    refused: bool = False
 
     @property
     def data(self) -> bytes:
@@ -110,13 +119,22 @@ class Packet:
             | _EXACT * (self.exact is not None)
             | _GREETING * self.greeting
             | _RESYNC * self.resync
+            | _REFUSED * self.refused
         )
-        numbers = (self.session, self.base, self.version, self.acked, self.dim)
+        numbers = (
+            self.session,
+            self.base,
+            self.version,
+            self.acked,
+            self.acked_crc,
+            self.dim,
+        )
         try:
             header = _HEADER.pack(FORMAT_VERSION, flags, *numbers)
         except struct.error:
             raise ConfigurationError(
-                f"session, versions and dimension must lie in [0, 2^32), got {numbers}"
+                "session, versions, CRC and dimension must lie in [0, 2^32), got "
+                f"{numbers}"
             ) from None
         body: list[bytes] = []
         if self.contract is not None:
@@ -174,7 +192,16 @@ class Packet:
             raise CorruptPacket(
                 f"a packet has at least {HEADER_BYTES} bytes, got {len(data)}"
             )
-        form, flags, session, base, version, acked, dim = _HEADER.unpack_from(data)
+        (
+            form,
+            flags,
+            session,
+            base,
+            version,
+            acked,
+            acked_crc,
+            dim,
+        ) = _HEADER.unpack_from(data)
         if form != FORMAT_VERSION:
             raise CorruptPacket(
                 f"expected packet format {FORMAT_VERSION}, got {form}: install the "
@@ -213,6 +240,7 @@ class Packet:
             base=base,
             version=version,
             acked=acked,
+            acked_crc=acked_crc,
             dim=dim,
             payloads=tuple(payloads),
             final=final,
@@ -221,6 +249,7 @@ class Packet:
             exact=exact,
             greeting=bool(flags & _GREETING),
             resync=bool(flags & _RESYNC),
+            refused=bool(flags & _REFUSED),
         )
 
 

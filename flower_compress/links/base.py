@@ -51,6 +51,14 @@ class SenderState:
     pending: Payload | None = None
     pending_version: int = 0
 
+    def is_pending(self, version: int, crc: int | None = None) -> bool:
+        """Whether the pending payload has that version, and that CRC-32 if given."""
+        return (
+            self.pending is not None
+            and version == self.pending_version
+            and (crc is None or crc == self.pending.crc)
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReceiverState:
@@ -126,13 +134,29 @@ class Link(ABC):
         """
 
     @abstractmethod
-    def acknowledge(self, state: SenderState, version: int) -> SenderState:
+    def acknowledge(
+        self, state: SenderState, version: int, crc: int | None = None
+    ) -> SenderState:
         """Return the state after the peer said which version it accepted last.
 
-        The pending payload is folded if it is that version, and dropped otherwise.
-        A version that is neither the pending nor the folded one means that the peer
-        lost its end: the state starts anew.
+        The pending payload is folded if it is that one, and dropped otherwise. What is
+        neither the pending nor the folded one means that the ends have lost each
+        other: the state starts anew.
+
+        Parameters
+        ----------
+        state : SenderState
+            The sender's end.
+        version : int
+            The version that the peer accepted last; 0 if it holds nothing.
+        crc : int, optional
+            CRC-32 of the payload it accepted. A sender that lost its state between two
+            answers to one message has sent two payloads of one version.
         """
+
+    def refuse(self, state: SenderState) -> SenderState:
+        """Return the state after the peer refused the pending payload."""
+        return replace(state, pending=None)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-able configuration that rebuilds the link."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..compressors import Vector
 from ..errors import ConfigurationError
-from .base import Link, ReceiverState, SenderState, accept
+from .base import Link, ReceiverState, SenderState, accept, commit
 from .payload import Channel, Payload
 
 __all__ = ["Broadcast", "Carries", "CatchUp"]
@@ -121,6 +121,19 @@ class Broadcast:
             zeros, self.link.compressor, self.link.code, channel.at(version)
         )
         return self._append(payload)
+
+    def skip_to(self, version: int) -> Broadcast:
+        """Go on at a later version, with receivers that hold nothing.
+
+        For a server that comes back from a checkpoint: its receivers may hold later
+        versions, of rounds that it knows nothing about.
+        """
+        sender = self.sender
+        if sender.pending is not None:
+            sender = self.link.acknowledge(sender, sender.pending_version)
+        replica = ReceiverState(version, commit(self.replica, self.rate).vector)
+        sender = SenderState(version, sender.vector)
+        return replace(self, sender=sender, replica=replica, log=())
 
     def _append(self, payload: Payload) -> Broadcast:
         version = self.version + 1

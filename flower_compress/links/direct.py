@@ -25,6 +25,8 @@ class Direct(Link):
         payload = Payload.encode(x, self.compressor, self.code, channel)
         return SenderState(state.version, None, None, version), payload
 
-    def acknowledge(self, state: SenderState, version: int) -> SenderState:
+    def acknowledge(
+        self, state: SenderState, version: int, crc: int | None = None
+    ) -> SenderState:
         """Remember the version; there is nothing to fold."""
         return SenderState(version)

@@ -67,9 +67,11 @@ class ErrorFeedback(Link):
         payload = Payload.encode(corrected, self.compressor, self.code, channel)
         return SenderState(state.version, corrected, payload, version), payload
 
-    def acknowledge(self, state: SenderState, version: int) -> SenderState:
+    def acknowledge(
+        self, state: SenderState, version: int, crc: int | None = None
+    ) -> SenderState:
         """Take the pending payload out of the error, if it arrived."""
-        if state.pending is None or version != state.pending_version:
+        if state.pending is None or not state.is_pending(version, crc):
             return SenderState(version, state.vector)
         if state.vector is None:
             return SenderState(version)
@@ -78,6 +80,10 @@ class ErrorFeedback(Link):
         if feedback != 1.0:
             error *= np.float32(feedback)
         return SenderState(version, error)
+
+    def refuse(self, state: SenderState) -> SenderState:
+        """Forget the error too: what the peer refused must not be sent again."""
+        return SenderState(state.version)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-able configuration that rebuilds the link."""

@@ -77,9 +77,11 @@ class Memory(Link):
         payload = Payload.encode(difference, compressor, self.code, channel)
         return SenderState(state.version, state.vector, payload, version), payload
 
-    def acknowledge(self, state: SenderState, version: int) -> SenderState:
+    def acknowledge(
+        self, state: SenderState, version: int, crc: int | None = None
+    ) -> SenderState:
         """Fold the pending payload, drop it, or start from zero."""
-        if state.pending is not None and version == state.pending_version:
+        if state.pending is not None and state.is_pending(version, crc):
             rate = self.memory_rate(state.pending.dim)
             if rate is None:
                 return SenderState(version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -126,6 +127,11 @@ class Payload:
                 vector = _vector_cached(self.data, self.dim, self.channel)
             self.__dict__["_vector"] = vector
         return vector
+
+    @property
+    def crc(self) -> int:
+        """CRC-32 of the payload's bytes."""
+        return zlib.crc32(self.data)
 
     def compact(self) -> Payload:
         """Return the payload without its decoded vector, to be kept for long."""

@@ -89,9 +89,10 @@ def test_the_stored_bytes_are_read(name: str) -> None:
     data, described = stored(name)
     packet = received(data, described)
     fields = described["packet"]
-    for field in ("session", "base", "version", "acked", "dim", "final"):
+    for field in ("session", "base", "version", "acked", "acked_crc", "dim", "final"):
         assert getattr(packet, field) == fields[field], field
-    assert (packet.greeting, packet.resync) == (fields["greeting"], fields["resync"])
+    for field in ("greeting", "resync", "refused"):
+        assert getattr(packet, field) == fields[field]
     assert packet.payload_bits == described["expected"]["payload_bits"]
     decoded = described["expected"]["decoded"]
     assert len(packet.payloads) == len(decoded) == len(described["payloads"])

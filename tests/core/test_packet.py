@@ -28,8 +28,8 @@ from flower_compress.packet import FORMAT_VERSION, HEADER_BYTES, Packet
 from flower_compress.streams import Purpose, Stream
 
 DIM = 11
-CRC_AT = 22
-HEADER = struct.Struct("<BBIIIII")
+CRC_AT = 26
+HEADER = struct.Struct("<BBIIIIII")
 
 
 OPERATORS = (
@@ -64,6 +64,7 @@ def make(
         base=base,
         version=base + (payloads if final else 1),
         acked=77,
+        acked_crc=0xDEADBEEF,
         dim=dim,
         payloads=tuple(payload(base + 1 + i, dim) for i in range(payloads)),
         final=final,
@@ -72,9 +73,9 @@ def make(
 
 
 def assert_same(one: Packet, other: Packet) -> None:
-    for name in ("session", "base", "version", "acked", "dim", "final", "greeting"):
+    names = ("session", "base", "version", "acked", "acked_crc", "dim", "final")
+    for name in (*names, "greeting", "resync", "refused"):
         assert getattr(one, name) == getattr(other, name), name
-    assert one.resync == other.resync
     assert one.contract == other.contract
     assert one.exact == other.exact
     assert [p.data for p in one.payloads] == [p.data for p in other.payloads]
@@ -136,14 +137,16 @@ def test_round_trip_with_every_combination_of_sections(
 
 
 def test_header_is_pinned() -> None:
-    packet = Packet(session=0x01020304, base=5, version=6, acked=7, dim=2, resync=True)
-    assert len(packet.data) == HEADER_BYTES == 26
-    fields = "01 20 04030201 05000000 06000000 07000000 02000000"
+    packet = Packet(
+        session=0x01020304, base=5, version=6, acked=7, acked_crc=8, dim=2, resync=True
+    )
+    assert len(packet.data) == HEADER_BYTES == 30
+    fields = "01 20 04030201 05000000 06000000 07000000 08000000 02000000"
     assert packet.data[:CRC_AT] == bytes.fromhex(fields)
     crc = zlib.crc32(packet.data[:CRC_AT])
     assert packet.data[CRC_AT:] == struct.pack("<I", crc)
     flags = {"contract": b"", "snapshot": np.zeros(2, np.float32), "final": True}
-    flags |= {"exact": b"", "greeting": True, "resync": True}
+    flags |= {"exact": b"", "greeting": True, "resync": True, "refused": True}
     for bit, (name, value) in enumerate(flags.items()):
         one = Packet(session=1, base=5, version=5, dim=2, **{name: value})  # type: ignore[arg-type]
         assert one.data[1] == 1 << bit
@@ -172,7 +175,9 @@ def test_payload_bits_are_those_of_the_vectors() -> None:
     assert Packet(session=1, contract=b"not a vector").payload_bits == 0
 
 
-@pytest.mark.parametrize("name", ["session", "base", "version", "acked", "dim"])
+@pytest.mark.parametrize(
+    "name", ["session", "base", "version", "acked", "acked_crc", "dim"]
+)
 def test_numbers_fill_32_bits(name: str) -> None:
     largest = 2**32 - 1
     numbers = {"session": 1, "version": largest if name == "base" else 3, name: largest}
@@ -252,15 +257,14 @@ def test_random_bytes_are_refused(data: bytes) -> None:
 
 def test_what_is_wrong_is_said() -> None:
     data = FULL.data
-    with pytest.raises(CorruptPacket, match="at least 26 bytes, got 25"):
-        Packet.parse(data[:25])
+    with pytest.raises(CorruptPacket, match="at least 30 bytes, got 29"):
+        Packet.parse(data[:29])
     with pytest.raises(CorruptPacket, match="format 1, got 2"):
         Packet.parse(with_crc(b"\x02" + data[1:]))
     with pytest.raises(CorruptPacket, match="checksum"):
         Packet.parse(data[:-1] + bytes([data[-1] ^ 1]))
-    for flag in (0x40, 0x80):
-        with pytest.raises(CorruptPacket, match="unknown flags"):
-            Packet.parse(with_crc(data[:1] + bytes([data[1] | flag]) + data[2:]))
+    with pytest.raises(CorruptPacket, match="unknown flags"):
+        Packet.parse(with_crc(data[:1] + bytes([data[1] | 0x80]) + data[2:]))
     before = replace(FULL, base=2000)
     with pytest.raises(CorruptPacket, match="before its base 2000"):
         Packet.parse(before.data)
@@ -339,7 +343,7 @@ def test_random_bodies_with_a_true_checksum_are_read_or_refused(
     flags: int, base: int, ahead: int, dim: int, body: bytes
 ) -> None:
     version = min(base + ahead, 2**32 - 1)
-    header = HEADER.pack(FORMAT_VERSION, flags, 9, base, version, 0, dim)
+    header = HEADER.pack(FORMAT_VERSION, flags, 9, base, version, 0, 0, dim)
     parse_or_refuse(with_crc(header + bytes(4) + body))
 
 
@@ -348,11 +352,11 @@ def test_huge_counts_and_lengths_are_refused_at_once(body: bytes) -> None:
     started = time.perf_counter()
     for flags in (4, 5, 6, 12, 15):
         for dim in (DIM, 2**32 - 1):
-            header = HEADER.pack(FORMAT_VERSION, flags, 9, 0, 2**32 - 1, 0, dim)
+            header = HEADER.pack(FORMAT_VERSION, flags, 9, 0, 2**32 - 1, 0, 0, dim)
             with pytest.raises(CorruptPacket):
                 Packet.parse(with_crc(header + bytes(4) + body))
     for flags in (1, 8):
-        header = HEADER.pack(FORMAT_VERSION, flags, 9, 0, 0, 0, DIM)
+        header = HEADER.pack(FORMAT_VERSION, flags, 9, 0, 0, 0, 0, DIM)
         with pytest.raises(CorruptPacket, match="4294967295 more bytes"):
             Packet.parse(with_crc(header + bytes(4) + b"\xff" * 4 + body))
     assert time.perf_counter() - started < 1.0

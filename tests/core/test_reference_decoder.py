@@ -61,13 +61,13 @@ def as_bytes(values: Any) -> bytes:
 def test_the_fields_of_golden_packets(name: str) -> None:
     packet, described = stored(name)
     fields = described["packet"]
-    for field in ("session", "base", "version", "acked", "dim"):
+    for field in ("session", "base", "version", "acked", "acked_crc", "dim"):
         assert getattr(packet, field) == fields[field]
     assert packet.flags == {
         "contract": fields["contract"] is not None,
         "snapshot": fields["snapshot"] is not None,
         "exact": fields["exact"] is not None,
-        **{flag: fields[flag] for flag in ("final", "greeting", "resync")},
+        **{flag: fields[flag] for flag in ("final", "greeting", "resync", "refused")},
     }
     count, last = len(described["payloads"]), fields["version"]
     assert packet.versions == list(range(last - count + 1, last + 1))

@@ -90,7 +90,7 @@ def seeds() -> list[bytes]:
                 if code == "indices" and alphabet != (0, 1):
                     continue
                 payload = Payload.encode(x, compressor, code, channel)
-                packet = Packet(7, 2, 3, 1, dim, (payload,)).data
+                packet = Packet(7, 2, 3, 1, 0, dim, (payload,)).data
                 inputs.append(_PREFIX.pack(PAYLOAD, dim) + payload.data)
                 inputs.append(_PREFIX.pack(PACKET, dim) + packet)
                 contract = Contract(

@@ -118,6 +118,7 @@ def packet_recipe(*payloads: Recipe, **changes: Any) -> Recipe:
         "base": 16,
         "version": 17,
         "acked": 15,
+        "acked_crc": 3735928559,
         "dim": 96,
         "final": False,
         "snapshot": None,
@@ -125,6 +126,7 @@ def packet_recipe(*payloads: Recipe, **changes: Any) -> Recipe:
         "exact": None,
         "greeting": False,
         "resync": False,
+        "refused": False,
     }
     return {"packet": fields | changes, "payloads": list(payloads)}
 
@@ -235,7 +237,9 @@ RECIPES: dict[str, Recipe] = {
     "empty-vector": packet_recipe(
         payload_recipe(VARIANTS["quantizer-buckets"], "auto", dim=0), dim=0
     ),
-    "resynchronise": packet_recipe(base=0, version=0, acked=0, dim=0, resync=True),
+    "resynchronise": packet_recipe(
+        base=0, version=0, acked=0, acked_crc=0, dim=0, resync=True
+    ),
     "first-model": packet_recipe(
         payload_recipe(OPERATORS["quantizer"], "auto", seed=-1, version=1),
         payload_recipe(
@@ -246,6 +250,8 @@ RECIPES: dict[str, Recipe] = {
         base=2**32 - 4,
         version=2**32 - 1,
         acked=0,
+        acked_crc=0,
+        refused=True,
         final=True,
         snapshot={"dim": 96, "multiplier": 11, "offset": 0, "zero_every": 0},
         contract={

@@ -95,7 +95,7 @@ class Reader:
 # Packet
 
 FLAGS = {"contract": 1, "snapshot": 2, "final": 4, "exact": 8, "greeting": 16}
-FLAGS["resync"] = 32
+FLAGS |= {"resync": 32, "refused": 64}
 
 
 @dataclass
@@ -105,6 +105,7 @@ class Packet:
     base: int
     version: int
     acked: int
+    acked_crc: int
     dim: int
     contract: Any = None
     snapshot: list[float] | None = None
@@ -119,11 +120,12 @@ class Packet:
 
 def read_packet(data: bytes) -> Packet:
     reader = Reader(data)
-    form, flags, session, base, version, acked, dim, crc = reader.unpack("BB6I")
-    check(form == 1 and flags < 64, "version or flags")
-    check(crc == zlib.crc32(data[:22] + data[26:]), "CRC")
+    form, flags, session, *numbers, crc = reader.unpack("BB7I")
+    check(form == 1 and flags < 128, "version or flags")
+    check(crc == zlib.crc32(data[:26] + data[30:]), "CRC")
     names = {name: bool(flags & bit) for name, bit in FLAGS.items()}
-    packet = Packet(names, session, base, version, acked, dim)
+    base, version, _, _, dim = numbers
+    packet = Packet(names, session, *numbers)
     if names["contract"]:
         packet.contract = json.loads(reader.take(reader.integer()).decode())
         check(packet.contract["protocol"] == 1, "protocol")
