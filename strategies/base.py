@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable
 from logging import INFO, getLogger
+from pathlib import Path
 from time import sleep
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from flwr.app import (
@@ -19,15 +22,21 @@ from flwr.app import (
 )
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
+from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
 
 from flower_compress.compressors import Vector
 from flower_compress.contract import Contract
 from flower_compress.errors import (
+    CheckpointError,
     ConfigurationError,
+    CorruptPacket,
     FlowerCompressError,
+    NonFiniteError,
     OutOfSyncError,
+    RefusedUpdateError,
     RoundFailedError,
     StalePacketError,
+    UnknownNameError,
 )
 from flower_compress.layout import EXACT_PATTERN, Layout
 from flower_compress.ledger import Ledger
@@ -35,19 +44,35 @@ from flower_compress.links import Carries, Link
 from flower_compress.mods import SESSION_KEY, find_packet, packet_record
 from flower_compress.packet import Packet
 from flower_compress.records import array_bytes, records_of, uniform_mean
-from flower_compress.streams import Purpose, Stream
 
-from .downlink import Downlinks, Groups
+from .checkpoint import Arrays, Checkpoint, Checkpoints
+from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
 from .roster import Client, Roster
+from .rounds import EvaluateFn, Rounds
+from .sampling import Sampling, sample
 from .server_optimizers import GradientDescent, ServerOptimizer, StepSize
-from .uplink import Contribution, Uplinks
+from .uplink import Contribution, UplinkMemory, Uplinks
+from .vector_store import VectorStore
 
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
 UNIFORM = "(all alike)"
 _RETRY_SECONDS = 0.5
+_VERSIONS_A_RESUME = 1 << 20
+_MAX_RESUMES = (1 << 32) // _VERSIONS_A_RESUME - 1
 EvaluateOn = Literal["held", "global"]
+
+
+@runtime_checkable
+class KeepsClients(Protocol):
+    """A grid that can bring its clients back to where they were."""
+
+    def save_clients(self) -> bytes:
+        """Return the state of all clients."""
+
+    def load_clients(self, data: bytes) -> None:
+        """Bring all clients back to what :meth:`save_clients` gave."""
 
 
 class CompressedStrategy(FedAvg):
@@ -90,6 +115,33 @@ class CompressedStrategy(FedAvg):
     evaluate_on : {"held", "global"} (default: "held")
         Clients evaluate the model that they hold, and nothing is sent; or the
         server's, which is sent dense and billed.
+    uplink_memory : {"each", "mean", "sampled"} (default: "each")
+        What the server keeps of the memories of a Memory uplink: every client's;
+        their mean only, O(d) for any number of clients; or every client's, of which a
+        round uses those of the clients that took part. See :class:`Uplinks`.
+    downlink_memory : {"each", "average"} (default: "each")
+        With ``groups="client"`` and a Memory downlink: keep every client's memory, or
+        their mean only. See :class:`Downlinks`.
+    reset_every : int, "auto" or None (default: "auto")
+        With ``downlink_memory="average"``: rounds between resets, which send the mean
+        to every client, dense; ``"auto"`` is 4 sqrt(d), None never.
+    memory_budget : int or None (default: 2^30)
+        Bytes of clients' memories that are kept in RAM; what is more goes to a
+        temporary file. None for no limit.
+    spill_dir : path, optional
+        Folder of that file; the system's temporary folder by default.
+    sampling : {"fixed", "bernoulli"} (default: "fixed")
+        A round draws a fixed share of the clients, ``fraction_train``, or every client
+        with that probability.
+    max_update_norm : float, optional
+        An update of larger Euclidean norm is refused, as one with NaN or infinity
+        always is: counted, logged, and the client is told with the next message.
+    checkpoint_dir : path, optional
+        Folder for checkpoints, of this run only. See :meth:`start`.
+    checkpoint_every : int (default: 10)
+        Rounds between checkpoints; the last round is always saved.
+    resume : bool (default: False)
+        Go on from the newest intact checkpoint, if there is one.
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
     greeting_timeout : float (default: 60.0)
@@ -109,6 +161,10 @@ class CompressedStrategy(FedAvg):
     ----------
     ledger : Ledger
         What was sent, in bytes and bits.
+    refused : Counter[int]
+        How many updates were refused, by the client's identity.
+    resumed_from : int
+        The round of the checkpoint that the run went on from, 0 for a new run.
     """
 
     def __init__(
@@ -124,21 +180,43 @@ class CompressedStrategy(FedAvg):
         seed: int = 0,
         exact_pattern: str = EXACT_PATTERN,
         evaluate_on: EvaluateOn = "held",
+        uplink_memory: UplinkMemory = "each",
+        downlink_memory: DownlinkMemory = "each",
+        reset_every: ResetEvery = "auto",
+        memory_budget: int | None = 1 << 30,
+        spill_dir: str | os.PathLike[str] | None = None,
+        sampling: Sampling = "fixed",
+        max_update_norm: float | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
+        resume: bool = False,
         min_replies: int = 1,
         greeting_timeout: float = 60.0,
         max_failed_rounds: int = 3,
         weighted_by_key: str | None = "num-examples",
         **kwargs: Any,
     ) -> None:
-        Downlinks.check(downlink, downlink_carries, groups, preserved)
-        if evaluate_on not in ("held", "global"):
+        Downlinks.check(
+            downlink, downlink_carries, groups, preserved, downlink_memory, reset_every
+        )
+        for name, value, choices in (
+            ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
+            ("uplink_memory", uplink_memory, get_args(UplinkMemory)),
+            ("sampling", sampling, get_args(Sampling)),
+        ):
+            if value not in choices:
+                raise UnknownNameError(name, value, choices)
+        for name, number in (
+            ("min_replies", min_replies),
+            ("max_failed_rounds", max_failed_rounds),
+            ("checkpoint_every", checkpoint_every),
+            ("max_update_norm", max_update_norm),
+        ):
+            if number is not None and not number > 0:
+                raise ConfigurationError(f"{name} must be positive, got {number}")
+        if resume and checkpoint_dir is None:
             raise ConfigurationError(
-                f'evaluate_on must be "held" or "global", got {evaluate_on!r}'
-            )
-        if min_replies < 1 or max_failed_rounds < 1:
-            raise ConfigurationError(
-                "min_replies and max_failed_rounds must be positive, got "
-                f"{min_replies} and {max_failed_rounds}"
+                "resume=True needs the folder with the checkpoints: give checkpoint_dir"
             )
         if weighted_by_key is None:
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
@@ -152,7 +230,17 @@ class CompressedStrategy(FedAvg):
         self.exact_pattern = exact_pattern
         self.evaluate_on = evaluate_on
         self.min_replies, self.max_failed_rounds = min_replies, max_failed_rounds
+        self.uplink_memory, self.downlink_memory = uplink_memory, downlink_memory
+        self.reset_every: ResetEvery = reset_every
+        self.memory_budget = memory_budget
+        self.spill_dir = None if spill_dir is None else Path(spill_dir)
+        self.sampling: Sampling = sampling
+        self.max_update_norm = max_update_norm
+        self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self.checkpoint_every, self.resume = checkpoint_every, resume
         self.ledger = Ledger()
+        self.refused: Counter[int] = Counter()
+        self.resumed_from = 0
         self.greeting_timeout = greeting_timeout
         self._greeting_timeout = greeting_timeout
         self._arrays: ArrayRecord | None = None
@@ -167,23 +255,64 @@ class CompressedStrategy(FedAvg):
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        evaluate_fn: EvaluateFn | None = None,
     ) -> Result:
         """Run federated learning; see :meth:`flwr.serverapp.strategy.Strategy.start`.
 
         Each call is a session of its own: clients drop what they remember of others.
+        Only a resumed run goes on with the session of its checkpoint, with the model,
+        the optimizer, both links' ends, the ledger and the metrics of that round. If
+        the grid can bring its clients back to that round too (an ``InProcessGrid``
+        can), the run ends as if it had never stopped, byte for byte. Else what clients
+        remember is brought in line as they are met, with one dense model each.
+
+        Raises
+        ------
+        CheckpointError
+            If no checkpoint can be written, or none of those found is intact.
+        ConfigurationError
+            If the folder holds checkpoints and the run is not to be resumed, or they
+            are of a run with another model or other links.
         """
         self._greeting_timeout = min(self.greeting_timeout, timeout)
+        checkpoints = saved = None
+        if self.checkpoint_dir is not None:
+            checkpoints = Checkpoints(self.checkpoint_dir)
+            if self.resume:
+                saved = checkpoints.latest()
+            elif not checkpoints.is_empty():
+                raise ConfigurationError(
+                    f"{self.checkpoint_dir} holds the checkpoints of another run: "
+                    "expected an empty folder, or resume=True to go on with that run"
+                )
         self._begin(initial_arrays)
-        return super().start(
+        result = Result(arrays=initial_arrays)
+        if saved is not None:
+            result = self._restore(saved, grid)
+            _log.info("Resuming after round %d (%s)", saved.server_round, saved.path)
+        _log.info("Starting %s strategy:", type(self).__name__)
+        log_strategy_start_info(
+            num_rounds, result.arrays, train_config, evaluate_config
+        )
+        self.summary()
+        _log.info("")
+
+        def save(server_round: int, result: Result) -> None:
+            due = server_round % self.checkpoint_every == 0
+            if checkpoints is not None and (due or server_round == num_rounds):
+                arrays: Arrays = {}
+                meta = self._save(result, grid, arrays)
+                checkpoints.save(server_round, meta, arrays)
+
+        rounds = Rounds(
             grid,
-            initial_arrays,
             num_rounds,
             timeout,
-            train_config,
-            evaluate_config,
+            train_config or ConfigRecord(),
+            evaluate_config or ConfigRecord(),
             evaluate_fn,
         )
+        return rounds.run(self, result, self.resumed_from + 1, save)
 
     def _begin(self, arrays: ArrayRecord) -> None:
         layout = Layout.of(arrays, self.exact_pattern)
@@ -193,16 +322,8 @@ class CompressedStrategy(FedAvg):
         self._arrays, self._layout, self._exact = arrays, layout, exact
         self._model = model.copy()
         self._session = secrets.randbits(32) or 1
-        self.ledger = Ledger()
-        self._downlinks = Downlinks(
-            self.downlink,
-            self.downlink_carries,
-            self.groups,
-            lambda identity: self._contract.downlink_channel(identity),
-            self._model,
-        )
-        self._uplinks = Uplinks(self.uplink, layout.dim)
-        self._roster = Roster(self._session, self._downlinks, self.ledger)
+        self.ledger, self.refused, self.resumed_from = Ledger(), Counter(), 0
+        self._begin_ends()
         self._optimizer_state = self.optimizer.init(layout.dim)
         self._contract = Contract(
             layout,
@@ -212,7 +333,120 @@ class CompressedStrategy(FedAvg):
             self.groups,
         )
         self._contract_bytes = self._contract.to_bytes()
-        self._failed_rounds = 0
+        self._failed_rounds = self._num_resumes = self._refused_before = 0
+
+    def _begin_ends(self) -> None:
+        store = VectorStore(self._layout.dim, self.memory_budget, self.spill_dir)
+        self._downlinks = Downlinks(
+            self.downlink,
+            self.downlink_carries,
+            self.groups,
+            lambda identity: self._contract.downlink_channel(identity),
+            self._model,
+            store,
+            self.downlink_memory,
+            self.reset_every,
+        )
+        self._uplinks = Uplinks(
+            self.uplink,
+            self._layout.dim,
+            self.uplink_memory,
+            store,
+            self.max_update_norm,
+        )
+        self._roster = Roster(
+            self._session, self._downlinks, self._uplinks, self.ledger
+        )
+
+    # -- checkpoints ---------------------------------------------------------------
+
+    def _save(self, result: Result, grid: Grid, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold of the run's state; add the rest to `arrays`."""
+        arrays["model"] = self._model
+        arrays["exact"] = np.frombuffer(self._exact, dtype=np.uint8)
+        for name, vector in self._optimizer_state.items():
+            arrays[f"optimizer/{name}"] = vector
+        if isinstance(grid, KeepsClients):
+            arrays["clients"] = np.frombuffer(grid.save_clients(), dtype=np.uint8)
+        return {
+            "run": self._fingerprint(),
+            "session": self._session,
+            "num_resumes": self._num_resumes,
+            "failed_rounds": self._failed_rounds,
+            "ledger": self.ledger.as_dict(),
+            "refused": list(self.refused.items()),
+            "optimizer": list(self._optimizer_state),
+            "downlinks": self._downlinks.save(arrays),
+            "uplinks": self._uplinks.save(arrays),
+            "roster": self._roster.save(arrays),
+            "metrics": {
+                name: [[number, dict(row)] for number, row in rows.items()]
+                for name, rows in _metrics_of(result).items()
+            },
+        }
+
+    def _restore(self, saved: Checkpoint, grid: Grid) -> Result:
+        """Take over a checkpoint."""
+        meta = saved.meta
+        self._check_fingerprint(meta["run"], saved)
+        self._session = meta["session"]
+        self._model = saved.array("model")
+        self._exact = saved.array("exact").tobytes()
+        self._optimizer_state = {
+            name: saved.array(f"optimizer/{name}") for name in meta["optimizer"]
+        }
+        self.ledger = Ledger.from_dict(meta["ledger"])
+        self.refused = Counter(dict(meta["refused"]))
+        self._failed_rounds = meta["failed_rounds"]
+        self._num_resumes = meta["num_resumes"]
+        self._begin_ends()
+        self._downlinks.restore(meta["downlinks"], saved)
+        self._uplinks.restore(meta["uplinks"], saved)
+        clients = saved.find("clients")
+        clients_too = clients is not None and isinstance(grid, KeepsClients)
+        if clients is not None and isinstance(grid, KeepsClients):
+            grid.load_clients(clients.tobytes())
+        self._roster.restore(meta["roster"], saved, clients_too=clients_too)
+        if not clients_too:
+            self._num_resumes += 1
+            if self._num_resumes > _MAX_RESUMES:
+                raise CheckpointError(
+                    f"a run can be resumed {_MAX_RESUMES} times: start a new one with "
+                    "the model of this checkpoint"
+                )
+            self._downlinks.skip_to(
+                self._num_resumes * _VERSIONS_A_RESUME, self._roster.ends()
+            )
+        self.resumed_from = saved.server_round
+        self._arrays = self._layout.unflatten(self._model, self._exact)
+        result = Result(arrays=self._arrays)
+        for name, rows in _metrics_of(result).items():
+            for number, row in meta["metrics"][name]:
+                rows[number] = MetricRecord(row)
+        return result
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return what must not change when a run goes on."""
+        return {
+            "contract": self._contract_bytes.decode(),
+            "downlink": self.downlink.config(),
+            "downlink_carries": self.downlink_carries,
+            "preserved": self.preserved,
+            "uplink_memory": self.uplink_memory,
+            "downlink_memory": self.downlink_memory,
+            "optimizer": sorted(self._optimizer_state),
+        }
+
+    def _check_fingerprint(self, saved: dict[str, Any], checkpoint: Checkpoint) -> None:
+        own = self._fingerprint()
+        differing = [name for name in own if own[name] != saved.get(name)]
+        if differing:
+            name = differing[0]
+            raise ConfigurationError(
+                f"{checkpoint.path} is of another run: {', '.join(differing)} differ; "
+                f"{name}: expected {own[name]}, got {saved.get(name)}. Give another "
+                "checkpoint_dir, or the run's own settings"
+            )
 
     def _follow(self, arrays: ArrayRecord) -> None:
         """Take over a model that is not the one the last round returned."""
@@ -241,11 +475,17 @@ class CompressedStrategy(FedAvg):
         self.ledger.begin_round()
         config["server-round"] = server_round
         clients = self._sample(
-            grid, config, server_round, self.fraction_train, self.min_train_nodes
+            grid,
+            config,
+            server_round,
+            self.fraction_train,
+            self.min_train_nodes,
+            sampling=self.sampling,
         )
+        self._refused_before = self.refused.total()
         if self.downlink_carries == "model":
             self._downlinks.publish(
-                self._model, [client.identity for client in clients]
+                self._model, [client.identity for client in clients], server_round
             )
         # Clients that need the same get the same bytes, held in memory once.
         shared: dict[tuple[int, ...], Packet] = {}
@@ -260,21 +500,25 @@ class CompressedStrategy(FedAvg):
         end = client.downlink
         is_new = end.held is None
         needed = self._downlinks.send(client.identity, end, self._model)
+        acked, acked_crc = self._uplinks.acked(client.uplink)
         packet = Packet(
             session=self._session,
             base=needed.base,
             version=needed.version,
-            acked=client.uplink.acked,
+            acked=acked,
+            acked_crc=acked_crc,
             dim=self._layout.dim,
             payloads=needed.payloads,
             final=self._downlinks.is_final(),
             snapshot=needed.snapshot,
             contract=self._contract_bytes if is_new else None,
             exact=self._exact or None,
+            refused=client.uplink.refused,
         )
         if packet.final:
             group = self._downlinks.group(client.identity)
-            key = (group, needed.base, needed.version, packet.acked, int(is_new))
+            rest = (packet.acked, packet.acked_crc, int(is_new), int(packet.refused))
+            key = (group, needed.base, needed.version, *rest)
             packet = shared.setdefault(key, packet)
         self.ledger.record("downlink", packet)
         # One RecordDict a node: messages that share one would share its mutations.
@@ -309,8 +553,10 @@ class CompressedStrategy(FedAvg):
             except FlowerCompressError as error:
                 reasons.append(f"{type(error).__name__}: {error}")
                 _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
+                self._count_refused(msg, error)
                 continue
             accepted[client.identity] = (part, exact, msg)
+        self._downlinks.settle(len(self._roster))
         self._count_failures(len(accepted), reasons)
         if len(accepted) < self.min_replies:
             _log.warning(
@@ -378,16 +624,28 @@ class CompressedStrategy(FedAvg):
         if packet.resync:
             self._downlinks.forget(client.downlink)
         else:
-            self._downlinks.acknowledge(client.downlink, packet.version)
+            self._downlinks.acknowledge(
+                client.identity, client.downlink, packet.version
+            )
         return client, packet
 
     def _check_reply(
         self, msg: Message, client: Client, packet: Packet
     ) -> tuple[Contribution, bytes]:
-        """Decode what a client contributes, without changing anything."""
-        exact = packet.exact or b""
-        self._layout.check_exact(exact, "the client's reply")
-        return self._uplinks.check(client.uplink, packet, self._weight(msg)), exact
+        """Decode what a client contributes, and take nothing in yet."""
+        exact, weight = packet.exact or b"", self._weight(msg)
+        client.uplink.refused = False  # It answers the message that said so.
+        try:
+            self._layout.check_exact(exact, "the client's reply")
+            return self._uplinks.check(client.uplink, packet, weight), exact
+        except (RefusedUpdateError, NonFiniteError, CorruptPacket):
+            client.uplink.refused = True
+            raise
+
+    def _count_refused(self, msg: Message, error: FlowerCompressError) -> None:
+        client = self._roster.find(msg.metadata.src_node_id)
+        if client is not None and not isinstance(error, OutOfSyncError):
+            self.refused[client.identity] += 1
 
     def _weight(self, msg: Message) -> float:
         if self.weighted_by_key == UNIFORM:
@@ -416,6 +674,7 @@ class CompressedStrategy(FedAvg):
     def _train_metrics(self, replies: list[Message]) -> MetricRecord | None:
         metrics = self._mean_metrics(replies, self.train_metrics_aggr_fn)
         metrics = MetricRecord() if metrics is None else metrics
+        metrics["refused-updates"] = self.refused.total() - self._refused_before
         metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
         metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
         return metrics
@@ -494,6 +753,7 @@ class CompressedStrategy(FedAvg):
         fraction: float,
         min_nodes: int,
         *,
+        sampling: Sampling = "fixed",
         only_holders: bool = False,
     ) -> list[Client]:
         """Draw clients by their identity, from the run's seed."""
@@ -523,11 +783,7 @@ class CompressedStrategy(FedAvg):
             sleep(_RETRY_SECONDS)
         if only_holders:
             clients = [client for client in clients if client.downlink.held is not None]
-        size = max(int(len(clients) * fraction), min_nodes)
-        if size < len(clients):
-            stream = Stream(self.seed, Purpose.SAMPLING, 0, version)
-            drawn = stream.generator().choice(len(clients), size, replace=False)
-            clients = [clients[i] for i in np.sort(drawn)]
+        clients = sample(clients, fraction, min_nodes, sampling, self.seed, version)
         _log.info("sampled %d nodes (out of %d)", len(clients), len(node_ids))
         return clients
 
@@ -551,6 +807,14 @@ class CompressedStrategy(FedAvg):
         for line in lines:
             _log.log(INFO, "\t%s", line)
         super().summary()
+
+
+def _metrics_of(result: Result) -> dict[str, dict[int, MetricRecord]]:
+    return {
+        "train": result.train_metrics_clientapp,
+        "evaluate": result.evaluate_metrics_clientapp,
+        "evaluate_at_server": result.evaluate_metrics_serverapp,
+    }
 
 
 def _describe(link: Link, dim: int | None) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from logging import getLogger
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -25,6 +26,7 @@ from flower_compress.mods import find_packet, packet_record
 from flower_compress.packet import Packet
 from flower_compress.records import array_bytes
 
+from .checkpoint import Arrays, Checkpoint
 from .downlink import DownlinkEnd, Downlinks
 from .uplink import UplinkEnd, Uplinks
 
@@ -32,6 +34,7 @@ __all__ = ["Client", "Roster"]
 
 _log = getLogger("flwr")
 _MAX_BACKOFF = 10
+_NOWHERE = 0
 _TRANSIENT = (
     ErrorCode.NODE_UNAVAILABLE,
     ErrorCode.MESSAGE_UNAVAILABLE,
@@ -48,7 +51,8 @@ class Client:
     identity : int
         Its own number, stable over restarts.
     node_id : int
-        The Flower node it runs on now.
+        The Flower node it runs on now; 0 after the server came back, until the client
+        is greeted.
     downlink : DownlinkEnd
         The server's end of its downlink.
     uplink : UplinkEnd
@@ -69,8 +73,11 @@ class Roster:
     mod answers by itself, with the client's identity.
     """
 
-    def __init__(self, session: int, downlinks: Downlinks, ledger: Ledger) -> None:
-        self._session, self._downlinks, self._ledger = session, downlinks, ledger
+    def __init__(
+        self, session: int, downlinks: Downlinks, uplinks: Uplinks, ledger: Ledger
+    ) -> None:
+        self._session, self._ledger = session, ledger
+        self._downlinks, self._uplinks = downlinks, uplinks
         self._by_node: dict[int, Client] = {}
         self._by_identity: dict[int, Client] = {}
         self._calls = 0
@@ -92,6 +99,10 @@ class Roster:
             (client for client in clients if client is not None),
             key=lambda client: client.identity,
         )
+
+    def ends(self) -> list[DownlinkEnd]:
+        """Return every client's end of its downlink."""
+        return [client.downlink for client in self._by_identity.values()]
 
     def greet(
         self,
@@ -212,10 +223,9 @@ class Roster:
         for identity, node_id in nodes.items():
             client = self._by_identity.get(identity)
             if client is None:
-                client = Client(
-                    identity, node_id, self._downlinks.begin(), Uplinks.begin()
-                )
-                self._by_identity[identity] = client
+                client = self._take_in(identity, node_id)
+            elif client.node_id == _NOWHERE:
+                client.node_id = node_id
             elif client.node_id != node_id:
                 # It came back under another node id. The old one may be listed until
                 # its heartbeat is missed; what the client remembers shows later.
@@ -231,3 +241,61 @@ class Roster:
                 client.node_id = node_id
                 self._downlinks.forget(client.downlink)
             self._by_node[node_id] = client
+
+    def _take_in(self, identity: int, node_id: int) -> Client:
+        client = Client(
+            identity, node_id, self._downlinks.begin(), self._uplinks.begin()
+        )
+        self._by_identity[identity] = client
+        return client
+
+    # -- checkpoints ---------------------------------------------------------------
+
+    def save(self, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold of the clients' ends; add the rest to `arrays`."""
+        return {
+            "clients": [
+                {
+                    "identity": identity,
+                    "node_id": client.node_id,
+                    "downlink": client.downlink.save(arrays, f"downlink/{identity}"),
+                    "uplink": client.uplink.save(arrays, f"uplink/{identity}"),
+                }
+                for identity, client in self._by_identity.items()
+            ],
+            "calls": self._calls,
+            "failures": list(self._failures.items()),
+            "due": list(self._due.items()),
+            "superseded": sorted(self._superseded),
+        }
+
+    def restore(
+        self, meta: dict[str, Any], checkpoint: Checkpoint, *, clients_too: bool
+    ) -> None:
+        """Take over what :meth:`save` gave.
+
+        Parameters
+        ----------
+        meta, checkpoint
+            What was saved.
+        clients_too : bool
+            Whether the clients are back where they were then. If not, nodes have to be
+            greeted anew, and it is not known what clients hold.
+        """
+        for row in meta["clients"]:
+            client = self._take_in(row["identity"], row["node_id"])
+            name = row["identity"]
+            self._downlinks.restore_end(
+                name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
+            )
+            client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
+            if not clients_too:
+                client.node_id = _NOWHERE
+                self._downlinks.forget(client.downlink)
+            elif client.node_id != _NOWHERE:
+                self._by_node[client.node_id] = client
+        if clients_too:
+            self._calls = meta["calls"]
+            self._failures = dict(meta["failures"])
+            self._due = dict(meta["due"])
+            self._superseded = set(meta["superseded"])

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flower_compress.compressors import Vector
-from flower_compress.errors import OutOfSyncError
-from flower_compress.links import Link, ReceiverState, accept, commit
+from flower_compress.errors import OutOfSyncError, RefusedUpdateError
+from flower_compress.links import Link, Payload, ReceiverState, accept, commit, fold
 from flower_compress.packet import Packet
 
-__all__ = ["Contribution", "UplinkEnd", "Uplinks"]
+from .checkpoint import Arrays, Checkpoint
+from .vector_store import Slot, VectorStore
+
+__all__ = ["Contribution", "UplinkEnd", "UplinkMemory", "Uplinks"]
+
+UplinkMemory = Literal["each", "mean", "sampled"]
+"""What the server keeps of the uplinks' memories; see :class:`Uplinks`."""
 
 
 @dataclass(slots=True)
@@ -21,44 +29,92 @@ class UplinkEnd:
 
     Attributes
     ----------
-    state : ReceiverState
-        Its memory h_i, and the version accepted last.
+    memory : Slot
+        h_i, empty where it is zero or not kept.
+    version : int
+        Newest version accepted, 0 if there is none.
+    crc : int
+        CRC-32 of that payload.
     weight : float
         The client's weight w_i; 0 until it has contributed.
-    acked : int
-        Newest version accepted, told to the client with the next message.
+    epoch : int
+        The epoch of the client's memory, with ``"mean"``.
+    refused : bool
+        Whether the client's last update was refused, and it was not told yet.
     """
 
-    state: ReceiverState
+    memory: Slot
+    version: int = 0
+    crc: int = 0
     weight: float = 0.0
-    acked: int = 0
+    epoch: int = 0
+    refused: bool = False
+
+    def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
+        """Return what JSON can hold; add the memory to `arrays`."""
+        self.memory.save(arrays, name)
+        numbers = ("version", "crc", "weight", "epoch", "refused")
+        return {number: getattr(self, number) for number in numbers}
+
+    def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
+        """Take over what :meth:`save` gave."""
+        for number, value in meta.items():
+            setattr(self, number, value)
+        self.memory.restore(checkpoint, name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contribution:
-    """One client's part in a round, checked but not taken in yet."""
+    """One client's part in a round, checked but not taken in yet.
+
+    Attributes
+    ----------
+    end : UplinkEnd
+        The client's end.
+    state : ReceiverState
+        h_i, where it is kept, and the payload.
+    payload : Payload
+        q_i.
+    weight : float
+        w_i.
+    version : int
+        The payload's version.
+    is_new : bool
+        Whether the payload builds on no memory.
+    """
 
     end: UplinkEnd
     state: ReceiverState
-    vector: Vector
+    payload: Payload
     weight: float
     version: int
+    is_new: bool
 
 
 class Uplinks:
     """Sums over clients of what they send and of their memories.
 
     With N clients, of which S took part, weights w_i (all 1 if uniform) and payloads
-    q_i = C(g_i - h_i):
+    q_i = C(g_i - h_i), sums weighted by w_i:
 
-        g = sum_{i in S} w_i q_i / sum_{i in S} w_i + hbar
+        g = sum_{i in S} q_i / |S| + hbar,   hbar = sum_i h_i / N,
         h_i += alpha q_i for i in S
-        hbar = sum_i w_i h_i / sum_i w_i over all N
 
     where a client that never contributed counts with the mean weight. A client that
-    does not take part leaves its h_i as it is, so hbar stays the mean of all h_i: the
-    variant of Artemis with partial participation that needs no h_i of absent clients.
-    Sums are float64, in the order of the contributions.
+    does not take part leaves its h_i as it is. Sums are float64, in the order of the
+    contributions.
+
+    With ``memory="each"`` every h_i is kept. If a client comes back without its
+    memory, its h_i is taken out of hbar and both ends start from zero.
+
+    With ``memory="mean"`` only hbar is, hbar += alpha sum_{i in S} q_i / N, to float32
+    rounding, and a client's weight is the one it had first. If a client comes back
+    without its memory, what it should take out of hbar is not known: a new epoch
+    begins, in which hbar = 0 and every client starts from zero when it next hears of
+    the server. That round's estimate leaves those clients out.
+
+    With ``memory="sampled"`` every h_i is kept, and those of absent clients are not
+    used: g = sum_{i in S} (h_i + q_i) / |S|. Its noise is larger where clients differ.
 
     Parameters
     ----------
@@ -66,19 +122,43 @@ class Uplinks:
         The uplink.
     dim : int
         Length d.
+    memory : {"each", "mean", "sampled"}
+        What is kept, see above.
+    store : VectorStore
+        Where memories are kept.
+    max_norm : float, optional
+        Largest Euclidean norm of an update h_i + q_i (with ``"mean"``: of q_i) that is
+        taken in.
     """
 
-    def __init__(self, link: Link, dim: int) -> None:
-        self._dim = dim
+    def __init__(
+        self,
+        link: Link,
+        dim: int,
+        memory: UplinkMemory,
+        store: VectorStore,
+        max_norm: float | None,
+    ) -> None:
+        self._dim, self._memory, self._store = dim, memory, store
         self._rate = link.memory_rate(dim)
+        self._max_norm = max_norm
         self._memory_sum: NDArray[np.float64] | None = None  # sum_i w_i h_i
         self._weight_sum = 0.0
         self._num_known = 0
+        self._epoch = 0
 
-    @staticmethod
-    def begin() -> UplinkEnd:
+    def begin(self) -> UplinkEnd:
         """Return the end of a client that was never heard of."""
-        return UplinkEnd(ReceiverState())
+        return UplinkEnd(self._store.slot(), epoch=self._epoch)
+
+    def acked(self, end: UplinkEnd) -> tuple[int, int]:
+        """Return version and CRC-32 of the payload that the client shall fold.
+
+        Version 0 tells it to start from zero.
+        """
+        if self._rate is not None and end.epoch != self._epoch:
+            return 0, 0
+        return end.version, end.crc
 
     def check(self, end: UplinkEnd, packet: Packet, weight: float) -> Contribution:
         """Decode a client's packet without changing anything.
@@ -89,67 +169,140 @@ class Uplinks:
             If its payload cannot be decoded.
         OutOfSyncError
             If it builds on a memory that this end does not hold.
+        RefusedUpdateError
+            If the update is not finite, or larger than the limit.
         """
         if len(packet.payloads) != 1:
             raise OutOfSyncError(f"expected one payload, got {len(packet.payloads)}")
-        state = end.state
-        is_new = packet.version > state.version  # Else accept refuses it, as stale.
-        if self._rate is not None and is_new and packet.base == 0:
-            state = ReceiverState()  # The client has lost its memory: both start anew.
+        (payload,) = packet.payloads
+        is_new = self._rate is not None and packet.base == 0
+        if end.epoch != self._epoch and not is_new:
+            raise OutOfSyncError("the update builds on a memory of an earlier epoch")
+        held = ReceiverState(end.version)
+        if self._rate is not None and packet.version > end.version:
+            # Else accept refuses it, as stale.
+            held = ReceiverState(
+                *((0, None) if is_new else (end.version, end.memory.vector))
+            )
         state = accept(
-            state,
+            held,
             base=packet.base,
             version=packet.version,
             payloads=packet.payloads,
             final=False,
             rate=self._rate,
         )
-        vector = packet.payloads[0].vector
-        return Contribution(end, state, vector, weight, packet.version)
+        self._check_size(state)
+        return Contribution(end, state, payload, weight, packet.version, is_new)
 
-    def fold(self, contributions: list[Contribution], num_clients: int) -> Vector:
+    def _check_size(self, state: ReceiverState) -> None:
+        value = state.value(self._rate)
+        if value is None:
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            squared = float(np.dot(value, value))
+            if not np.isfinite(squared):  # float32 overflows long before the sum does
+                squared = float(np.sum(np.square(value, dtype=np.float64)))
+        if not np.isfinite(squared):
+            count = int(np.size(value) - np.count_nonzero(np.isfinite(value)))
+            raise RefusedUpdateError(
+                f"the update holds {count} values that are NaN or infinite"
+            )
+        if self._max_norm is not None and squared > self._max_norm**2:
+            raise RefusedUpdateError(
+                f"expected an update of norm at most {self._max_norm:g} "
+                f"(max_update_norm), got {squared**0.5:g}"
+            )
+
+    def fold(self, contributions: Sequence[Contribution], num_clients: int) -> Vector:
         """Take contributions in and return the estimate g, shape (d,), float32."""
-        total = sum(part.weight for part in contributions)
-        estimate = np.zeros(self._dim, dtype=np.float64)
+        lost = [part for part in contributions if self._memory_was_lost(part)]
+        begins_epoch = self._memory == "mean" and bool(lost)
+        used = [part for part in contributions if not begins_epoch or part not in lost]
+        if not used:  # All lost theirs: q_i is their whole gradient.
+            used, self._memory_sum = lost, None
         for part in contributions:
-            self._settle_weight(part)
-            _add(estimate, part.vector, part.weight)
+            self._settle(part)
+        estimate = self._estimate(used, num_clients)
+        if begins_epoch:
+            self._memory_sum = None
+            self._epoch += 1
+        for part in contributions:
+            if self._rate is not None and not begins_epoch:
+                self._move_memory(part)
+            end = part.end
+            end.version, end.crc = part.version, part.payload.crc
+        return estimate
+
+    def _memory_was_lost(self, part: Contribution) -> bool:
+        """Whether the server counted on a memory that the client has not."""
+        end = part.end
+        return part.is_new and end.version > 0 and end.epoch == self._epoch
+
+    def _estimate(self, parts: Sequence[Contribution], num_clients: int) -> Vector:
+        total = sum(part.weight for part in parts)
+        estimate = np.zeros(self._dim, dtype=np.float64)
+        for part in parts:
+            if self._memory == "sampled" and part.state.vector is not None:
+                _add(estimate, part.state.vector, part.weight)
+            _add(estimate, part.payload.vector, part.weight)
         estimate /= total
         if self._memory_sum is not None:
             mean_weight = self._weight_sum / self._num_known
             estimate += self._memory_sum / (mean_weight * num_clients)
-        for part in contributions:
-            end = part.end
-            state = commit(part.state, self._rate)
-            if self._rate is not None:
-                self._move_memory(end.state.vector, state.vector, part.weight)
-            end.state, end.acked = state, part.version
         return estimate.astype(np.float32)
 
-    def _settle_weight(self, part: Contribution) -> None:
+    def _settle(self, part: Contribution) -> None:
         """Bring the sums in line with a client's new weight, or lost memory."""
-        end, held = part.end, part.end.state.vector
-        if held is not None and self._memory_sum is not None:
-            if part.state.vector is None:
-                _add(self._memory_sum, held, -end.weight)
-                end.state = ReceiverState()
-            elif part.weight != end.weight:
-                _add(self._memory_sum, held, part.weight - end.weight)
+        end = part.end
+        if self._memory == "mean" and end.weight:
+            return
+        counted = 0.0 if part.is_new else part.weight
+        if self._memory_sum is not None and counted != end.weight:
+            held = end.memory.vector
+            if held is not None:
+                _add(self._memory_sum, held, counted - end.weight)
+        if part.is_new:
+            end.memory.vector = None
         self._num_known += end.weight == 0.0
         self._weight_sum += part.weight - end.weight
         end.weight = part.weight
 
-    def _move_memory(
-        self, before: Vector | None, after: Vector | None, weight: float
-    ) -> None:
-        if after is None:
+    def _move_memory(self, part: Contribution) -> None:
+        """h_i += alpha q_i, and the sum of all memories with it."""
+        end = part.end
+        end.epoch = self._epoch
+        if self._memory == "mean":
+            self._add_to_sum(fold(None, part.payload, self._rate or 0.0), end.weight)
             return
+        after = commit(part.state, self._rate).vector
+        if self._memory == "each" and after is not None:
+            # In float64 from the float32 memories: the sum never drifts from them.
+            change = after.astype(np.float64)
+            if part.state.vector is not None:
+                change -= part.state.vector
+            self._add_to_sum(change, end.weight)
+        end.memory.vector = after
+
+    def save(self, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold; add the sum of the memories to `arrays`."""
+        if self._memory_sum is not None:
+            arrays["uplink/sum"] = self._memory_sum
+        return {
+            "weight_sum": self._weight_sum,
+            "num_known": self._num_known,
+            "epoch": self._epoch,
+        }
+
+    def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
+        """Take over what :meth:`save` gave."""
+        self._weight_sum = meta["weight_sum"]
+        self._num_known, self._epoch = meta["num_known"], meta["epoch"]
+        self._memory_sum = checkpoint.find("uplink/sum")
+
+    def _add_to_sum(self, change: NDArray[np.floating], weight: float) -> None:
         if self._memory_sum is None:
             self._memory_sum = np.zeros(self._dim, dtype=np.float64)
-        # In float64 from the float32 memories: the sum never drifts from them.
-        change = after.astype(np.float64)
-        if before is not None:
-            change -= before
         _add(self._memory_sum, change, weight)
 
 

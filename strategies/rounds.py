@@ -1,0 +1,119 @@
+"""The loop over rounds, as Flower's, that can begin later and saves as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from logging import INFO, getLogger
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+__all__ = ["EvaluateFn", "Rounds"]
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+"""Evaluates a round's model at the server."""
+
+_log = getLogger("flwr")
+
+
+@dataclass
+class Rounds:
+    """What :meth:`flwr.serverapp.strategy.Strategy.start` is told.
+
+    Flower's own loop always begins at round 1 and leaves no room after a round.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid.
+    num_rounds : int
+        Number of the last round.
+    timeout : float
+        Seconds to wait for replies.
+    train_config, evaluate_config : ConfigRecord
+        Sent to the clients.
+    evaluate_fn : EvaluateFn, optional
+        Evaluates each round's model, and the initial one as round 0.
+    """
+
+    grid: Grid
+    num_rounds: int
+    timeout: float
+    train_config: ConfigRecord = field(default_factory=ConfigRecord)
+    evaluate_config: ConfigRecord = field(default_factory=ConfigRecord)
+    evaluate_fn: EvaluateFn | None = None
+
+    def run(
+        self,
+        strategy: Strategy,
+        result: Result,
+        first_round: int,
+        after_round: Callable[[int, Result], None],
+    ) -> Result:
+        """Run rounds `first_round` to `num_rounds` on the model in `result`.
+
+        Parameters
+        ----------
+        strategy : Strategy
+            Trains and evaluates.
+        result : Result
+            The model, and the metrics of earlier rounds; it is changed in place.
+        first_round : int
+            1 for a new run, with which the initial model is evaluated.
+        after_round : Callable[[int, Result], None]
+            Called at the end of every round.
+        """
+        started = time.monotonic()
+        if first_round == 1:
+            self._evaluate(0, result)
+        for server_round in range(first_round, self.num_rounds + 1):
+            _log.info("")
+            _log.info("[ROUND %s/%s]", server_round, self.num_rounds)
+            self._train(strategy, server_round, result)
+            self._evaluate_at_clients(strategy, server_round, result)
+            self._evaluate(server_round, result)
+            after_round(server_round, result)
+        _log.info("")
+        _log.info("Strategy execution finished in %.2fs", time.monotonic() - started)
+        _log.info("")
+        _log.info("Final results:")
+        _log.info("")
+        if _log.isEnabledFor(INFO):
+            for line in str(result).splitlines():
+                _log.info("\t%s", line)
+        return result
+
+    def _train(self, strategy: Strategy, server_round: int, result: Result) -> None:
+        messages = strategy.configure_train(
+            server_round, result.arrays, self.train_config, self.grid
+        )
+        replies = self.grid.send_and_receive(messages, timeout=self.timeout)
+        arrays, metrics = strategy.aggregate_train(server_round, replies)
+        if arrays is not None:
+            result.arrays = arrays
+        if metrics is not None:
+            _log.info("\t└──> Aggregated MetricRecord: %s", metrics)
+            result.train_metrics_clientapp[server_round] = metrics
+
+    def _evaluate_at_clients(
+        self, strategy: Strategy, server_round: int, result: Result
+    ) -> None:
+        messages = strategy.configure_evaluate(
+            server_round, result.arrays, self.evaluate_config, self.grid
+        )
+        replies = self.grid.send_and_receive(messages, timeout=self.timeout)
+        metrics = strategy.aggregate_evaluate(server_round, replies)
+        if metrics is not None:
+            _log.info("\t└──> Aggregated MetricRecord: %s", metrics)
+            result.evaluate_metrics_clientapp[server_round] = metrics
+
+    def _evaluate(self, server_round: int, result: Result) -> None:
+        if self.evaluate_fn is None:
+            return
+        metrics = self.evaluate_fn(server_round, result.arrays)
+        _log.info("Global evaluation of round %d: %s", server_round, metrics)
+        if metrics is not None:
+            result.evaluate_metrics_serverapp[server_round] = metrics
