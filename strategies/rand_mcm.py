@@ -13,7 +13,7 @@ from flower_compress.links import Memory
 
 from .base import CompressedStrategy
 from .defaults import DEFAULT_COMPRESSOR
-from .downlink import Groups
+from .downlink import DownlinkMemory, Groups, ResetEvery
 
 __all__ = ["RandMCM"]
 
@@ -24,7 +24,15 @@ class RandMCM(CompressedStrategy):
         w_hat_i = H_i + C_i(w_k - H_i),   H_i += alpha_down C_i(w_k - H_i)
 
     The draws C_i are independent, so their noise averages out over clients. With a
-    number of groups the clients of a group share memory and draw (Rand-MCM-G).
+    number of groups the clients of a group share memory and draw (Rand-MCM-G). With
+    ``memory="average"`` the server keeps one vector for all clients instead of one for
+    each (eq. (S1)):
+
+        w_hat_i = H_i + C_i(w_k - Hbar),   H_i += alpha_down C_i(w_k - Hbar),
+        Hbar += alpha_down / N sum_i C_i(w_k - Hbar)
+
+    H_i at the client, Hbar at the server; every `reset_every` rounds H_i = Hbar, which
+    costs one dense message a client.
 
     Parameters
     ----------
@@ -40,6 +48,10 @@ class RandMCM(CompressedStrategy):
         h_0 = 0, or h_0 = g_1, which costs one dense message a client.
     groups : int or "client" (default: "client")
         Number of groups G; client i is in group i mod G.
+    memory : {"each", "average"} (default: "each")
+        Whether the server keeps every client's H_i, or their average.
+    reset_every : int, "auto" or None (default: "auto")
+        Rounds between resets of the average; ``"auto"`` is 4 sqrt(d), None never.
     **kwargs
         Every other argument of :class:`CompressedStrategy`.
     """
@@ -53,11 +65,15 @@ class RandMCM(CompressedStrategy):
         downlink_rate: float | None = None,
         initial_memory: Literal["zero", "first"] = "zero",
         groups: Groups = "client",
+        memory: DownlinkMemory = "each",
+        reset_every: ResetEvery = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(
             uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
             downlink=Memory(downlink_compressor or compressor, rate=downlink_rate),
             groups=groups,
+            downlink_memory=memory,
+            reset_every=reset_every,
             **kwargs,
         )
