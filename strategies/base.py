@@ -31,6 +31,7 @@ from flower_compress.errors import (
     ConfigurationError,
     CorruptPacket,
     FlowerCompressError,
+    LayoutMismatchError,
     NonFiniteError,
     OutOfSyncError,
     RefusedUpdateError,
@@ -59,6 +60,7 @@ __all__ = ["CompressedStrategy"]
 _log = getLogger("flwr")
 UNIFORM = "(all alike)"
 _RETRY_SECONDS = 0.5
+_SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
 _VERSIONS_A_RESUME = 1 << 20
 _MAX_RESUMES = (1 << 32) // _VERSIONS_A_RESUME - 1
 EvaluateOn = Literal["held", "global"]
@@ -162,7 +164,8 @@ class CompressedStrategy(FedAvg):
     ledger : Ledger
         What was sent, in bytes and bits.
     refused : Counter[int]
-        How many updates were refused, by the client's identity.
+        How many updates were refused, here or by the client's own mod, by the client's
+        identity.
     resumed_from : int
         The round of the checkpoint that the run went on from, 0 for a new run.
     """
@@ -540,6 +543,9 @@ class CompressedStrategy(FedAvg):
             list(replies), is_train=True, validate=False
         )
         reasons = [f"{msg.error.reason}" for msg in errors]
+        for msg, reason in zip(errors, reasons, strict=True):
+            if reason.startswith(_SPOILT):  # The client's own mod refused it.
+                self._count_refused(msg)
         accepted: dict[int, tuple[Contribution, bytes, Message]] = {}
         for msg in valid:
             try:
@@ -553,7 +559,8 @@ class CompressedStrategy(FedAvg):
             except FlowerCompressError as error:
                 reasons.append(f"{type(error).__name__}: {error}")
                 _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
-                self._count_refused(msg, error)
+                if not isinstance(error, OutOfSyncError):
+                    self._count_refused(msg)
                 continue
             accepted[client.identity] = (part, exact, msg)
         self._downlinks.settle(len(self._roster))
@@ -642,9 +649,9 @@ class CompressedStrategy(FedAvg):
             client.uplink.refused = True
             raise
 
-    def _count_refused(self, msg: Message, error: FlowerCompressError) -> None:
+    def _count_refused(self, msg: Message) -> None:
         client = self._roster.find(msg.metadata.src_node_id)
-        if client is not None and not isinstance(error, OutOfSyncError):
+        if client is not None:
             self.refused[client.identity] += 1
 
     def _weight(self, msg: Message) -> float:

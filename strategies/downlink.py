@@ -307,7 +307,8 @@ class Downlinks:
         rate = self.receiver_rate
         if self._mean is not None and rate is not None:
             for _, payload in sorted(self._heard.items()):
-                self._mean += fold(None, payload, rate) / np.float64(num_clients)
+                step = fold(None, payload, rate).astype(np.float64)
+                self._mean += step / num_clients
         self._heard.clear()
         for end in self._outstanding.values():
             pending = end.sender.pending
