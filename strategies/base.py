@@ -290,8 +290,8 @@ class CompressedStrategy(FedAvg):
                 )
         self._begin(initial_arrays)
         result = Result(arrays=initial_arrays)
-        if saved is not None:
-            result = self._restore(saved, grid)
+        if checkpoints is not None and saved is not None:
+            result = self._restore(checkpoints, saved, grid)
             _log.info("Resuming after round %d (%s)", saved.server_round, saved.path)
         _log.info("Starting %s strategy:", type(self).__name__)
         log_strategy_start_info(
@@ -388,7 +388,9 @@ class CompressedStrategy(FedAvg):
             },
         }
 
-    def _restore(self, saved: Checkpoint, grid: Grid) -> Result:
+    def _restore(
+        self, checkpoints: Checkpoints, saved: Checkpoint, grid: Grid
+    ) -> Result:
         """Take over a checkpoint."""
         meta = saved.meta
         self._check_fingerprint(meta["run"], saved)
@@ -411,7 +413,8 @@ class CompressedStrategy(FedAvg):
             grid.load_clients(clients.tobytes())
         self._roster.restore(meta["roster"], saved, clients_too=clients_too)
         if not clients_too:
-            self._num_resumes += 1
+            logged = checkpoints.log_resume(saved.server_round)
+            self._num_resumes = max(self._num_resumes + 1, logged)
             if self._num_resumes > _MAX_RESUMES:
                 raise CheckpointError(
                     f"a run can be resumed {_MAX_RESUMES} times: start a new one with "

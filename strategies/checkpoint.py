@@ -23,6 +23,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from logging import getLogger
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -268,6 +269,26 @@ class Checkpoints:
                 "put a good copy there, or start anew in another folder"
             )
         return None
+
+    def log_resume(self, server_round: int) -> int:
+        """Note that the run goes on from a checkpoint; return how often it has so far.
+
+        The log is ``resumes.log``, a line each. It counts also what no checkpoint
+        knows: resumes that ended before the next one was saved.
+        """
+        path = self._folder / "resumes.log"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            with path.open("a+", encoding="utf-8") as file:
+                file.write(f"{now} after round {server_round}\n")
+                file.flush()
+                os.fsync(file.fileno())
+                file.seek(0)
+                return sum(1 for _ in file)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {path} ({error}): make room, or mend its permissions"
+            ) from error
 
     def is_empty(self) -> bool:
         """Whether there is no checkpoint, intact or not."""

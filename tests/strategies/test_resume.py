@@ -1,0 +1,337 @@
+"""Checkpoints: a run that stops and goes on, with its clients and without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from flower_compress import StochasticQuantizer, TopK
+from flower_compress.client_state import ClientState
+from flower_compress.contract import Contract
+from flower_compress.errors import CheckpointError, ConfigurationError
+from flower_compress.links import commit
+from flower_compress.strategies import (
+    MCM,
+    SGD,
+    Artemis,
+    ArtemisND,
+    CompressedStrategy,
+    Diana,
+    Dore,
+    DoubleSqueeze,
+    RandMCM,
+)
+from flower_compress.testing import InProcessGrid
+from tests.strategies.problem import (
+    DIM,
+    INITIAL,
+    NUM_CLIENTS,
+    Vector,
+    make_app,
+    to_record,
+    to_vector,
+)
+from tests.strategies.test_equations import SEED, options
+
+ROUNDS = 40
+STRATEGIES: list[tuple[type[CompressedStrategy], dict[str, Any]]] = [
+    (SGD, {}),
+    (Diana, {}),
+    (Diana, {"uplink_memory": "mean"}),
+    (Artemis, {}),
+    (ArtemisND, {}),
+    (Dore, {}),
+    (DoubleSqueeze, {"compressor": TopK(k=3)}),
+    (MCM, {}),
+    (RandMCM, {}),
+    (RandMCM, {"groups": 2}),
+    (RandMCM, {"memory": "average", "reset_every": 6}),
+    (RandMCM, {"memory_budget": 0}),
+]
+EVERY = pytest.mark.parametrize(
+    ("cls", "extra"), STRATEGIES, ids=lambda value: getattr(value, "__name__", None)
+)
+
+
+class KilledError(Exception):
+    """The server is gone."""
+
+
+def make(
+    cls: type[CompressedStrategy], extra: dict[str, Any], **more: Any
+) -> CompressedStrategy:
+    return cls(
+        **options(
+            cls,
+            {
+                "fraction_train": 0.6,
+                "fraction_evaluate": 0.5,
+                "sampling": "bernoulli",
+                "checkpoint_every": 5,
+                **extra,
+                **more,
+            },
+        )
+    )
+
+
+def kill_after(last: int) -> Callable[[int, ArrayRecord], MetricRecord | None]:
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        if server_round > last:
+            raise KilledError
+        return MetricRecord({"norm": float(np.linalg.norm(to_vector(arrays)))})
+
+    return evaluate
+
+
+def start(
+    strategy: CompressedStrategy, last: int = ROUNDS, grid: Grid | None = None
+) -> Any:
+    return strategy.start(
+        grid or InProcessGrid(make_app(), NUM_CLIENTS),
+        to_record(INITIAL),
+        ROUNDS,
+        evaluate_fn=kill_after(last),
+    )
+
+
+def killed_and_resumed(
+    cls: type[CompressedStrategy], extra: dict[str, Any], folder: Path, *kills: int
+) -> tuple[Any, CompressedStrategy]:
+    for last in kills:
+        with pytest.raises(KilledError):
+            start(make(cls, extra, checkpoint_dir=folder, resume=True), last)
+    last_one = make(cls, extra, checkpoint_dir=folder, resume=True)
+    return start(last_one), last_one
+
+
+def comparable(result: Any) -> Any:
+    return (
+        to_vector(result.arrays).tobytes(),
+        result.train_metrics_clientapp,
+        result.evaluate_metrics_clientapp,
+        result.evaluate_metrics_serverapp,
+    )
+
+
+@EVERY
+def test_a_resumed_run_is_the_uninterrupted_one(
+    cls: type[CompressedStrategy], extra: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = make(cls, extra)
+    expected = start(whole)
+    result, resumed = killed_and_resumed(cls, extra, tmp_path, 12, 12, 33)
+    assert resumed.resumed_from == 30
+    assert comparable(result) == comparable(expected)
+    assert resumed.ledger.as_dict() == whole.ledger.as_dict()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    first = start(make(MCM, {}, checkpoint_dir=tmp_path))
+    again = make(MCM, {}, checkpoint_dir=tmp_path, resume=True)
+    result = start(again)
+    assert again.resumed_from == ROUNDS
+    assert comparable(result) == comparable(first)
+
+
+# --- Clients that cannot be brought back ----------------------------------------------
+
+
+class Remote(Grid):
+    """Clients elsewhere: nothing but what every Flower grid can do."""
+
+    def __init__(self, clients: InProcessGrid) -> None:
+        self.clients = clients
+
+    def set_run(self, run: Run) -> None:
+        self.clients.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        return self.clients.run
+
+    def create_message(self, *arguments: Any, **keywords: Any) -> Message:
+        return self.clients.create_message(*arguments, **keywords)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self.clients.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self.clients.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return self.clients.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return self.clients.send_and_receive(messages, timeout=timeout)
+
+
+def with_state_of(
+    before: InProcessGrid, kept: Callable[[int], bool], first_id: int
+) -> InProcessGrid:
+    """New nodes of other ids, some of which have kept what they remember."""
+    grid = InProcessGrid(make_app(), NUM_CLIENTS)
+    contexts = list(grid.contexts.values())
+    for i, (context, old) in enumerate(
+        zip(contexts, before.contexts.values(), strict=True)
+    ):
+        context.node_id = first_id + i
+        if kept(i):
+            context.state = old.state
+    grid.contexts = {context.node_id: context for context in contexts}
+    return grid
+
+
+@EVERY
+@pytest.mark.parametrize("kept", ["all", "some", "none"])
+@pytest.mark.parametrize("first_id", [1001, 7000])
+def test_clients_that_go_on_or_restart_are_brought_in_line(
+    cls: type[CompressedStrategy],
+    extra: dict[str, Any],
+    kept: str,
+    first_id: int,
+    tmp_path: Path,
+) -> None:
+    before = InProcessGrid(make_app(), NUM_CLIENTS)
+    with pytest.raises(KilledError):
+        start(make(cls, extra, checkpoint_dir=tmp_path), 13, Remote(before))
+    keeps = {
+        "all": lambda i: True,
+        "some": lambda i: i % 2 == 0,
+        "none": lambda i: False,
+    }
+    grid = with_state_of(before, keeps[kept], first_id)
+    strategy = make(cls, extra, checkpoint_dir=tmp_path, resume=True)
+    result = start(strategy, grid=Remote(grid))
+    assert strategy.resumed_from == 10
+    assert len(result.evaluate_metrics_serverapp) == ROUNDS + 1
+    assert sum(strategy.refused.values()) == 0
+    assert assert_in_step(strategy, grid) == NUM_CLIENTS
+
+
+def assert_in_step(strategy: CompressedStrategy, grid: InProcessGrid) -> int:
+    """Compare both ends' memories; return the number of clients compared."""
+    clients = strategy._roster.online(grid.contexts)
+    link = strategy.uplink
+    for client in clients:
+        record = grid.contexts[client.node_id].state.config_records["flower_compress"]
+        state = ClientState.from_bytes(record["state"])  # type: ignore[arg-type]
+        assert state is not None
+        contract = Contract.from_bytes(state.contract)
+        state = state.on(
+            contract.downlink_channel(client.identity),
+            contract.uplink_channel(client.identity),
+        )
+        assert state.receiver.newest == client.downlink.sent == client.downlink.held
+        if link.memory_rate(DIM) is not None and strategy.uplink_memory == "each":
+            sender = link.acknowledge(
+                state.sender, *strategy._uplinks.acked(client.uplink)
+            )
+            assert_equal(sender.vector, client.uplink.memory.vector)
+        if strategy.groups == "client" and strategy.downlink_memory == "each":
+            held = commit(state.receiver, contract.downlink_rate).vector
+            assert_equal(held, client.downlink.memory.vector)
+    return len(clients)
+
+
+def assert_equal(one: Vector | None, other: Vector | None) -> None:
+    assert one is not None
+    assert other is not None
+    assert one.tobytes() == other.tobytes()
+
+
+def test_each_client_costs_one_dense_model(tmp_path: Path) -> None:
+    extra = {"fraction_train": 1.0, "sampling": "fixed"}
+    before = InProcessGrid(make_app(), NUM_CLIENTS)
+    with pytest.raises(KilledError):
+        start(make(MCM, extra, checkpoint_dir=tmp_path), 13, Remote(before))
+    strategy = make(MCM, extra, checkpoint_dir=tmp_path, resume=True)
+    start(strategy, grid=Remote(before))
+    assert strategy.ledger.downlink.snapshot_bytes == 2 * NUM_CLIENTS * 4 * DIM
+
+
+def test_a_run_can_be_killed_again_and_again(tmp_path: Path) -> None:
+    grid = InProcessGrid(make_app(), NUM_CLIENTS)
+    for last in (7, 12, 13, 14, 22, 36):
+        with pytest.raises(KilledError):
+            start(
+                make(RandMCM, {}, checkpoint_dir=tmp_path, resume=True),
+                last,
+                Remote(grid),
+            )
+    strategy = make(RandMCM, {}, checkpoint_dir=tmp_path, resume=True)
+    start(strategy, grid=Remote(grid))
+    assert sum(strategy.refused.values()) == 0
+    assert assert_in_step(strategy, grid) == NUM_CLIENTS
+
+
+# --- What is wrong is said ------------------------------------------------------------
+
+
+def test_a_new_run_does_not_take_the_folder_of_another(tmp_path: Path) -> None:
+    start(make(MCM, {}, checkpoint_dir=tmp_path))
+    files = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ConfigurationError, match="resume=True to go on"):
+        start(make(MCM, {}, checkpoint_dir=tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+@pytest.mark.parametrize(
+    ("cls", "extra", "match"),
+    [
+        (MCM, {"seed": SEED + 1}, "contract"),
+        (
+            MCM,
+            {"compressor": StochasticQuantizer(levels=3)},
+            "contract, downlink differ",
+        ),
+        (RandMCM, {}, "contract"),
+        (MCM, {"uplink_memory": "mean"}, "uplink_memory"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(
+    cls: type[CompressedStrategy], extra: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    start(make(MCM, {}, checkpoint_dir=tmp_path))
+    with pytest.raises(ConfigurationError, match=match):
+        start(make(cls, extra, checkpoint_dir=tmp_path, resume=True))
+
+
+def test_other_clients_are_refused_before_anything_changes(tmp_path: Path) -> None:
+    start(make(MCM, {}, checkpoint_dir=tmp_path))
+    strategy = make(MCM, {}, checkpoint_dir=tmp_path, resume=True)
+    with pytest.raises(ConfigurationError, match="as many nodes as before"):
+        start(strategy, grid=InProcessGrid(make_app(), NUM_CLIENTS + 1))
+
+
+def test_a_torn_checkpoint_costs_the_rounds_since_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = start(make(MCM, {}))
+    with pytest.raises(KilledError):
+        start(make(MCM, {}, checkpoint_dir=tmp_path), 22)
+    newest = tmp_path / "round-00000020.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    strategy = make(MCM, {}, checkpoint_dir=tmp_path, resume=True)
+    result = start(strategy)
+    assert strategy.resumed_from == 15
+    assert "round-00000020.ckpt" in caplog.text
+    assert comparable(result) == comparable(expected)
+
+
+def test_no_intact_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        start(make(MCM, {}, checkpoint_dir=tmp_path), 7)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+        start(make(MCM, {}, checkpoint_dir=tmp_path, resume=True))
