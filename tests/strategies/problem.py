@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from flwr.app import (
     Array,
@@ -13,6 +16,7 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
 from flower_compress import CompressionMod
@@ -67,9 +71,15 @@ def to_vector(record: ArrayRecord) -> Vector:
     return np.concatenate([array.numpy().reshape(-1) for array in record.values()])
 
 
-def make_app(returns: str = "gradient") -> ClientApp:
-    """Return the client app; `returns` as in CompressionMod."""
-    app = ClientApp(mods=[CompressionMod(returns)])  # type: ignore[arg-type]
+def make_app(
+    returns: str = "gradient",
+    outer: Sequence[Mod] = (),
+    inner: Sequence[Mod] = (),
+    **keywords: Any,
+) -> ClientApp:
+    """Return the client app, with mods around CompressionMod(returns) and within."""
+    mod = CompressionMod(returns, **keywords)  # type: ignore[arg-type]
+    app = ClientApp(mods=[*outer, mod, *inner])
 
     @app.train()
     def train(msg: Message, context: Context) -> Message:

@@ -1,0 +1,142 @@
+"""Clients that keep their state in a file, and restart."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from flower_compress import TopK
+from flower_compress.state_file import StateFile
+from flower_compress.strategies import (
+    MCM,
+    Artemis,
+    CompressedStrategy,
+    Diana,
+    DoubleSqueeze,
+    RandMCM,
+)
+from flower_compress.testing import InProcessGrid
+from tests.strategies.problem import (
+    DIM,
+    INITIAL,
+    NUM_CLIENTS,
+    Vector,
+    make_app,
+    to_record,
+    to_vector,
+)
+from tests.strategies.test_equations import options
+
+ROUNDS = 20
+STRATEGIES: list[tuple[type[CompressedStrategy], dict[str, Any]]] = [
+    (Diana, {}),
+    (Artemis, {}),
+    (MCM, {}),
+    (RandMCM, {}),
+    (DoubleSqueeze, {"compressor": TopK(k=3)}),
+]
+EVERY = pytest.mark.parametrize(("cls", "extra"), STRATEGIES)
+
+
+def run(
+    strategy: CompressedStrategy, app: ClientApp, *, restarts: bool
+) -> tuple[Vector, InProcessGrid]:
+    """Run; with `restarts`, every client loses its context after every third round."""
+    grid = InProcessGrid(app, NUM_CLIENTS)
+
+    def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
+        if restarts and server_round % 3 == 0:
+            for context in grid.contexts.values():
+                context.state = RecordDict()
+        return None
+
+    result = strategy.start(grid, to_record(INITIAL), ROUNDS, evaluate_fn=evaluate)
+    return to_vector(result.arrays), grid
+
+
+@EVERY
+def test_a_client_with_a_file_never_left(
+    cls: type[CompressedStrategy], extra: dict[str, Any], tmp_path: Path
+) -> None:
+    expected, _ = run(cls(**options(cls, extra)), make_app(), restarts=False)
+    restarting = cls(**options(cls, extra))
+    kept, grid = run(restarting, make_app(state_dir=tmp_path), restarts=True)
+    assert kept.tobytes() == expected.tobytes()
+    assert all(not context.state for context in grid.contexts.values())
+    assert len(list(tmp_path.iterdir())) == NUM_CLIENTS
+    forgetting = cls(**options(cls, extra))
+    lost, _ = run(forgetting, make_app(), restarts=True)
+    assert lost.tobytes() != expected.tobytes(), "the test can fail"
+    ours, theirs = restarting.ledger.downlink, forgetting.ledger.downlink
+    assert ours.num_bytes < theirs.num_bytes
+
+
+def test_a_damaged_file_costs_one_dense_model(tmp_path: Path) -> None:
+    strategy = MCM(**options(MCM, {}))
+    grid = InProcessGrid(make_app(state_dir=tmp_path), NUM_CLIENTS)
+
+    def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
+        if server_round == 5:
+            path = StateFile(tmp_path, 2).path
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+        return None
+
+    strategy.start(grid, to_record(INITIAL), ROUNDS, evaluate_fn=evaluate)
+    assert strategy.ledger.downlink.snapshot_bytes == (NUM_CLIENTS + 1) * 4 * DIM
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_state_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "file"
+    folder.write_text("not a folder")
+    expected, _ = run(MCM(**options(MCM, {})), make_app(), restarts=False)
+    app = make_app(state_dir=folder)
+    model, grid = run(MCM(**options(MCM, {})), app, restarts=False)
+    assert model.tobytes() == expected.tobytes()
+    assert all(context.state for context in grid.contexts.values())
+    assert "state_dir cannot be written" in caplog.text
+
+
+def test_another_run_does_not_use_the_file(tmp_path: Path) -> None:
+    expected, _ = run(MCM(**options(MCM, {})), make_app(), restarts=False)
+    app = make_app(state_dir=tmp_path)
+    for _ in range(2):
+        model, _ = run(MCM(**options(MCM, {})), app, restarts=False)
+        assert model.tobytes() == expected.tobytes()
+
+
+def test_an_interrupted_write_leaves_the_old_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = StateFile(tmp_path, 7)
+    assert file.read() is None
+    file.write(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("the power is gone")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="power"):
+        file.write(b"new")
+    monkeypatch.undo()
+    assert file.read() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["client-7.state"]
+
+
+def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
+    file = StateFile(tmp_path, 7)
+    file.write(b"some state")
+    data = file.path.read_bytes()
+    for at in range(len(data)):
+        file.path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        assert file.read() is None
+        file.path.write_bytes(data[:at])
+        assert file.read() is None
