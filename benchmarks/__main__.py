@@ -14,7 +14,15 @@ from typing import Annotated
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from . import baselines, device, lengths, operators, tables, throughput
+from . import (
+    baselines,
+    device,
+    lengths,
+    operators,
+    server_memory,
+    tables,
+    throughput,
+)
 from .measure import Row, machine
 from .vectors import DIMS
 
@@ -50,6 +58,7 @@ def suites(
         "lengths": (len(dims) * lengths.num_rows(), partial(each, lengths.lengths)),
         "baselines": (2 * len(dims), partial(each, others)),
         "operators": (operators.num_rows(), partial(operators.operators, repeats)),
+        "server-memory": (len(server_memory.ROWS), server_memory.server_memory),
         "device": (len(device.OPERATORS), partial(device.device, repeats)),
     }
 
@@ -57,7 +66,7 @@ def suites(
 def main(
     only: Annotated[
         str, typer.Option(help="Suites to run, with commas between; default all.")
-    ] = "small,throughput,lengths,baselines,operators,device",
+    ] = "small,throughput,lengths,baselines,operators,server-memory,device",
     dims: Annotated[
         str, typer.Option(help="Lengths of the long vectors, with commas between.")
     ] = _DIMS,
@@ -72,9 +81,13 @@ def main(
     for name in names:
         if name not in chosen:
             raise typer.BadParameter(f"{name!r}: expected some of {', '.join(chosen)}")
-    if "device" in names and not device.available():
-        typer.echo("no CUDA device: the suite 'device' is left out")
-        names.remove("device")
+    for name, needed, available in (
+        ("device", "CUDA device", device.available()),
+        ("server-memory", "/proc/self/status", server_memory.available()),
+    ):
+        if name in names and not available:
+            typer.echo(f"no {needed}: the suite {name!r} is left out")
+            names.remove(name)
     out.mkdir(parents=True, exist_ok=True)
     with Progress(
         *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()

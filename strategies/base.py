@@ -127,7 +127,7 @@ class CompressedStrategy(FedAvg):
     reset_every : int, "auto" or None (default: "auto")
         With ``downlink_memory="average"``: rounds between resets, which send the mean
         to every client, dense; ``"auto"`` is 4 sqrt(d), None never.
-    memory_budget : int or None (default: 2^30)
+    memory_budget : int or None (default: 2^28)
         Bytes of clients' memories that are kept in RAM; what is more goes to a
         temporary file. None for no limit.
     spill_dir : path, optional
@@ -186,7 +186,7 @@ class CompressedStrategy(FedAvg):
         uplink_memory: UplinkMemory = "each",
         downlink_memory: DownlinkMemory = "each",
         reset_every: ResetEvery = "auto",
-        memory_budget: int | None = 1 << 30,
+        memory_budget: int | None = 1 << 28,
         spill_dir: str | os.PathLike[str] | None = None,
         sampling: Sampling = "fixed",
         max_update_norm: float | None = None,
@@ -421,7 +421,8 @@ class CompressedStrategy(FedAvg):
                     "the model of this checkpoint"
                 )
             self._downlinks.skip_to(
-                self._num_resumes * _VERSIONS_A_RESUME, self._roster.ends()
+                self._num_resumes * _VERSIONS_A_RESUME,
+                (client.downlink for client in self._roster),
             )
         self.resumed_from = saved.server_round
         self._arrays = self._layout.unflatten(self._model, self._exact)

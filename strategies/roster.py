@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from logging import getLogger
 from typing import Any
@@ -85,6 +85,9 @@ class Roster:
         self._due: dict[int, int] = {}
         self._superseded: set[int] = set()
 
+    def __iter__(self) -> Iterator[Client]:
+        return iter(self._by_identity.values())
+
     def __len__(self) -> int:
         return len(self._by_identity)
 
@@ -99,10 +102,6 @@ class Roster:
             (client for client in clients if client is not None),
             key=lambda client: client.identity,
         )
-
-    def ends(self) -> list[DownlinkEnd]:
-        """Return every client's end of its downlink."""
-        return [client.downlink for client in self._by_identity.values()]
 
     def greet(
         self,

@@ -1,0 +1,149 @@
+"""Memory of a server with many clients, few of which take part in a round.
+
+Each row is a process of its own, whose peak resident memory is read in the end. The
+clients are stubs that answer with payloads made beforehand, so that what is measured
+is the server.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from .measure import Row
+
+NUM_CLIENTS, FRACTION, DIM, ROUNDS = 10_000, 0.01, 62_000, 300
+_MEBI = 1 << 20
+ROWS: list[dict[str, Any]] = [
+    {"algorithm": "diana", "options": {}, "budget": 256 * _MEBI},
+    {"algorithm": "rand-mcm", "options": {}, "budget": 256 * _MEBI},
+    {"algorithm": "rand-mcm", "options": {"groups": 10}, "budget": 256 * _MEBI},
+    {
+        "algorithm": "rand-mcm",
+        "options": {"uplink_memory": "mean", "memory": "average"},
+        "budget": 256 * _MEBI,
+    },
+    {"algorithm": "diana", "options": {}, "budget": None},
+]
+
+
+def server_memory(advance: Callable[[], None]) -> list[Row]:
+    """Peak resident memory and seconds a round, a row for each of ROWS."""
+    rows = []
+    for row in ROWS:
+        command = [sys.executable, "-m", "benchmarks.server_memory", json.dumps(row)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows.append(json.loads(output.stdout.splitlines()[-1]))
+        advance()
+    return rows
+
+
+def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
+    """Run one row in this process."""
+    import numpy as np
+    from flwr.app import Array, ArrayRecord
+
+    from flower_compress.strategies import get_algorithm
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    strategy = get_algorithm(algorithm)(
+        step_size=1e-3,
+        weighted_by_key=None,
+        memory_budget=budget,
+        fraction_train=FRACTION,
+        fraction_evaluate=0.0,
+        min_train_nodes=1,
+        min_available_nodes=NUM_CLIENTS,
+        **options,
+    )
+    grid = _stub_grid()
+    model = ArrayRecord({"w": Array(np.zeros(DIM, dtype=np.float32))})
+    before, started = _resident("VmRSS"), time.monotonic()
+    strategy.start(grid, model, ROUNDS)
+    seconds = time.monotonic() - started
+    store = strategy._uplinks._store
+    return {
+        "algorithm": algorithm,
+        "options": options,
+        "budget_mib": None if budget is None else budget / _MEBI,
+        "num_clients": NUM_CLIENTS,
+        "dim": DIM,
+        "rounds": ROUNDS,
+        "heard_of": sum(end.uplink.version > 0 for end in strategy._roster),
+        "before_mib": before / _MEBI,
+        "peak_mib": _resident("VmHWM") / _MEBI,
+        "memories_mib": (store.num_bytes_in_ram + store.num_bytes_on_disk) / _MEBI,
+        "seconds_a_round": seconds / ROUNDS,
+    }
+
+
+def _stub_grid() -> Any:
+    """Return a grid of NUM_CLIENTS nodes that answer with ready-made payloads."""
+    from flwr.app import Message, MetricRecord, RecordDict
+
+    from flower_compress import CompressionMod
+    from flower_compress.links import Payload
+    from flower_compress.mods import find_packet, packet_record
+    from flower_compress.packet import Packet
+    from flower_compress.strategies.defaults import DEFAULT_COMPRESSOR
+    from flower_compress.testing import InProcessGrid
+
+    from .throughput import CHANNEL
+    from .vectors import random_vector
+
+    x = random_vector("gaussian", DIM)
+    payloads = cycle(
+        Payload.encode(x, DEFAULT_COMPRESSOR, "auto", CHANNEL.at(version)).compact()
+        for version in range(1, 9)
+    )
+    mod = CompressionMod()
+
+    def answer(msg: Message, context: Any) -> Message:
+        found = find_packet(msg.content)
+        assert found is not None
+        packet = Packet.parse(found[1])
+        if packet.greeting:
+            return mod(msg, context, lambda _, __: msg)
+        reply = Packet(
+            session=packet.session,
+            base=packet.acked,
+            version=packet.version,
+            acked=packet.version,
+            dim=packet.dim,
+            payloads=(next(payloads),),
+        )
+        content = RecordDict(
+            {"arrays": packet_record(reply), "metrics": MetricRecord()}
+        )
+        return Message(content, reply_to=msg)
+
+    return InProcessGrid(answer, NUM_CLIENTS)
+
+
+def _resident(field: str) -> int:
+    """Bytes of resident memory of this process: VmRSS now, VmHWM at most."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise LookupError(f"/proc/self/status has no {field}")
+
+
+def available() -> bool:
+    """Whether this system says how much memory a process has."""
+    return Path("/proc/self/status").exists()
+
+
+def main(arguments: Iterable[str]) -> None:
+    (row,) = arguments
+    print(json.dumps(measure(**json.loads(row))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
