@@ -26,7 +26,6 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import Mod
 from flwr.serverapp.strategy import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -62,17 +61,23 @@ from flower_compress.strategies.downlink import DownlinkEnd, Downlinks
 from flower_compress.strategies.roster import Client
 from flower_compress.strategies.uplink import Contribution, Uplinks
 from flower_compress.streams import Purpose, Stream
+from flower_compress.testing import (
+    Fault,
+    FaultPoint,
+    FaultyGrid,
+    InProcessGrid,
+    RandomFaults,
+    Schedule,
+)
 from tests.protocol.faulty import (
+    DELAYS,
     DUPLICATES,
+    NO_FAULTS,
     RAISES,
     RESTARTS,
     DrawnSchedule,
-    Fault,
-    FaultyGrid,
-    NoFaults,
     PlannedSchedule,
-    Schedule,
-    SeededSchedule,
+    random_faults,
 )
 
 Returns = Literal["gradient", "weights"]
@@ -102,11 +107,13 @@ class TinyApp:
         self.trained: Counter[int] = Counter()
         self.evaluated: dict[int, ArrayRecord] = {}
 
-    def __call__(self, fail_around: Mod) -> ClientApp:
-        app = ClientApp(mods=[CompressionMod(self.returns), fail_around])
+    def grid(self, num_clients: int, faults: Schedule = NO_FAULTS) -> FaultyGrid:
+        """Clients of this app, which raise next to their train function."""
+        point = FaultPoint()
+        app = ClientApp(mods=[CompressionMod(self.returns), point])
         app.train()(self.train)
         app.evaluate()(self.evaluate)
-        return app
+        return FaultyGrid(InProcessGrid(app, num_clients), faults, fault_point=point)
 
     def train(self, msg: Message, context: Context) -> Message:
         client = int(context.node_config["partition-id"])
@@ -285,7 +292,8 @@ class LockStep:
             if shared is not None:
                 value = shared[client.identity % len(shared)].value
             else:
-                h, q = client.downlink.sender.vector, packet.payloads[-1].vector
+                h = strategy._downlinks._memory(client.downlink)
+                q = packet.payloads[-1].vector
                 in_memory = strategy._downlinks.receiver_rate is not None
                 value = h + q if in_memory else q
             key = client.identity, packet.version
@@ -298,16 +306,15 @@ class LockStep:
         total = np.zeros(strategy._layout.dim)
         for client in self.clients:
             end, i = client.uplink, client.identity
-            if end.acked != self.acked.get(i, 0):
-                assert end.acked > self.acked.get(i, 0), "no reply counts twice"
-                self.acked[i], self.acked_at[i] = end.acked, num_rounds
-                self.folded[i, end.acked] = end.state.vector
-                assert (end.state.version, end.state.pending) == (end.acked, None)
-            if end.state.vector is not None:
-                total += end.weight * end.state.vector.astype(np.float64)
+            if end.version != self.acked.get(i, 0):
+                assert end.version > self.acked.get(i, 0), "no reply counts twice"
+                self.acked[i], self.acked_at[i] = end.version, num_rounds
+                self.folded[i, end.version] = end.memory.vector
+            if end.memory.vector is not None:
+                total += end.weight * end.memory.vector.astype(np.float64)
             state = state_of(grid, client.node_id)
             if state is None:
-                assert client.node_id in grid.restarted or end.acked == 0
+                assert client.node_id in grid.restarted or end.version == 0
                 continue
             if state.session != strategy._session:
                 # A late message of an earlier session can do that.
@@ -342,7 +349,8 @@ class LockStep:
         self.num_compared["downlink"] += 1
         if self.strategy._downlinks._shared is None:
             committed = commit(state.receiver, rate)
-            assert same(committed.vector, end.sender.vector)
+            memory = self.strategy._downlinks._memory(end)
+            assert same(committed.vector, memory)
             assert committed.version == end.sender.version or rate is None
 
     def compare_uplink(self, client: Client, state: ClientState) -> None:
@@ -357,11 +365,16 @@ class LockStep:
             return
         # What the next message will say is understood: the client starts anew only if
         # it has lost its state.
-        assert end.acked in (sender.version, sender.pending_version)
+        assert end.version in (sender.version, sender.pending_version)
         if rate is not None:
-            following = link.acknowledge(sender, end.acked)
-            assert following.version == end.state.version
-            assert same(following.vector, end.state.vector)
+            following = link.acknowledge(sender, end.version, end.crc)
+            if sender.is_pending(end.version) and sender.pending.crc != end.crc:
+                # It lost its state between two answers to one message.
+                assert client.node_id in self.grid.restarted
+                assert following.vector is None
+                return
+            assert following.version == end.version
+            assert same(following.vector, end.memory.vector)
             self.num_compared["next"] += 1
 
     def restarted_since_accepted(self, client: Client) -> bool:
@@ -374,7 +387,7 @@ class LockStep:
         return {
             client.identity
             for client in self.clients
-            if client.uplink.acked == client.downlink.sent
+            if client.uplink.version == client.downlink.sent
             and (state := state_of(self.grid, client.node_id)) is not None
             and state.session == self.strategy._session
             and state.receiver.newest == client.downlink.sent
@@ -394,7 +407,7 @@ def run(
         if server_round > 0:
             lock_step.after_round()
         if server_round == faulty_rounds:
-            grid.schedule = NoFaults()
+            grid.faults = NO_FAULTS
             grid.hasten()
 
     result = strategy.start(
@@ -407,14 +420,12 @@ def run(
 
 
 @every_case
-@pytest.mark.parametrize(("seed", "probability"), [(1, 0.03), (2, 0.08), (3, 0.16)])
+@pytest.mark.parametrize(("seed", "probability"), [(7, 0.03), (2, 0.08), (3, 0.16)])
 def test_server_and_clients_stay_in_step(
     case: Case, seed: int, probability: float
 ) -> None:
     num_clients = 3 + seed % 3
-    grid = FaultyGrid(
-        TinyApp(case.returns), num_clients, SeededSchedule(seed, probability)
-    )
+    grid = TinyApp(case.returns).grid(num_clients, random_faults(seed, probability))
     strategy = case.strategy(seed=seed, fraction_evaluate=1.0 if seed == 2 else 0.0)
     result, lock_step = run(strategy, grid, 32, faulty_rounds=30)
     assert set(grid.happened) == set(Fault), "a schedule without some of the faults"
@@ -427,8 +438,8 @@ def test_server_and_clients_stay_in_step(
 @every_case
 def test_a_hundred_schedules_break_no_step(case: Case) -> None:
     for seed in range(100):
-        schedule = SeededSchedule(seed, 0.02 + 0.002 * seed)
-        grid = FaultyGrid(TinyApp(case.returns), 3, schedule)
+        schedule = random_faults(seed, 0.02 + 0.002 * seed)
+        grid = TinyApp(case.returns).grid(3, schedule)
         _, lock_step = run(case.strategy(seed=seed), grid, 20, faulty_rounds=18)
         assert lock_step.in_step() == {0, 1, 2}, seed
 
@@ -437,7 +448,7 @@ def test_a_hundred_schedules_break_no_step(case: Case) -> None:
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
-    grid = FaultyGrid(TinyApp(case.returns), 3, DrawnSchedule(data))
+    grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))
     _, lock_step = run(case.strategy(), grid, 14, faulty_rounds=12)
     assert lock_step.in_step() == {0, 1, 2}
 
@@ -445,14 +456,14 @@ def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> No
 @every_case
 def test_partial_participation_stays_in_step(case: Case) -> None:
     """Clients that are away catch up, and bring the memory that they left with."""
-    grid = FaultyGrid(TinyApp(case.returns), 5, SeededSchedule(4, 0.06))
+    grid = TinyApp(case.returns).grid(5, random_faults(4, 0.06))
     strategy = case.strategy(fraction_train=0.4, seed=4)
     _, lock_step = run(strategy, grid, 40, faulty_rounds=20)
     assert lock_step.in_step() == set(range(5))
 
 
 def test_the_comparisons_are_made() -> None:
-    grid = FaultyGrid(TinyApp(), 3)
+    grid = TinyApp().grid(3)
     _, lock_step = run(CASES["rand-mcm"].strategy(), grid, 5)
     assert lock_step.num_compared == {
         "value": 15,
@@ -466,9 +477,9 @@ def test_the_comparisons_are_made() -> None:
 def test_a_round_without_any_reply_changes_nothing() -> None:
     for case in CASES.values():
         strategy = case.strategy()
-        grid = FaultyGrid(TinyApp(case.returns), 3)
+        grid = TinyApp(case.returns).grid(3)
         first, _ = run(strategy, grid, 3)
-        grid.schedule = SeededSchedule(0, 1.0, [Fault.LOSE_REPLY])
+        grid.faults = random_faults(0, 1.0, [Fault.LOSE_REPLY])
         before = model_bytes(first.arrays)
         for server_round in range(4, 8):
             messages = strategy.configure_train(
@@ -487,7 +498,9 @@ _acknowledge, _fold = Memory.acknowledge, Uplinks.fold
 _send, _accept = Downlinks.send, mods.accept
 
 
-def fold_at_once(self: Memory, state: SenderState, version: int) -> SenderState:
+def fold_at_once(
+    self: Memory, state: SenderState, version: int, crc: int | None = None
+) -> SenderState:
     """The client's estimator advances before the server has it."""
     return _acknowledge(self, state, state.pending_version or version)
 
@@ -496,10 +509,10 @@ def acknowledge_unfolded(
     self: Uplinks, contributions: list[Contribution], num_clients: int
 ) -> Vector:
     """The server acknowledges what it has not folded."""
-    before = {id(part.end): part.end.state for part in contributions[1:]}
+    before = {id(part.end): part.end.memory.vector for part in contributions[1:]}
     estimate = _fold(self, contributions, num_clients)
     for part in contributions[1:]:
-        part.end.state = replace(before[id(part.end)], version=part.version)
+        part.end.memory.vector = before[id(part.end)]
     return estimate
 
 
@@ -508,7 +521,7 @@ def assume_delivered(
 ) -> Any:
     """The server's downlink moves on before the client says that it heard."""
     if end.sender.pending is not None:
-        self.acknowledge(end, end.sender.pending_version)
+        self.acknowledge(identity, end, end.sender.pending_version)
     return _send(self, identity, end, model)
 
 
@@ -569,7 +582,7 @@ def test_a_broken_rule_is_caught(
     faults: list[Fault],
 ) -> None:
     def attempt() -> None:
-        grid = FaultyGrid(TinyApp(), 3, SeededSchedule(1, 0.3, faults))
+        grid = TinyApp().grid(3, random_faults(1, 0.3, faults))
         _, lock_step = run(CASES[algorithm].strategy(), grid, 12, faulty_rounds=10)
         assert lock_step.in_step() == {0, 1, 2}
 
@@ -582,7 +595,7 @@ def test_a_broken_rule_is_caught(
 @every_case
 @pytest.mark.parametrize("keeps_state", [True, False])
 def test_a_client_may_come_back_as_another_node(case: Case, keeps_state: bool) -> None:
-    grid = FaultyGrid(TinyApp(case.returns), 3)
+    grid = TinyApp(case.returns).grid(3)
     strategy = case.strategy()
     lock_step = LockStep(strategy, grid)
 
@@ -605,7 +618,7 @@ def test_a_client_may_come_back_as_another_node(case: Case, keeps_state: bool) -
 
 @every_case
 def test_a_restart_costs_one_snapshot(case: Case) -> None:
-    grid = FaultyGrid(TinyApp(case.returns), 4, SeededSchedule(6, 0.05, RESTARTS))
+    grid = TinyApp(case.returns).grid(4, random_faults(6, 0.05, RESTARTS))
     strategy = case.strategy()
     run(strategy, grid, 20, faulty_rounds=18)
     restarts = sum(grid.happened[fault] for fault in RESTARTS)
@@ -623,7 +636,7 @@ def test_a_restart_costs_one_snapshot(case: Case) -> None:
 def test_a_late_call_for_help_costs_no_second_snapshot(case: Case) -> None:
     """A client calls for help in rounds 4 and 5; the first call comes in round 7."""
     plan = {(4, 0): [Fault.RESTART_BEFORE, Fault.DELAY_REPLY]}
-    grid = FaultyGrid(TinyApp(case.returns), 2, PlannedSchedule(plan, delays=3))
+    grid = TinyApp(case.returns).grid(2, PlannedSchedule(plan, delays=3))
     strategy = case.strategy()
     run(strategy, grid, 10)
     assert grid.happened.keys() == {Fault.RESTART_BEFORE, Fault.DELAY_REPLY}
@@ -634,7 +647,7 @@ def test_a_late_call_for_help_costs_no_second_snapshot(case: Case) -> None:
 def test_a_late_answer_to_a_greeting_costs_no_second_snapshot() -> None:
     """Client 0 answers twice, the second time beside the late answer of client 1."""
     plan = {(0, 0): [Fault.DUPLICATE_REPLY], (0, 1): [Fault.LOSE_MESSAGE]}
-    grid = FaultyGrid(TinyApp(), 3, PlannedSchedule(plan))
+    grid = TinyApp().grid(3, PlannedSchedule(plan))
     strategy = CASES["mcm"].strategy()
     _, lock_step = run(strategy, grid, 8)
     assert grid.exchanges["greeting"] == 2
@@ -647,7 +660,7 @@ def test_statistics_that_are_not_finite_are_refused() -> None:
     arrays = initial_arrays()
     poison = np.array([1.0, np.nan], dtype=np.float32)
     arrays["norm.running_mean"] = Array(poison)
-    grid = FaultyGrid(TinyApp(), 3)
+    grid = TinyApp().grid(3)
     with pytest.raises(NonFiniteError, match="initial model: 1 of 2.*running_mean"):
         CASES["mcm"].strategy().start(grid, arrays, num_rounds=1)
 
@@ -657,12 +670,14 @@ def test_statistics_that_are_not_finite_are_refused() -> None:
 
 def outcome(
     case: Case,
-    schedule: Schedule | None = None,
-    node_ids: Sequence[int] | None = None,
+    faults: Schedule = NO_FAULTS,
+    node_ids: Sequence[int] = (),
     **kwargs: Any,
 ) -> tuple[object, ...]:
     """What a run ends with. The sum is float64, so the order of its terms shows."""
-    grid = FaultyGrid(TinyApp(case.returns), 5, schedule, node_ids)
+    grid = TinyApp(case.returns).grid(5, faults)
+    for old_id, new_id in zip(list(grid.get_node_ids()), node_ids, strict=False):
+        grid.rename(old_id, new_id)
     strategy = case.strategy(seed=11, **kwargs)
     result, _ = run(strategy, grid, 10)
     memory_sum = strategy._uplinks._memory_sum
@@ -678,18 +693,18 @@ def test_neither_order_nor_node_ids_nor_duplicates_change_the_result(
     case: Case, fraction: float, seeds: list[int]
 ) -> None:
     expected = outcome(case, fraction_train=fraction)
-    shuffled = SeededSchedule(1, 0.0)
+    shuffled = RandomFaults(seed=1)
     node_ids = [90001, 17, 2**40, 444, 3]
     assert outcome(case, shuffled, node_ids, fraction_train=fraction) == expected
     for seed in seeds:
         # Everything comes twice, the second time up to three rounds late.
-        twice = SeededSchedule(seed, 1.0, DUPLICATES)
+        twice = random_faults(seed, 1.0, DUPLICATES)
         assert outcome(case, twice, fraction_train=fraction) == expected
 
 
 def test_another_seed_gives_another_model() -> None:
     case = CASES["mcm"]
-    grids = [FaultyGrid(TinyApp(), 3) for _ in range(2)]
+    grids = [TinyApp().grid(3) for _ in range(2)]
     models = [
         model_bytes(run(case.strategy(seed=seed), grid, 4)[0].arrays)
         for seed, grid in enumerate(grids)
@@ -700,8 +715,8 @@ def test_another_seed_gives_another_model() -> None:
 @every_case
 def test_nothing_leaks_from_one_session_into_the_next(case: Case) -> None:
     """(I4) On the contexts that an earlier run has left, the result is the same."""
-    fresh, _ = run(case.strategy(seed=3), FaultyGrid(TinyApp(case.returns), 3), 8)
-    grid = FaultyGrid(TinyApp(case.returns), 3, SeededSchedule(1, 0.1, RAISES))
+    fresh, _ = run(case.strategy(seed=3), TinyApp(case.returns).grid(3), 8)
+    grid = TinyApp(case.returns).grid(3, random_faults(1, 0.1, RAISES))
     strategy = case.strategy(seed=3)
     for earlier in (case.strategy(seed=8), CASES["mcm"].strategy(), strategy):
         run(earlier, grid, 6, faulty_rounds=5)
@@ -712,8 +727,8 @@ def test_nothing_leaks_from_one_session_into_the_next(case: Case) -> None:
 
 def test_what_is_late_from_an_earlier_session_does_no_harm() -> None:
     for seed, case in enumerate(CASES.values()):
-        faults = [Fault.DELAY_MESSAGE, Fault.DELAY_REPLY, *DUPLICATES]
-        grid = FaultyGrid(TinyApp(case.returns), 3, SeededSchedule(seed, 0.3, faults))
+        faults = [*DELAYS, *DUPLICATES]
+        grid = TinyApp(case.returns).grid(3, random_faults(seed, 0.3, faults))
         run(case.strategy(), grid, 6)
         run(case.strategy(), grid, 6)
         _, lock_step = run(case.strategy(), grid, 15, faulty_rounds=10)
@@ -726,7 +741,7 @@ def test_what_is_late_from_an_earlier_session_does_no_harm() -> None:
 @every_case
 def test_clients_evaluate_the_model_that_they_hold(case: Case) -> None:
     app = TinyApp(case.returns)
-    grid = FaultyGrid(app, 3)
+    grid = app.grid(3)
     strategy = case.strategy(fraction_evaluate=1.0)
     _, lock_step = run(strategy, grid, 4)
     assert set(app.evaluated) == set(grid.contexts)

@@ -351,7 +351,8 @@ def test_a_memory_moves_on_when_the_server_says_that_it_heard() -> None:
     first = packet_in(client.send(server.first()))
     unheard = packet_in(client.send(server.update(2, zeros, acked=0)))
     assert (first.base, unheard.base) == (0, 0)
-    heard = packet_in(client.send(server.update(3, zeros, acked=2)))
+    crc = unheard.payloads[0].crc
+    heard = packet_in(client.send(server.update(3, zeros, acked=2, acked_crc=crc)))
     assert heard.base == 2
     # The client sends its difference to h = q_2 / 2.
     channel = Channel(Stream(9, Purpose.UPLINK, 3, 3), LAYOUT.sizes)
@@ -382,12 +383,12 @@ def test_both_ends_draw_from_the_streams_of_the_contract(
     server = Server(uplink, 1.0, compressor, groups)
     client.send(server.first())
     model, steps = VECTOR, np.linspace(-1, 1, 4 * DIM, dtype=np.float32)
-    h = np.zeros(DIM, dtype=np.float32)
+    h, crc = np.zeros(DIM, dtype=np.float32), 0
     for version in range(2, 5):
         down = Channel(Stream(9, Purpose.DOWNLINK, index, version), LAYOUT.sizes)
         up = Channel(Stream(9, Purpose.UPLINK, 3, version), LAYOUT.sizes)
         step = steps[version * 7 - 14 :][:DIM]
-        packet = server.update(version, step, acked=version - 1)
+        packet = server.update(version, step, acked=version - 1, acked_crc=crc)
         if version == 2:
             packet = replace(packet, acked=0)
         answer = packet_in(client.send(packet))
@@ -399,6 +400,7 @@ def test_both_ends_draw_from_the_streams_of_the_contract(
         (payload,) = answer.on(up.at(0)).payloads
         np.testing.assert_array_equal(payload.vector, q)
         assert answer.base == (0 if version == 2 else version - 1)
+        crc = payload.crc
         h = h + np.float32(0.5) * q
 
 

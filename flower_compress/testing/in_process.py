@@ -1,22 +1,27 @@
-"""Run a Flower app in this process: no polling, breakpoints work."""
+"""Nodes that are client apps, called directly in this process."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
 
 __all__ = ["InProcessGrid"]
 
 _SERVER_NODE_ID = 1
+_CLIENT = struct.Struct("<QQ")
 
 
 class InProcessGrid(Grid):
@@ -39,6 +44,8 @@ class InProcessGrid(Grid):
 
     Attributes
     ----------
+    client_app : Callable[[Message, Context], Message]
+        The app that every node runs, which may be replaced at any time.
     contexts : dict[int, Context]
         Each node's context, by node id.
 
@@ -49,7 +56,7 @@ class InProcessGrid(Grid):
 
     def __init__(
         self,
-        client_app: Callable[[Message, Context], Message] | ClientApp,
+        client_app: ClientAppCallable | ClientApp,
         num_nodes: int,
         run_config: Mapping[str, bool | float | int | str] | None = None,
         on_message: Callable[[Message, Message], None] | None = None,
@@ -59,7 +66,8 @@ class InProcessGrid(Grid):
         # Flower draws these for the process that runs an app.
         TaskIdentity.run_id = TaskIdentity.task_id = 1
         TaskIdentity.node_id = _SERVER_NODE_ID
-        self._client_app, self._on_message = client_app, on_message
+        self.client_app: ClientAppCallable = client_app
+        self._on_message = on_message
         self._message_ids = count(1)
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(1)
@@ -117,6 +125,36 @@ class InProcessGrid(Grid):
         """Deliver messages and return their replies."""
         return [self._deliver(message) for message in messages]
 
+    def save_clients(self) -> bytes:
+        """Return every client's state, for a checkpoint."""
+        parts = []
+        for node_id, context in self.contexts.items():
+            state = recorddict_to_proto(context.state).SerializeToString()
+            parts += [_CLIENT.pack(node_id, len(state)), state]
+        return b"".join(parts)
+
+    def load_clients(self, data: bytes) -> None:
+        """Bring every client back to what :meth:`save_clients` gave.
+
+        Raises
+        ------
+        ConfigurationError
+            If the clients are others; their state stays as it is.
+        """
+        states: dict[int, RecordDict] = {}
+        while data:
+            node_id, size = _CLIENT.unpack_from(data)
+            state = data[_CLIENT.size : _CLIENT.size + size]
+            states[node_id] = recorddict_from_proto(ProtoRecordDict.FromString(state))
+            data = data[_CLIENT.size + size :]
+        if states.keys() != self.contexts.keys():
+            raise ConfigurationError(
+                f"expected the state of {len(self.contexts)} nodes, got that of "
+                f"{len(states)}, or of other nodes: resume with as many nodes as before"
+            )
+        for node_id, record in states.items():
+            self.contexts[node_id].state = record
+
     def _deliver(self, message: Message) -> Message:
         metadata = message.metadata
         metadata.__dict__["_message_id"] = str(next(self._message_ids))
@@ -129,7 +167,7 @@ class InProcessGrid(Grid):
             kept.run_config,
         )
         try:
-            reply = self._client_app(message, context)
+            reply = self.client_app(message, context)
         except Exception as error:  # noqa: BLE001 - Flower reports any, so do we
             reason = f"{type(error)}:<'{error}'>"
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
