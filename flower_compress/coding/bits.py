@@ -37,7 +37,7 @@ BLOCK = 1 << 16
 FEW = 256
 """Up to this many entries the number of calls counts, not the work in them."""
 
-_SIGNS = np.array((1, -1), dtype=np.int8)
+_MASKS = np.left_shift(1, np.arange(7, -1, -1)).astype(np.uint8).reshape(8, 1)
 
 
 def unsigned_dtype(width: int) -> np.dtype[np.unsignedinteger[Any]]:
@@ -52,9 +52,14 @@ def unsigned_dtype(width: int) -> np.dtype[np.unsignedinteger[Any]]:
 def signs_of(bits: NDArray[np.uint8], dtype: np.dtype[Any]) -> Integers:
     """Return -1 for each one and 1 for each zero, as `dtype`."""
     if bits.size <= FEW:
-        return _SIGNS.astype(dtype).take(bits)
+        return _signs(dtype).take(bits)
     signs: Integers = 1 - 2 * bits.astype(dtype)
     return signs
+
+
+@lru_cache(maxsize=8)
+def _signs(dtype: np.dtype[Any]) -> Integers:
+    return np.array((1, -1), dtype=dtype)
 
 
 class BitWriter:
@@ -90,8 +95,8 @@ class BitWriter:
         if width == 1:
             self.put(numbers.astype(np.uint8, copy=False))
         elif width <= 8 and numbers.size <= FEW:
-            table = np.unpackbits(numbers.astype(np.uint8).reshape(1, -1), axis=0)
-            self.put(table[8 - width :].reshape(-1))
+            planes = numbers.astype(np.uint8, copy=False) & _MASKS[8 - width :]
+            self.put(planes.reshape(-1))
         else:
             for plane in range(width - 1, -1, -1):
                 mask = np.uint8(1 << (plane & 7))
@@ -125,12 +130,11 @@ class BitWriter:
 
     def finish(self) -> tuple[bytes, int]:
         """Return the bits, padded with zeros to a byte, and their number."""
-        num_bits = 8 * sum(map(len, self._packed)) + self._waiting
+        num_bits = self._waiting
+        for part in self._packed:
+            num_bits += 8 * len(part)
         if self._waiting:
-            last = np.packbits(np.concatenate(self._pieces)).tobytes()
-            if not self._packed:
-                return last, num_bits
-            self._packed.append(last)
+            self._packed.append(np.packbits(np.concatenate(self._pieces)).tobytes())
         return b"".join(self._packed), num_bits
 
 

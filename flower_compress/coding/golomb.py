@@ -65,6 +65,9 @@ def put_positions(writer: BitWriter, positions: Numbers, M: int) -> None:
     if M == 1:
         _put_ones(writer, positions)
         return
+    if positions[-1] < _SHORT:
+        _put_short(writer, positions, M)
+        return
     b = (M - 1).bit_length()
     c = (1 << b) - M
     firsts: list[Numbers] = []
@@ -72,22 +75,33 @@ def put_positions(writer: BitWriter, positions: Numbers, M: int) -> None:
     last = -1
     for start in range(0, positions.size, BLOCK):
         part = positions[start : start + BLOCK]
-        gaps = np.empty_like(part)
-        np.subtract(part[1:], part[:-1], out=gaps[1:])
-        gaps[0] = part[0] - last
+        words = _words(_gaps(part, last), M)
         last = part[-1]
-        if last < _SHORT:
-            words = list(_short_words(M).take(gaps, axis=1))
-        else:
-            words = _words(gaps, M)
         writer.put_unary(words[0])
         firsts.append(words[1])
         if c:
-            lasts.append(words[2].compress(words[3]).astype(np.uint8, copy=False))
-    joined = firsts[0] if len(firsts) == 1 else np.concatenate(firsts)
-    writer.put_planes(joined, b - 1 if c else b)
+            lasts.append(words[2][words[3]])
+    writer.put_planes(np.concatenate(firsts), b - 1 if c else b)
     for bits in lasts:
         writer.put(bits)
+
+
+def _gaps(positions: Numbers, last: int) -> Numbers:
+    """Return how far each position is from the one before, the first from `last`."""
+    gaps = positions.copy()
+    gaps[1:] -= positions[:-1]
+    gaps[0] -= last
+    return gaps
+
+
+def _put_short(writer: BitWriter, positions: Numbers, M: int) -> None:
+    """Write runs before `positions` below _SHORT from tables: faster for a few."""
+    lengths, bits = _short_words(M)
+    gaps = _gaps(positions, -1)
+    writer.put_unary(lengths.take(gaps))
+    words = bits.take(gaps, axis=1)
+    writer.put(words[:-2].reshape(-1))
+    writer.put(words[-2][words[-1].view(bool)])
 
 
 def _words(gaps: Numbers, M: int) -> list[NDArray[Any]]:
@@ -111,9 +125,17 @@ def _words(gaps: Numbers, M: int) -> list[NDArray[Any]]:
 
 
 @lru_cache(maxsize=256)
-def _short_words(M: int) -> NDArray[np.int16]:
-    """Return :func:`_words` of all gaps up to _SHORT: a table is faster for a few."""
-    return np.array(_words(np.arange(_SHORT + 1), M), dtype=np.int16)
+def _short_words(M: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the codewords of all gaps up to _SHORT.
+
+    They are r // M + 1, and in columns the first bits of the remainder, its last bit,
+    and whether there is one.
+    """
+    lengths, firsts, *lasts = _words(np.arange(_SHORT + 1), M)
+    width = (M - 1).bit_length() - len(lasts) // 2
+    planes = [firsts >> plane & 1 for plane in range(width - 1, -1, -1)]
+    rows = [*planes, *(lasts or [np.zeros_like(lengths)] * 2)]
+    return lengths, np.array(rows, dtype=np.uint8)
 
 
 @lru_cache(maxsize=256)

@@ -125,7 +125,7 @@ def _nested_supports(
     """Return each support of step 3 with its n, and the magnitudes of step 4."""
     largest, level = max(-symbols.low, symbols.high), 1
     left = symbols.sparse()[1]
-    if symbols.low < 0:
+    if symbols.low < 0 and largest > 1:
         left = np.abs(left)
     supports = []
     while left.size and level < min(largest, NESTED):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .packing import GROUPS, Packing
 from .sampling import sample_runs
-from .symbols import Integers
+from .symbols import Integers, nonzero_mask
 
 __all__ = ["ByteCoder", "plan_all", "plan_packing"]
 
@@ -86,11 +86,7 @@ class ByteCoder:
 
 def plan_all(values: Integers) -> Packing:
     """Return a packing of `values`, at least one, that needs no escape."""
-    lowest, highest = int(values.min()), int(values.max())
-    shift = 0
-    while (highest >> shift) - (lowest >> shift) > 255:
-        shift += 1
-    return Packing((highest >> shift) - (lowest >> shift) + 1, lowest >> shift, shift)
+    return _pack_range(int(values.min()), int(values.max()))
 
 
 def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
@@ -98,6 +94,7 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
     lowest, highest = int(values.min()), int(values.max())
     if lowest == highest:
         return Packing(1, lowest)
+    best, least = _pack_range(lowest, highest), math.inf
     coarse = max(0, (highest - lowest).bit_length() - _MAX_LEVELS_LOG2)
     lowest, highest = lowest >> coarse, highest >> coarse
     sample = sample_runs(values) >> coarse
@@ -109,9 +106,8 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
     if coarse == 0 and lowest < 0 < highest:
         gap = bool(counts[-lowest] < _RARE_ZERO * sample.size)
     if gap:
-        covers = np.count_nonzero(values) == values.size
+        covers = np.count_nonzero(nonzero_mask(values)) == values.size
         counts = np.delete(counts, -lowest)
-    best, least = plan_all(values), math.inf
     min_shift = _min_shift(counts)
     for shift in range(min_shift, min_shift + _MORE_SHIFTS):
         first, levels = _levels(counts, lowest, shift)
@@ -139,6 +135,14 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
                     window + escape, first + start, coarse + shift, gap, escape
                 )
     return best
+
+
+def _pack_range(lowest: int, highest: int) -> Packing:
+    """Return a packing of all integers from `lowest` to `highest`."""
+    shift = 0
+    while (highest >> shift) - (lowest >> shift) > 255:
+        shift += 1
+    return Packing((highest >> shift) - (lowest >> shift) + 1, lowest >> shift, shift)
 
 
 def _min_shift(counts: NDArray[np.int64]) -> int:

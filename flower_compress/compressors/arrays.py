@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -112,8 +113,11 @@ class ArrayOps(ABC):
         """Return the least integers above, in the dtype of `x`."""
 
     @abstractmethod
-    def clip(self, x: Array, low: float, high: float) -> Array:
-        """Return `x`, none of which is NaN, with its entries limited to [low, high]."""
+    def clip(self, x: Array, low: float | None, high: float | None) -> Array:
+        """Return `x`, none of which is NaN, with its entries limited to [low, high].
+
+        None stands for no bound; one of the two is a number.
+        """
 
     @abstractmethod
     def float32(self, x: Array) -> Array:
@@ -334,7 +338,7 @@ class NumpyOps(ArrayOps):
         return np.minimum(limited, bounds[:, None], out=limited)
 
     def extremes(self, table: Array) -> tuple[Array, Array]:
-        low, high = np.minimum.reduce(table, axis=1), np.maximum.reduce(table, axis=1)
+        low, high = _extremes(table)
         return low + 0.0, high + 0.0
 
     def moments(self, table: Array) -> tuple[Array, Array, Array]:
@@ -344,8 +348,9 @@ class NumpyOps(ArrayOps):
         squares = np.zeros(low.size, dtype=np.float64)
         for r, c in _blocks(*table.shape):
             block = table[r, c]
-            np.minimum(low[r], np.minimum.reduce(block, axis=1), out=low[r])
-            np.maximum(high[r], np.maximum.reduce(block, axis=1), out=high[r])
+            least, greatest = _extremes(block)
+            np.minimum(low[r], least, out=low[r])
+            np.maximum(high[r], greatest, out=high[r])
             squares[r] += _add_squares(block)
         return low + 0.0, high + 0.0, squares
 
@@ -361,9 +366,11 @@ class NumpyOps(ArrayOps):
     def ceil(self, x: Array) -> Array:
         return np.ceil(x)
 
-    def clip(self, x: Array, low: float, high: float) -> Array:
+    def clip(self, x: Array, low: float | None, high: float | None) -> Array:
         # np.clip takes three times as long on a few entries.
-        return np.minimum(np.maximum(x, low), high)
+        if low is not None:
+            x = np.maximum(x, low)
+        return x if high is None else np.minimum(x, high)
 
     def float32(self, x: Array) -> Array:
         return x.astype(np.float32)
@@ -449,26 +456,29 @@ class NumpyOps(ArrayOps):
         # Any positive scale gives the zeros of a row of zeros.
         scales = np.maximum(scales, _SMALLEST)[:, None]
         shifts = None if offsets is None else offsets[:, None]
-        factor = np.float32(levels * 256.0**dither.itemsize)
+        factor = levels * 256.0**dither.itemsize
         dither = dither.reshape(rows, width)
         if table.size <= _BLOCK:
+            zeros = None if first is None else table == 0
             k, tied, at_ties = _round(table, shifts, scales, factor, dither, refine)
             result = k.astype(dtype)
             if first is not None:
-                _count_from_zero(result, first, table)
+                _count_from_zero(result, first, zeros)
         else:
             result = np.empty((rows, width), dtype)
             places: list[Array] = []
             values: list[Array] = []
             for r, c in _blocks(rows, width):
+                x, block = table[r, c], result[r, c]
+                # The first to read `x` waits for the memory: this one least of all.
+                zeros = None if first is None else x == 0
                 part = None if shifts is None else shifts[r]
                 k, tied, at_ties = _round(
-                    table[r, c], part, scales[r], factor, dither[r, c], refine
+                    x, part, scales[r], factor, dither[r, c], refine
                 )
-                block = result[r, c]
                 block[...] = k
                 if first is not None:
-                    _count_from_zero(block, first[r], table[r, c])
+                    _count_from_zero(block, first[r], zeros)
                 if tied.size:
                     # A block has whole rows, or is a part of one.
                     places.append(tied + (r.start * width + c.start))
@@ -479,11 +489,13 @@ class NumpyOps(ArrayOps):
             rest = at_ties.astype(np.float64) - np.floor(at_ties)
             tied = tied[refine.uniforms(tied.size) < rest]
             flat = result.reshape(-1)
-            flat[tied] += 1
-            if first is not None:
+            more = flat.take(tied)
+            if first is None:
+                more += 1
+            else:
                 # No level is counted as 0, and zeros stay what they are.
-                flat[tied] += flat[tied] == 0
-                flat[tied[table.reshape(-1)[tied] == 0]] = 0
+                more += np.where(more == -1, 2, more != 0).astype(dtype)
+            flat[tied] = more
         return result
 
     def scaled(
@@ -496,28 +508,13 @@ class NumpyOps(ArrayOps):
         rows, width = integers.shape
         scales = scales[:, None]
         shifts = None if offsets is None else offsets[:, None]
-        if dither is None and shifts is None:
-            return np.multiply(integers, scales, dtype=np.float32)
         result = np.empty((rows, width), dtype=np.float32)
         if dither is not None:
             dither = dither.reshape(rows, width)
-            scales = scales * np.float32(2.0**-17)
-        wide = np.int32 if integers.itemsize == 1 else np.int64
         for r, c in _blocks(rows, width):
-            value = result[r, c]
-            if dither is None:
-                np.multiply(integers[r, c], scales[r], out=value)
-            else:
-                total = integers[r, c].astype(wide)
-                total <<= 16
-                total -= dither[r, c]
-                total <<= 1
-                total += 65535
-                np.multiply(
-                    total, scales[r], out=value, dtype=np.float32, casting="unsafe"
-                )
-            if shifts is not None:
-                value += shifts[r]
+            part = None if dither is None else dither[r, c]
+            shift = None if shifts is None else shifts[r]
+            _scale(integers[r, c], scales[r], shift, part, result[r, c])
         return result
 
     def scaled_from_zero(
@@ -530,16 +527,19 @@ class NumpyOps(ArrayOps):
     ) -> Array:
         rows, width = integers.shape
         below = below.astype(integers.dtype)[:, None]
+        scales, shifts = scales[:, None], offsets[:, None]
         result = np.empty((rows, width), dtype=np.float32)
+        if dither is not None:
+            dither = dither.reshape(rows, width)
         for r, c in _blocks(rows, width):
-            block = integers[r, c]
+            block, value = integers[r, c], result[r, c]
             levels = block + below[r]
-            levels -= block > 0
-            part = None if dither is None else dither.reshape(rows, width)[r, c]
-            value = self.scaled(levels, scales[r], offsets[r], part)
+            # As integers: NumPy is slow where it must convert.
+            levels -= (block > 0).view(np.int8)
+            part = None if dither is None else dither[r, c]
+            _scale(levels, scales[r], shifts[r], part, value)
             if np.count_nonzero(block) < block.size:
                 value[block == 0] = 0.0
-            result[r, c] = value
         return result
 
     def rotate(self, table: Array, signs: list[Array], inverse: bool) -> Array:
@@ -600,14 +600,15 @@ def _round(
     t: Array,
     shifts: Array | None,
     scales: Array,
-    factor: Any,
+    factor: float,
     dither: Array,
     refine: Draws | None,
 ) -> tuple[Array, Array, Array]:
     """Return k of one block, the flat places of ties, and t there."""
-    if shifts is not None:
-        t = t - shifts
-    t = t / scales
+    with _row_buffers(*t.shape):
+        if shifts is not None:
+            t = t - shifts
+        t = t / scales
     t *= factor
     # Without refinement the nearest integer stands for t: no bias to one side.
     whole = np.rint(t) if refine is None else np.floor(t)
@@ -617,7 +618,7 @@ def _round(
     tied = at_ties = _NOTHING
     if refine is not None:
         # The lowest bits all set: the dither fell into t's own interval.
-        last = dither.dtype.type(-1 % (1 << 8 * dither.itemsize))
+        last = (1 << 8 * dither.itemsize) - 1
         tied = (total.astype(dither.dtype) == last).reshape(-1).nonzero()[0]
         if tied.size:
             at_ties = t.reshape(-1)[tied]
@@ -625,13 +626,76 @@ def _round(
     return total, tied, at_ties
 
 
-def _count_from_zero(block: Array, first: Array, x: Array) -> None:
+def _count_from_zero(block: Array, first: Array, zeros: Array) -> None:
     block -= first
     # As integers: NumPy is slow where it must convert.
     block += (block >= 0).view(np.int8)
-    zero = x == 0
-    if np.count_nonzero(zero):
-        block[zero] = 0
+    if np.count_nonzero(zeros):
+        block[zeros] = 0
+
+
+def _scale(
+    integers: Array,
+    scales: Array,
+    shifts: Array | None,
+    dither: Array | None,
+    out: Array,
+) -> None:
+    """Write (k - u + 1/2) * scale + shift of one block to `out`."""
+    if dither is not None:
+        scales = scales * np.float32(2.0**-17)
+        integers = integers.astype(np.int32 if integers.itemsize == 1 else np.int64)
+        integers <<= 16
+        integers -= dither
+        integers <<= 1
+        integers += 65535
+    with _row_buffers(*out.shape):
+        np.multiply(integers, scales, out=out, dtype=np.float32, casting="unsafe")
+        if shifts is not None:
+            out += shifts
+
+
+def _extremes(block: Array) -> tuple[Array, Array]:
+    """Least and greatest entry of each row of contiguous rows."""
+    # Twice as fast as `reduce` along an axis.
+    flat, starts = block.reshape(-1), _row_starts(*block.shape)
+    return np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts)
+
+
+@lru_cache(maxsize=64)
+def _row_starts(rows: int, width: int) -> NDArray[np.int64]:
+    return np.arange(rows, dtype=np.int64) * width
+
+
+class _RowBuffers:
+    """Within, NumPy's buffers are no longer than a row.
+
+    Where a table meets a number for each row, and 8192 entries are more than a row,
+    NumPy writes each number into a buffer of so many entries, as often as it is used:
+    that takes longer than the operation.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __enter__(self) -> None:
+        self._before = np.setbufsize(self._size)
+
+    def __exit__(self, *_: object) -> None:
+        np.setbufsize(self._before)
+
+
+_USUAL_BUFFERS = nullcontext()
+
+
+def _row_buffers(rows: int, width: int) -> AbstractContextManager[None]:
+    """Return :class:`_RowBuffers`, or nothing where they do not help.
+
+    So for one row, for rows too short for a buffer, and for rows that fill the usual.
+    """
+    if rows == 1 or not 128 <= width < 8192:
+        return _USUAL_BUFFERS
+    return _RowBuffers(width & ~15)
 
 
 def _add_squares(block: Array) -> Array:

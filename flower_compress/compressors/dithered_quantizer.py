@@ -19,6 +19,12 @@ __all__ = ["DitheredQuantizer"]
 _MAX_ENTRY = 2.0**125
 """The range, and half a step beyond, are far from the largest float32."""
 
+_NO_RANGE = 2.0**200
+"""Stands for r = 0 where r divides."""
+
+_LEAST_SQUARE = 2.0**-298
+"""Of a float32 that is not 0; in float64."""
+
 _TAUS: tuple[Literal["exact", "lemma", "none"], ...] = ("exact", "lemma", "none")
 
 
@@ -110,8 +116,10 @@ class DitheredQuantizer(Compressor):
         if self.tau != "none":
             worth = width / self.levels**2
             if self.tau == "exact":
-                worth = wide**2 * (worth / self._variance) / (squares + (squares == 0))
-            low, wide = ops.divide(low, 1.0 + worth), ops.divide(wide, 1.0 + worth)
+                squares = ops.clip(squares, _LEAST_SQUARE, None)
+                worth = wide * wide * (worth / self._variance) / squares
+            tau = 1.0 + worth
+            low, wide = ops.divide(low, tau), ops.divide(wide, tau)
         low, step = ops.float32(low), ops.float32(wide)
         levels, below = self.levels, self._below(low, step, ops)
         if self.subtractive:
@@ -134,8 +142,8 @@ class DitheredQuantizer(Compressor):
         dither = None if draws is None else draws.dither(rows * width)
         below = self._below(low, ranges, ops)
         least, greatest = ops.extremes(entries)
-        above = self.levels + 1 - below
-        if bool(((least < -below) | (greatest > above)).any()):
+        levels = ops.concat([least + below, greatest + below])
+        if not ops.within(levels, 0.0, self.levels + 1.0):
             raise CorruptPacket(f"a symbol is none of the {self.levels + 1} levels")
         steps = ops.divide(ranges, self.levels)
         return ops.scaled_from_zero(entries, below, steps, low, dither)
@@ -147,8 +155,9 @@ class DitheredQuantizer(Compressor):
         or none where r = 0.
         """
         wide = ops.float64(ranges)
-        quotient = ops.float64(low) / (wide + (wide == 0)) * -self.levels
-        quotient = ops.where(wide > 0, quotient, ops.float64(low < 0))
+        # So wide that -L m / r lies between 0 and 1 for m < 0.
+        wide = ops.where(wide > 0.0, wide, _NO_RANGE)
+        quotient = ops.float64(low) / wide * -self.levels
         return ops.clip(ops.ceil(quotient), 0.0, self.levels + 1.0)
 
     def _num_values(

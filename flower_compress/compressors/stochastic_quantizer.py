@@ -118,7 +118,7 @@ class StochasticQuantizer(Compressor):
         check_scales(part.values, ops)
         # s * (||x|| / s) may round to infinity where ||x|| is the largest float32.
         bound = LARGEST * (1.0 - 2.0**-23) / (self.levels + self.subtractive)
-        scales = ops.clip(ops.divide(part.values, self.levels), 0.0, bound)
+        scales = ops.clip(ops.divide(part.values, self.levels), None, bound)
         if draws is not None:
             dense = self._dense(part, rows, width, ops)
             return ops.scaled(dense, scales, None, draws.dither(rows * width))

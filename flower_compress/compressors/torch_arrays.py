@@ -185,7 +185,7 @@ class TorchOps(ArrayOps):
     def ceil(self, x: Array) -> Array:
         return torch.ceil(x)
 
-    def clip(self, x: Array, low: float, high: float) -> Array:
+    def clip(self, x: Array, low: float | None, high: float | None) -> Array:
         return torch.clamp(x, low, high)
 
     def float32(self, x: Array) -> Array:
