@@ -66,8 +66,9 @@ class Ledger:
 
     def record(self, direction: Direction, packet: Packet) -> None:
         """Count one packet."""
-        snapshot = 0 if packet.snapshot is None else packet.snapshot.nbytes
-        self.record_bytes(direction, len(packet.data), packet.payload_bits, snapshot)
+        self.record_bytes(
+            direction, len(packet.data), packet.payload_bits, packet.snapshot_bytes
+        )
 
     def record_bytes(
         self,

@@ -136,7 +136,7 @@ class CompressionMod:
         packet = Packet.parse(data)
         identity = self.identity(context)
         if packet.greeting:
-            return _answer_greeting(msg, key, packet, identity)
+            return self._answer_greeting(msg, context, key, packet, identity)
         state = self._load(context, identity)
         if state is None or state.session != packet.session:
             if packet.contract is None:
@@ -150,6 +150,8 @@ class CompressionMod:
         packet.require_dim(contract.layout.dim)
         packet = packet.on(contract.downlink_channel(identity))
         state = _on_channels(state, contract, identity)
+        if packet.memory is not None:
+            state = replace(state, sender=SenderState(packet.acked, packet.memory))
         try:
             receiver = accept(
                 state.receiver,
@@ -200,6 +202,18 @@ class CompressionMod:
         layout.check_finite(update, "the client's update")
         layout.check_exact(exact, "the client's reply")
         return update, exact
+
+    def _answer_greeting(
+        self, msg: Message, context: Context, key: str, packet: Packet, identity: int
+    ) -> Message:
+        state, held = self._load(context, identity), 0
+        if state is not None and state.session == packet.session:
+            held = state.receiver.newest
+        about = {"protocol": PROTOCOL, "identity": identity, "held": held}
+        answer = Packet(
+            session=packet.session, contract=json.dumps(about).encode(), greeting=True
+        )
+        return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
 
     def _evaluate(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -299,14 +313,6 @@ def _answer(
         exact=exact or None,
     )
     return answer, sender
-
-
-def _answer_greeting(msg: Message, key: str, packet: Packet, identity: int) -> Message:
-    about = {"protocol": PROTOCOL, "identity": identity}
-    answer = Packet(
-        session=packet.session, contract=json.dumps(about).encode(), greeting=True
-    )
-    return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
 
 
 def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:

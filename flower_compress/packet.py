@@ -7,7 +7,7 @@ offset bytes field
 ====== ===== =========================================================
 0      1     format version, 1
 1      1     flags: 1 contract, 2 snapshot, 4 final, 8 exact arrays,
-             16 greeting, 32 resynchronise, 64 refused
+             16 greeting, 32 resynchronise, 64 refused, 128 memory
 2      4     session
 6      4     base: the version on which the payloads build
 10     4     version of the last payload
@@ -18,9 +18,9 @@ offset bytes field
 ====== ===== =========================================================
 
 Then, each present only if its flag says so: the contract (length in 4 bytes, bytes),
-the snapshot (4 d bytes, float32), the exact arrays (length in 4 bytes, bytes), and the
-payloads up to the end. Each payload but the last is preceded by its length in 4 bytes;
-their number is version - base if they are final, else 0 or 1.
+the snapshot and the memory (4 d bytes each, float32), the exact arrays (length in 4
+bytes, bytes), and the payloads up to the end. Each payload but the last is preceded by
+its length in 4 bytes; their number is version - base if they are final, else 0 or 1.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ HEADER_BYTES = _HEADER.size + _CRC.size
 
 
 _CONTRACT, _SNAPSHOT, _FINAL, _EXACT, _GREETING, _RESYNC = 1, 2, 4, 8, 16, 32
-_REFUSED = 64
-_ALL_FLAGS = 127
+_REFUSED, _MEMORY = 64, 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +75,9 @@ class Packet:
         Whether the sender never takes the payloads back.
     snapshot : NDArray[np.float32], optional
         The sender's state at version `base`, shape (d,).
+    memory : NDArray[np.float32], optional
+        The client's memory as the server holds it at version `acked`, shape (d,), for
+        a client that may have lost it.
     contract : bytes, optional
         How the two ends have agreed to talk.
     exact : bytes, optional
@@ -102,6 +104,7 @@ class Packet:
     greeting: bool = False
     resync: bool = False
     refused: bool = False
+    memory: Vector | None = None
 
     @property
     def data(self) -> bytes:
@@ -121,6 +124,7 @@ class Packet:
             | _GREETING * self.greeting
             | _RESYNC * self.resync
             | _REFUSED * self.refused
+            | _MEMORY * (self.memory is not None)
         )
         numbers = (
             self.session,
@@ -140,8 +144,9 @@ class Packet:
         body: list[bytes] = []
         if self.contract is not None:
             body += (_LENGTH.pack(len(self.contract)), self.contract)
-        if self.snapshot is not None:
-            body.append(self.snapshot.astype("<f4", copy=False).tobytes())
+        for vector in (self.snapshot, self.memory):
+            if vector is not None:
+                body.append(vector.astype("<f4", copy=False).tobytes())
         if self.exact is not None:
             body += (_LENGTH.pack(len(self.exact)), self.exact)
         for payload in self.payloads[:-1]:
@@ -154,11 +159,15 @@ class Packet:
 
     @property
     def payload_bits(self) -> int:
-        """Exact bits of the vectors: payloads, snapshot and exact arrays."""
+        """Exact bits of the vectors: payloads, snapshots and exact arrays."""
         bits = sum(payload.num_bits for payload in self.payloads)
-        if self.snapshot is not None:
-            bits += 32 * self.snapshot.size
-        return bits + 8 * len(self.exact or b"")
+        return bits + 8 * (self.snapshot_bytes + len(self.exact or b""))
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of the dense vectors: snapshot and memory."""
+        dense = (self.snapshot, self.memory)
+        return sum(vector.nbytes for vector in dense if vector is not None)
 
     def on(self, channel: Channel) -> Packet:
         """Return the packet with its payloads on a channel, each at its version."""
@@ -210,16 +219,13 @@ class Packet:
         crc = zlib.crc32(rest, zlib.crc32(data[: _HEADER.size]))
         if _CRC.unpack_from(data, _HEADER.size)[0] != crc:
             raise CorruptPacket("the checksum does not match: damaged on the way")
-        if flags & ~_ALL_FLAGS:
-            raise CorruptPacket(f"unknown flags {flags:#x}")
-        contract, exact, snapshot = None, None, None
+        contract, exact, snapshot, memory = None, None, None, None
         if flags & _CONTRACT:
             contract, rest = _take_section(rest)
         if flags & _SNAPSHOT:
-            raw, rest = _take(rest, 4 * dim)
-            snapshot = np.frombuffer(raw, dtype="<f4").astype(np.float32)
-            if not np.isfinite(snapshot).all():
-                raise CorruptPacket("a snapshot holds NaN or infinity")
+            snapshot, rest = _take_vector(rest, dim)
+        if flags & _MEMORY:
+            memory, rest = _take_vector(rest, dim)
         if flags & _EXACT:
             exact, rest = _take_section(rest)
         final = bool(flags & _FINAL)
@@ -250,6 +256,7 @@ class Packet:
                 "greeting": bool(flags & _GREETING),
                 "resync": bool(flags & _RESYNC),
                 "refused": bool(flags & _REFUSED),
+                "memory": memory,
             }
         )
 
@@ -265,6 +272,14 @@ def _take(data: memoryview, size: int) -> tuple[bytes, memoryview]:
     if size > len(data):
         raise CorruptPacket(f"expected {size} more bytes, got {len(data)}")
     return bytes(data[:size]), data[size:]
+
+
+def _take_vector(data: memoryview, dim: int) -> tuple[Vector, memoryview]:
+    raw, rest = _take(data, 4 * dim)
+    vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise CorruptPacket("a snapshot holds NaN or infinity")
+    return vector, rest
 
 
 def _take_section(data: memoryview) -> tuple[bytes, memoryview]:

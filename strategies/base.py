@@ -267,7 +267,8 @@ class CompressedStrategy(FedAvg):
         the optimizer, both links' ends, the ledger and the metrics of that round. If
         the grid can bring its clients back to that round too (an ``InProcessGrid``
         can), the run ends as if it had never stopped, byte for byte. Else what clients
-        remember is brought in line as they are met, with one dense model each.
+        remember is brought in line as they are met, with a dense model and, where the
+        uplink has a memory, that memory.
 
         Raises
         ------
@@ -420,10 +421,7 @@ class CompressedStrategy(FedAvg):
                     f"a run can be resumed {_MAX_RESUMES} times: start a new one with "
                     "the model of this checkpoint"
                 )
-            self._downlinks.skip_to(
-                self._num_resumes * _VERSIONS_A_RESUME,
-                (client.downlink for client in self._roster),
-            )
+            self._downlinks.skip_to(self._num_resumes * _VERSIONS_A_RESUME)
         self.resumed_from = saved.server_round
         self._arrays = self._layout.unflatten(self._model, self._exact)
         result = Result(arrays=self._arrays)
@@ -521,8 +519,9 @@ class CompressedStrategy(FedAvg):
             contract=self._contract_bytes if is_new else None,
             exact=self._exact or None,
             refused=client.uplink.refused,
+            memory=self._uplinks.memory(client.uplink) if is_new else None,
         )
-        if packet.final:
+        if packet.final and packet.memory is None:
             group = self._downlinks.group(client.identity)
             rest = (packet.acked, packet.acked_crc, int(is_new), int(packet.refused))
             key = (group, needed.base, needed.version, *rest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -139,6 +139,7 @@ class Downlinks:
         self._link, self._carries, self._channel = link, carries, channel
         self._dim = initial.size
         self._initial, self._store = initial, store
+        self._used = 1  # Version 1 is the initial model.
         self._outstanding: dict[int, DownlinkEnd] = {}
         self._mean: NDArray[np.float64] | None = None
         self._heard: dict[int, Payload] = {}
@@ -255,7 +256,7 @@ class Downlinks:
             needed = self._shared[self.group(identity)].catch_up(end.held)
             end.sent = needed.version
             return needed
-        version = max(end.sent, 1) + 1
+        version = max(end.sent, self._used) + 1
         memory = self._memory(end)
         sender, payload = self._link.send(
             replace(end.sender, vector=memory),
@@ -352,16 +353,19 @@ class Downlinks:
                 for i, (before, row) in enumerate(groups)
             ]
 
-    def skip_to(self, version: int, ends: Iterable[DownlinkEnd]) -> None:
+    def skip_to(self, version: int) -> None:
         """Leave out versions that a server which was killed may have used.
 
-        What shared receivers held is published again, under that version, and every
-        client has to be brought up to date.
+        Receivers of a shared link with memory are brought up to date with a snapshot.
         """
-        for end in ends:
-            self.forget(end)
-            end.sent = version
+        self._used = version
         self._shared = self._shared and [b.skip_to(version) for b in self._shared]
+
+    @staticmethod
+    def confirm(end: DownlinkEnd, held: int) -> None:
+        """Compare what a client says it holds with what it was sent (0: nothing)."""
+        if held not in (end.held, end.sent):
+            end.held = None
 
     @staticmethod
     def forget(end: DownlinkEnd) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from logging import getLogger
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -63,6 +63,13 @@ class Client:
     node_id: int
     downlink: DownlinkEnd
     uplink: UplinkEnd
+
+
+class _Greeted(NamedTuple):
+    """What a client says of itself: its number, the newest version that it holds."""
+
+    identity: int
+    held: int
 
 
 class Roster:
@@ -143,7 +150,7 @@ class Roster:
                 {key: packet_record(packet), config_key: ConfigRecord(dict(config))}
             )
             messages.append(Message(content, node_id, MessageType.TRAIN))
-        identities: dict[int, int] = {}
+        greeted: dict[int, _Greeted] = {}
         reasons = dict.fromkeys(new, "it did not answer")
         without_mod = False
         started = time.monotonic()
@@ -155,12 +162,12 @@ class Roster:
                 reply.metadata.reply_to_message_id, reply.metadata.src_node_id
             )
             try:
-                identities[node_id] = self._identity(reply)
+                greeted[node_id] = self._open(reply)
                 reasons.pop(node_id, None)
             except FlowerCompressError as error:
                 without_mod |= not isinstance(error, OutOfSyncError)
                 reasons[node_id] = str(error)
-        self._enrol(identities)
+        self._enrol(greeted)
         if without_mod or time.monotonic() - started >= timeout:
             for node_id in reasons:
                 failures = self._failures[node_id] = self._failures.get(node_id, 0) + 1
@@ -178,7 +185,7 @@ class Roster:
             )
         _log.warning("%d nodes are left out for now: %s", len(reasons), listed)
 
-    def _identity(self, reply: Message) -> int:
+    def _open(self, reply: Message) -> _Greeted:
         if reply.has_error():
             text = f"error {reply.error.code}: {reply.error.reason}"
             if reply.error.code in _TRANSIENT:
@@ -192,7 +199,8 @@ class Roster:
         packet = Packet.parse(found[1])
         try:
             about = json.loads(packet.contract or b"")
-            identity, protocol = int(about["identity"]), about["protocol"]
+            identity, held = int(about["identity"]), int(about["held"])
+            protocol = about["protocol"]
         except (
             ValueError,
             KeyError,
@@ -206,12 +214,12 @@ class Roster:
                 f"expected protocol {PROTOCOL}, got {protocol}: install the same "
                 "major version of flower-compress at both ends"
             )
-        return identity
+        return _Greeted(identity, held)
 
-    def _enrol(self, identities: dict[int, int]) -> None:
+    def _enrol(self, greeted: dict[int, _Greeted]) -> None:
         """Take in the nodes that answered, each with the identity it gave."""
         nodes: dict[int, int] = {}
-        for node_id, identity in identities.items():
+        for node_id, (identity, _) in greeted.items():
             other = nodes.setdefault(identity, node_id)
             if other != node_id:
                 raise ConfigurationError(
@@ -223,11 +231,9 @@ class Roster:
             client = self._by_identity.get(identity)
             if client is None:
                 client = self._take_in(identity, node_id)
-            elif client.node_id == _NOWHERE:
-                client.node_id = node_id
-            elif client.node_id != node_id:
+            elif client.node_id not in (_NOWHERE, node_id):
                 # It came back under another node id. The old one may be listed until
-                # its heartbeat is missed; what the client remembers shows later.
+                # its heartbeat is missed.
                 _log.warning(
                     "client %d moves from node %d to node %d: if both are alive, give "
                     "each SuperNode its own partition-id",
@@ -237,8 +243,9 @@ class Roster:
                 )
                 self._superseded.add(client.node_id)
                 self._by_node.pop(client.node_id, None)
+            if client.node_id != node_id:  # Else a second answer, perhaps late.
                 client.node_id = node_id
-                self._downlinks.forget(client.downlink)
+                self._downlinks.confirm(client.downlink, greeted[node_id].held)
             self._by_node[node_id] = client
 
     def _take_in(self, identity: int, node_id: int) -> Client:
@@ -278,8 +285,8 @@ class Roster:
         meta, checkpoint
             What was saved.
         clients_too : bool
-            Whether the clients are back where they were then. If not, nodes have to be
-            greeted anew, and it is not known what clients hold.
+            Whether the clients are back where they were then. If not, they have to be
+            greeted anew, and say what they hold.
         """
         for row in meta["clients"]:
             client = self._take_in(row["identity"], row["node_id"])
@@ -290,7 +297,6 @@ class Roster:
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
             if not clients_too:
                 client.node_id = _NOWHERE
-                self._downlinks.forget(client.downlink)
             elif client.node_id != _NOWHERE:
                 self._by_node[client.node_id] = client
         if clients_too:

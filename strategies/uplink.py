@@ -104,8 +104,10 @@ class Uplinks:
     does not take part leaves its h_i as it is. Sums are float64, in the order of the
     contributions.
 
-    With ``memory="each"`` every h_i is kept. If a client comes back without its
-    memory, its h_i is taken out of hbar and both ends start from zero.
+    With ``memory="each"`` every h_i is kept. A client that comes back without its state
+    is sent its h_i, dense, beside the model: without it the client's answers would be
+    noisy for 1 / alpha rounds. If a client says that it has lost h_i only, it is taken
+    out of hbar, and both ends start from zero.
 
     With ``memory="mean"`` only hbar is, hbar += alpha sum_{i in S} q_i / N, to float32
     rounding, and a client's weight is the one it had first. If a client comes back
@@ -159,6 +161,10 @@ class Uplinks:
         if self._rate is not None and end.epoch != self._epoch:
             return 0, 0
         return end.version, end.crc
+
+    def memory(self, end: UplinkEnd) -> Vector | None:
+        """Return h_i for a client that may have lost it, None if it is not kept."""
+        return end.memory.vector
 
     def check(self, end: UplinkEnd, packet: Packet, weight: float) -> Contribution:
         """Decode a client's packet without changing anything.

@@ -117,12 +117,12 @@ def test_the_stored_sections_are_read(name: str) -> None:
         assert contract.layout.dim == packet.dim
         assert packet.exact is not None
         assert contract.layout.exact_bytes == len(packet.exact)
-    if fields["snapshot"] is None:
-        assert packet.snapshot is None
-    else:
-        assert packet.snapshot is not None
-        expected = make_input(fields["snapshot"])
-        assert packet.snapshot.tobytes() == expected.tobytes()
+    for section in ("snapshot", "memory"):
+        vector = getattr(packet, section)
+        if fields[section] is None:
+            assert vector is None
+        else:
+            assert vector.tobytes() == make_input(fields[section]).tobytes()
     exact = fields["exact"]
     assert packet.exact == (None if exact is None else bytes.fromhex(exact))
 

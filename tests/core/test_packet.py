@@ -80,12 +80,13 @@ def assert_same(one: Packet, other: Packet) -> None:
     assert one.exact == other.exact
     assert [p.data for p in one.payloads] == [p.data for p in other.payloads]
     assert [p.dim for p in one.payloads] == [p.dim for p in other.payloads]
-    if one.snapshot is None:
-        assert other.snapshot is None
-    else:
-        assert other.snapshot is not None
-        assert one.snapshot.tobytes() == other.snapshot.tobytes()
-        assert other.snapshot.dtype == np.float32
+    for name in ("snapshot", "memory"):
+        sent, came = getattr(one, name), getattr(other, name)
+        if sent is None:
+            assert came is None
+        else:
+            assert came.tobytes() == sent.tobytes()
+            assert came.dtype == np.float32
     assert one.payload_bits == other.on(channel(one.dim)).payload_bits
 
 
@@ -102,6 +103,7 @@ FULL = replace(
     contract=b'{"any": "bytes"}',
     exact=b"\x01\x02\x03",
     greeting=True,
+    memory=np.linspace(7, 8, DIM).astype(np.float32),
 )
 
 
@@ -116,15 +118,18 @@ def test_round_trip_with_every_combination_of_sections(
     payloads: int, final: bool, dim: int
 ) -> None:
     yes_no = (False, True)
-    for contract, snapshot, exact, greeting, resync in itertools.product(
-        (None, b"", b"contract"), yes_no, (None, b"", bytes(300)), yes_no, yes_no
+    some = np.arange(dim, dtype=np.float32)
+    for contract, snapshot, exact, greeting, memory in itertools.product(
+        (None, b"", b"contract"), yes_no, (None, b"", bytes(300)), yes_no, (None, some)
     ):
         packet = replace(
             make(payloads=payloads, final=final, snapshot=snapshot, dim=dim),
             contract=contract,
             exact=exact,
             greeting=greeting,
-            resync=resync,
+            resync=memory is None,
+            refused=snapshot,
+            memory=memory,
         )
         read = Packet.parse(packet.data)
         assert_same(packet, read)
@@ -147,6 +152,7 @@ def test_header_is_pinned() -> None:
     assert packet.data[CRC_AT:] == struct.pack("<I", crc)
     flags = {"contract": b"", "snapshot": np.zeros(2, np.float32), "final": True}
     flags |= {"exact": b"", "greeting": True, "resync": True, "refused": True}
+    flags |= {"memory": np.zeros(2, np.float32)}
     for bit, (name, value) in enumerate(flags.items()):
         one = Packet(session=1, base=5, version=5, dim=2, **{name: value})  # type: ignore[arg-type]
         assert one.data[1] == 1 << bit
@@ -154,12 +160,14 @@ def test_header_is_pinned() -> None:
 
 def test_sections_are_where_the_format_says() -> None:
     assert FULL.snapshot is not None
+    assert FULL.memory is not None
     *earlier, newest = (p.data for p in FULL.payloads)
     expected = b"".join(
         (
             struct.pack("<I", 16),
             b'{"any": "bytes"}',
             FULL.snapshot.astype("<f4").tobytes(),
+            FULL.memory.astype("<f4").tobytes(),
             struct.pack("<I", 3),
             b"\x01\x02\x03",
             *(struct.pack("<I", len(data)) + data for data in earlier),
@@ -171,7 +179,8 @@ def test_sections_are_where_the_format_says() -> None:
 
 def test_payload_bits_are_those_of_the_vectors() -> None:
     bits = sum(p.num_bits for p in FULL.payloads)
-    assert FULL.payload_bits == bits + 32 * DIM + 8 * 3
+    assert FULL.payload_bits == bits + 2 * 32 * DIM + 8 * 3
+    assert FULL.snapshot_bytes == 2 * 4 * DIM
     assert Packet(session=1, contract=b"not a vector").payload_bits == 0
 
 
@@ -263,8 +272,6 @@ def test_what_is_wrong_is_said() -> None:
         Packet.parse(with_crc(b"\x02" + data[1:]))
     with pytest.raises(CorruptPacket, match="checksum"):
         Packet.parse(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(CorruptPacket, match="unknown flags"):
-        Packet.parse(with_crc(data[:1] + bytes([data[1] | 0x80]) + data[2:]))
     before = replace(FULL, base=2000)
     with pytest.raises(CorruptPacket, match="before its base 2000"):
         Packet.parse(before.data)
@@ -364,7 +371,8 @@ def test_huge_counts_and_lengths_are_refused_at_once(body: bytes) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_snapshots_that_are_not_finite_are_refused(bad: float) -> None:
-    snapshot = np.array([1.0, bad, 2.0], np.float32)
-    data = Packet(session=1, base=1, version=1, dim=3, snapshot=snapshot).data
-    with pytest.raises(CorruptPacket, match="NaN or infinity"):
-        Packet.parse(data)
+    vector = np.array([1.0, bad, 2.0], np.float32)
+    for name in ("snapshot", "memory"):
+        packet = Packet(session=1, base=1, version=1, dim=3, **{name: vector})  # type: ignore[arg-type]
+        with pytest.raises(CorruptPacket, match="NaN or infinity"):
+            Packet.parse(packet.data)

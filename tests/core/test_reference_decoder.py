@@ -67,6 +67,7 @@ def test_the_fields_of_golden_packets(name: str) -> None:
         "contract": fields["contract"] is not None,
         "snapshot": fields["snapshot"] is not None,
         "exact": fields["exact"] is not None,
+        "memory": fields["memory"] is not None,
         **{flag: fields[flag] for flag in ("final", "greeting", "resync", "refused")},
     }
     count, last = len(described["payloads"]), fields["version"]
@@ -76,9 +77,10 @@ def test_the_fields_of_golden_packets(name: str) -> None:
         assert packet.contract == contract
         for key in ("layout", "downlink_rate", "seed", "downlink_groups"):
             assert packet.contract[key] == fields["contract"][key]
-    if fields["snapshot"] is not None:
-        snapshot = make_golden.make_input(fields["snapshot"])
-        assert as_bytes(packet.snapshot) == as_bytes(snapshot)
+    for section in ("snapshot", "memory"):
+        if fields[section] is not None:
+            expected = make_golden.make_input(fields[section])
+            assert as_bytes(getattr(packet, section)) == as_bytes(expected)
     if fields["exact"] is not None:
         assert packet.exact == bytes.fromhex(fields["exact"])
 

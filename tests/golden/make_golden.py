@@ -89,8 +89,9 @@ def make_packet(recipe: Recipe) -> Packet:
     fields = dict(recipe["packet"])
     if fields["contract"] is not None:
         fields["contract"] = make_contract(fields["contract"]).to_bytes()
-    if fields["snapshot"] is not None:
-        fields["snapshot"] = make_input(fields["snapshot"])
+    for name in ("snapshot", "memory"):
+        if fields[name] is not None:
+            fields[name] = make_input(fields[name])
     if fields["exact"] is not None:
         fields["exact"] = bytes.fromhex(fields["exact"])
     payloads = tuple(make_payload(payload) for payload in recipe["payloads"])
@@ -122,6 +123,7 @@ def packet_recipe(*payloads: Recipe, **changes: Any) -> Recipe:
         "dim": 96,
         "final": False,
         "snapshot": None,
+        "memory": None,
         "contract": None,
         "exact": None,
         "greeting": False,
@@ -254,6 +256,7 @@ RECIPES: dict[str, Recipe] = {
         refused=True,
         final=True,
         snapshot={"dim": 96, "multiplier": 11, "offset": 0, "zero_every": 0},
+        memory={"dim": 96, "multiplier": 13, "offset": 2, "zero_every": 4},
         contract={
             "layout": [
                 ["weight", [31, 3], "float32", False],

@@ -95,7 +95,7 @@ class Reader:
 # Packet
 
 FLAGS = {"contract": 1, "snapshot": 2, "final": 4, "exact": 8, "greeting": 16}
-FLAGS |= {"resync": 32, "refused": 64}
+FLAGS |= {"resync": 32, "refused": 64, "memory": 128}
 
 
 @dataclass
@@ -109,6 +109,7 @@ class Packet:
     dim: int
     contract: Any = None
     snapshot: list[float] | None = None
+    memory: list[float] | None = None
     exact: bytes | None = None
     payloads: list[bytes] = field(default_factory=list)
 
@@ -121,7 +122,7 @@ class Packet:
 def read_packet(data: bytes) -> Packet:
     reader = Reader(data)
     form, flags, session, *numbers, crc = reader.unpack("BB7I")
-    check(form == 1 and flags < 128, "version or flags")
+    check(form == 1, "version")
     check(crc == zlib.crc32(data[:26] + data[30:]), "CRC")
     names = {name: bool(flags & bit) for name, bit in FLAGS.items()}
     base, version, _, _, dim = numbers
@@ -131,6 +132,8 @@ def read_packet(data: bytes) -> Packet:
         check(packet.contract["protocol"] == 1, "protocol")
     if names["snapshot"]:
         packet.snapshot = reader.floats(dim)
+    if names["memory"]:
+        packet.memory = reader.floats(dim)
     if names["exact"]:
         packet.exact = reader.take(reader.integer())
     if names["final"]:

@@ -609,27 +609,40 @@ def test_a_client_may_come_back_as_another_node(case: Case, keeps_state: bool) -
             grid.rename(1002, 77)
 
     strategy.start(grid, initial_arrays(), num_rounds=6, evaluate_fn=after_round)
-    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._layout.dim)
-    assert snapshots == (0 if strategy._downlinks.receiver_rate is None else 4)
+    assert num_snapshots(strategy) == (
+        first_snapshots(strategy, 3) + (0 if keeps_state else dense_vectors(strategy))
+    )
 
 
 # -- what it costs ---------------------------------------------------------------------
 
 
+def num_snapshots(strategy: CompressedStrategy) -> int:
+    """Dense vectors that were sent down."""
+    return strategy.ledger.downlink.snapshot_bytes // (4 * strategy._layout.dim)
+
+
+def first_snapshots(strategy: CompressedStrategy, num_clients: int) -> int:
+    """Dense vectors that new clients need: the model, if they remember one."""
+    return 0 if strategy._downlinks.receiver_rate is None else num_clients
+
+
+def dense_vectors(strategy: CompressedStrategy) -> int:
+    """What a client needs that has lost its state: the model, its uplink memory."""
+    remembers = strategy.uplink.memory_rate(strategy._layout.dim) is not None
+    return first_snapshots(strategy, 1) + remembers
+
+
 @every_case
-def test_a_restart_costs_one_snapshot(case: Case) -> None:
+def test_a_restart_costs_one_snapshot_of_each_link(case: Case) -> None:
     grid = TinyApp(case.returns).grid(4, random_faults(6, 0.05, RESTARTS))
     strategy = case.strategy()
     run(strategy, grid, 20, faulty_rounds=18)
     restarts = sum(grid.happened[fault] for fault in RESTARTS)
     assert restarts > 3
-    if strategy._downlinks.receiver_rate is None:
-        expected = 0
-    else:
-        expected = 4 + restarts
-    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._layout.dim)
+    most = first_snapshots(strategy, 4) + restarts * dense_vectors(strategy)
     # Two restarts within one round are mended together.
-    assert expected - 4 <= snapshots <= expected
+    assert most - 4 * dense_vectors(strategy) <= num_snapshots(strategy) <= most
 
 
 @every_case
@@ -640,8 +653,9 @@ def test_a_late_call_for_help_costs_no_second_snapshot(case: Case) -> None:
     strategy = case.strategy()
     run(strategy, grid, 10)
     assert grid.happened.keys() == {Fault.RESTART_BEFORE, Fault.DELAY_REPLY}
-    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._layout.dim)
-    assert snapshots == (0 if strategy._downlinks.receiver_rate is None else 3)
+    assert num_snapshots(strategy) == (
+        first_snapshots(strategy, 2) + dense_vectors(strategy)
+    )
 
 
 def test_a_late_answer_to_a_greeting_costs_no_second_snapshot() -> None:

@@ -671,8 +671,14 @@ def test_a_greeting_is_answered_by_the_mod_itself() -> None:
     answer = packet_in(client.send(Packet(session=SESSION, greeting=True)))
     assert answer.greeting
     assert answer.session == SESSION
-    assert json.loads(answer.contract) == {"protocol": PROTOCOL, "identity": 3}
+    about = {"protocol": PROTOCOL, "identity": 3}
+    assert json.loads(answer.contract) == {**about, "held": 0}
     assert (client.seen, client.state) == ([], {})
+    first = Server().first()
+    client.send(first)
+    for session, held in ((SESSION, first.version), (SESSION + 1, 0)):
+        answer = packet_in(client.send(Packet(session=session, greeting=True)))
+        assert json.loads(answer.contract)["held"] == held
     other = Client(identity=lambda context: context.node_id * 2)
     answer = packet_in(other.send(Packet(session=SESSION, greeting=True)))
     assert json.loads(answer.contract)["identity"] == 9422

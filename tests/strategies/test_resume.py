@@ -249,14 +249,26 @@ def assert_equal(one: Vector | None, other: Vector | None) -> None:
     assert one.tobytes() == other.tobytes()
 
 
-def test_each_client_costs_one_dense_model(tmp_path: Path) -> None:
+def test_each_client_costs_a_dense_model_and_its_memory(tmp_path: Path) -> None:
     extra = {"fraction_train": 1.0, "sampling": "fixed"}
     before = InProcessGrid(make_app(), NUM_CLIENTS)
     with pytest.raises(KilledError):
         start(make(MCM, extra, checkpoint_dir=tmp_path), 13, Remote(before))
     strategy = make(MCM, extra, checkpoint_dir=tmp_path, resume=True)
     start(strategy, grid=Remote(before))
-    assert strategy.ledger.downlink.snapshot_bytes == 2 * NUM_CLIENTS * 4 * DIM
+    assert strategy.ledger.downlink.snapshot_bytes == (1 + 2) * NUM_CLIENTS * 4 * DIM
+
+
+def test_clients_that_missed_nothing_cost_nothing(tmp_path: Path) -> None:
+    """Two of the five take part in the rounds that the resumed server knows not."""
+    extra = {"fraction_train": 0.4, "sampling": "fixed"}
+    before = InProcessGrid(make_app(), NUM_CLIENTS)
+    with pytest.raises(KilledError):
+        start(make(RandMCM, extra, checkpoint_dir=tmp_path), 10, Remote(before))
+    strategy = make(RandMCM, extra, checkpoint_dir=tmp_path, resume=True)
+    start(strategy, grid=Remote(before))
+    assert strategy.ledger.downlink.snapshot_bytes == (NUM_CLIENTS + 2 * 2) * 4 * DIM
+    assert assert_in_step(strategy, before) == NUM_CLIENTS
 
 
 def test_a_run_can_be_killed_again_and_again(tmp_path: Path) -> None:

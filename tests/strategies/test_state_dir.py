@@ -76,7 +76,7 @@ def test_a_client_with_a_file_never_left(
     assert ours.num_bytes < theirs.num_bytes
 
 
-def test_a_damaged_file_costs_one_dense_model(tmp_path: Path) -> None:
+def test_a_damaged_file_costs_a_dense_model_and_the_memory(tmp_path: Path) -> None:
     strategy = MCM(**options(MCM, {}))
     grid = InProcessGrid(make_app(state_dir=tmp_path), NUM_CLIENTS)
 
@@ -89,7 +89,7 @@ def test_a_damaged_file_costs_one_dense_model(tmp_path: Path) -> None:
         return None
 
     strategy.start(grid, to_record(INITIAL), ROUNDS, evaluate_fn=evaluate)
-    assert strategy.ledger.downlink.snapshot_bytes == (NUM_CLIENTS + 1) * 4 * DIM
+    assert strategy.ledger.downlink.snapshot_bytes == (NUM_CLIENTS + 2) * 4 * DIM
 
 
 def test_a_folder_that_cannot_be_written_leaves_the_state_in_memory(
