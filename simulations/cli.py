@@ -1,4 +1,4 @@
-"""``python -m simulations``: run and compare algorithms."""
+"""``python -m simulations``: run and compare algorithms, reproduce experiments."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
 
 from flower_compress.errors import FlowerCompressError
 from flower_compress.strategies import ALGORITHMS
+from flower_compress.strategies.sampling import Sampling
+from flower_compress.strategies.uplink import UplinkMemory
 
-from .engines import ENGINES, quiet_flower
-from .experiment import run_experiment
+from .engines import ENGINES
+from .experiment import Experiment
 from .network import parse_network
 from .partition import SCHEMES
+from .reproduction import load_reproduction, reproductions
 from .settings import CLIENTS, Settings
 from .tasks import MODELS, TASKS
 
@@ -49,6 +52,12 @@ _HELP = {
     "local_steps": "Steps of a local-steps client.",
     "local_step_size": "Their size.",
     "fraction": "Share of the clients that is drawn each round.",
+    "sampling": f"One of: {', '.join(get_args(Sampling))} (each client on its own).",
+    "uplink_memory": "What the server keeps of the uplinks' memories; one of: "
+    f"{', '.join(get_args(UplinkMemory))}.",
+    "downlink_memory": "each, or average: one for all clients (rand-mcm).",
+    "reset_every": "Rounds between resets of that average: auto (4 sqrt(d)), never or "
+    "a number.",
     "initial_memory": "zero, or first: h_0 = g_1, sent dense and billed.",
     "log_every": "Rounds between evaluations; 0 for a thousand a run.",
 }
@@ -59,6 +68,15 @@ _Link = Annotated[
         help="Network for estimated times: up and down rate of a client, latency; "
         "for example 10/50mbit,40ms."
     ),
+]
+_Workers = Annotated[
+    int, typer.Option(help="Processes of the inprocess engine; 0 for one a core.")
+]
+_CheckpointEvery = Annotated[
+    int, typer.Option(help="Rounds between checkpoints, kept in --out; 0 for none.")
+]
+_Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")
 ]
 
 
@@ -104,13 +122,22 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed; fixes the whole run.")] = 0,
     engine: _Engine = "inprocess",
     link: _Link = "",
+    checkpoint_every: _CheckpointEvery = 0,
+    resume: _Resume = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the files [runs/ALGORITHM].")
+        Path | None,
+        typer.Option(help="Folder for the files; runs/ALGORITHM if not given."),
     ] = None,
 ) -> None:
     """Run one algorithm; write rounds.csv, summary.json, report.png, report.html."""
-    settings = Settings(algorithm=algorithm, seed=seed, **shared)
-    _run([settings], out or Path("runs") / algorithm, engine, link)
+    experiment = Experiment(
+        [Settings(algorithm=algorithm, seed=seed, **shared)],
+        out or Path("runs") / algorithm,
+        link=parse_network(link) if link else None,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+    )
+    _run(experiment, engine)
 
 
 @app.command()
@@ -123,10 +150,10 @@ def compare(
     ] = _DEFAULT_ALGORITHMS,
     seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.", min=1)] = 1,
     engine: _Engine = "inprocess",
-    workers: Annotated[
-        int, typer.Option(help="Processes of the inprocess engine; 0 for one a core.")
-    ] = 0,
+    workers: _Workers = 0,
     link: _Link = "",
+    checkpoint_every: _CheckpointEvery = 0,
+    resume: _Resume = False,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(
         "runs/compare"
     ),
@@ -138,21 +165,67 @@ def compare(
         for name in names
         for seed in range(seeds)
     ]
-    _run(jobs, out, engine, link, workers)
-
-
-def _run(
-    jobs: list[Settings], out: Path, engine: str, link: str, workers: int = 1
-) -> None:
-    network = parse_network(link) if link else None
-    with quiet_flower():
-        for job in jobs:
-            job.strategy()  # What is wrong with them shows before any work.
-    console = Console()
-    path = run_experiment(
-        jobs, out, engine=engine, link=network, workers=workers, console=console
+    experiment = Experiment(
+        jobs,
+        out,
+        link=parse_network(link) if link else None,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
     )
-    console.print(f"Report: {path.resolve()}", soft_wrap=True)
+    _run(experiment, engine, workers)
+
+
+@app.command()
+def reproduce(
+    *,
+    name: Annotated[str, typer.Argument(help="The experiment.")] = "",
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the experiments and their sources.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smaller version, for a first look.")
+    ] = False,
+    rounds: Annotated[
+        int, typer.Option(help="Number of rounds; 0 for the experiment's.", min=0)
+    ] = 0,
+    seeds: Annotated[
+        int, typer.Option(help="Number of seeds; 0 for the experiment's.", min=0)
+    ] = 0,
+    engine: _Engine = "inprocess",
+    workers: _Workers = 0,
+    link: _Link = "",
+    checkpoint_every: _CheckpointEvery = 100,
+    resume: _Resume = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; runs/NAME if not given.")
+    ] = None,
+) -> None:
+    """Run an experiment of the papers, as compare does; without a NAME, list them."""
+    if listing or not name:
+        _list_reproductions()
+        return
+    reproduction = load_reproduction(name, quick=quick)
+    experiment = Experiment(
+        reproduction.jobs(seeds=seeds, rounds=rounds),
+        out or Path("runs") / (f"{name}-quick" if quick else name),
+        link=parse_network(link) if link else None,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        about={"experiment": reproduction.title, "source": reproduction.source},
+    )
+    _run(experiment, engine, workers)
+
+
+def _list_reproductions() -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    for entry in reproductions():
+        console.print(f"[bold]{entry.name}[/]")
+        console.print(f"  {entry.title}\n  {entry.source}", markup=False)
+
+
+def _run(experiment: Experiment, engine: str, workers: int = 1) -> None:
+    path = experiment.run(engine, workers=workers)
+    experiment.console.print(f"Report: {path.resolve()}", soft_wrap=True)
 
 
 def main() -> None:

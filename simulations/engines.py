@@ -6,6 +6,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from flower_compress.errors import MissingExtraError, UnknownNameError
 from flower_compress.testing import InProcessGrid
 
+from .checkpointing import Checkpointing
 from .records import RoundRecord
 from .runner import run_on_grid
 from .settings import Settings
@@ -36,7 +38,12 @@ _PULL_INTERVAL_SECONDS = 0.01
 
 
 def run_all(
-    jobs: Sequence[Settings], engine: str, report: Report, *, workers: int = 0
+    jobs: Sequence[Settings],
+    engine: str,
+    report: Report,
+    checkpointing: Checkpointing,
+    *,
+    workers: int = 0,
 ) -> None:
     """Compute all jobs.
 
@@ -48,18 +55,20 @@ def run_all(
         One of :data:`ENGINES`. Both end with the same models, byte for byte.
     report : Report
         Called in this process with every round of every run.
+    checkpointing : Checkpointing
+        How the runs are saved.
     workers : int
         With ``"inprocess"``: how many processes share the jobs; 0 for one a core.
     """
     if engine == "ray":
-        _run_on_ray(jobs, report)
+        _run_on_ray(jobs, report, checkpointing)
     elif engine == "inprocess":
         workers = min(len(jobs), workers or _num_cores())
         if workers <= 1:
             for job in jobs:
-                _run_in_process(job, report)
+                _run_in_process(job, report, checkpointing)
         else:
-            _run_in_workers(jobs, report, workers)
+            _run_in_workers(jobs, report, checkpointing, workers)
     else:
         raise UnknownNameError("engine", engine, ENGINES)
 
@@ -76,11 +85,13 @@ def quiet_flower(level: int = logging.ERROR) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _run_in_process(job: Settings, report: Report) -> None:
+def _run_in_process(
+    job: Settings, report: Report, checkpointing: Checkpointing
+) -> None:
     from .client_app import app
 
     with quiet_flower():
-        run_and_report(InProcessGrid(app, job.clients), job, report)
+        run_and_report(InProcessGrid(app, job.clients), job, report, checkpointing)
 
 
 def _num_cores() -> int:
@@ -89,12 +100,15 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def run_and_report(grid: Grid, job: Settings, report: Report) -> None:
+def run_and_report(
+    grid: Grid, job: Settings, report: Report, checkpointing: Checkpointing
+) -> None:
     """Run `job` on `grid` and report its rounds, in the end the model's SHA-256."""
     result = run_on_grid(
         grid,
         job,
         lambda server_round, record: report(job, server_round, record, None),
+        checkpointing,
     )
     report(job, job.rounds, None, result.model_sha256)
 
@@ -102,7 +116,25 @@ def run_and_report(grid: Grid, job: Settings, report: Report) -> None:
 _Event = tuple[int, int, RoundRecord | None, str | None]
 
 
-def _work(index: int, job: Settings, events: Queue[_Event]) -> None:
+def _end_with_parent() -> None:
+    """End this process with the one that started it, however that ended.
+
+    Else workers of a killed experiment would go on, and write their checkpoints where
+    the resumed one does.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(
+    index: int, job: Settings, events: Queue[_Event], checkpointing: Checkpointing
+) -> None:
 
     def report(
         _: Settings, server_round: int, record: RoundRecord | None, sha256: str | None
@@ -111,20 +143,28 @@ def _work(index: int, job: Settings, events: Queue[_Event]) -> None:
 
     gc.freeze()  # What is loaded by now stays; no need to look at it again and again.
     try:
-        _run_in_process(job, report)
+        _run_in_process(job, report, checkpointing)
     finally:
         gc.unfreeze()
 
 
-def _run_in_workers(jobs: Sequence[Settings], report: Report, workers: int) -> None:
+def _run_in_workers(
+    jobs: Sequence[Settings],
+    report: Report,
+    checkpointing: Checkpointing,
+    workers: int,
+) -> None:
     # Forking a process that has loaded torch is not safe.
     context = multiprocessing.get_context("spawn")
-    manager: SyncManager = context.Manager()
+    manager = SyncManager(ctx=context)
+    manager.start(_end_with_parent)
     before = set(multiprocessing.active_children())
-    with manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+    pool = ProcessPoolExecutor(workers, context, _end_with_parent)
+    with manager, pool:
         events: Queue[_Event] = manager.Queue()
         pending: set[Future[None]] = {
-            pool.submit(_work, index, job, events) for index, job in enumerate(jobs)
+            pool.submit(_work, index, job, events, checkpointing)
+            for index, job in enumerate(jobs)
         }
         try:
             while pending:
@@ -150,7 +190,9 @@ def _drain(events: Queue[_Event], jobs: Sequence[Settings], report: Report) -> N
         report(jobs[index], server_round, record, sha256)
 
 
-def _run_on_ray(jobs: Sequence[Settings], report: Report) -> None:
+def _run_on_ray(
+    jobs: Sequence[Settings], report: Report, checkpointing: Checkpointing
+) -> None:
     """All jobs in one simulation: a session each, so nothing leaks between them."""
     if find_spec("ray") is None:
         raise MissingExtraError("ray", "simulation")
@@ -164,7 +206,7 @@ def _run_on_ray(jobs: Sequence[Settings], report: Report) -> None:
     def main(grid: Grid, _: Context) -> None:
         set_pull_interval(grid)
         for job in jobs:
-            run_and_report(grid, job, report)
+            run_and_report(grid, job, report, checkpointing)
 
     backend: dict[str, Any] = {
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},

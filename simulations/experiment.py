@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,32 +19,57 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .engines import run_all
+from flower_compress.errors import ConfigurationError
+
+from .checkpointing import Checkpointing
+from .engines import quiet_flower, run_all
 from .network import Network
-from .records import RoundRecord, RoundsCsv, summarise, write_summary
+from .records import RoundRecord, RoundsCsv, summarise, write_json
 from .report import summary_table, write_report
 from .settings import Settings
 
-__all__ = ["Experiment", "run_experiment"]
+__all__ = ["Experiment"]
 
 _Key = tuple[str, int]
+_SETTINGS = "settings.json"
 
 
 class Experiment:
     """Collects rounds, keeps ``rounds.csv`` up to date, and shows the progress.
 
-    Use it as a context manager around the runs, then call :meth:`finish`.
+    :meth:`run` does it all. Where the runs are not ours to start, use it as a context
+    manager around them, then call :meth:`finish`.
 
     Parameters
     ----------
     jobs : Sequence[Settings]
-        The runs; they differ in algorithm and seed only.
+        The runs, of different names or seeds; every name with the same seeds.
     out : Path
         Folder of the files; made if it is missing.
     link : Network, optional
         Network for which the report estimates the time.
     console : Console, optional
         Where progress and table are shown.
+    checkpoint_every : int
+        Rounds between the checkpoints in ``checkpoints/NAME-seedSEED/``; 0 for none.
+    resume : bool
+        Go on from the checkpoints in `out`. The rows up to there stay as they were.
+    about : Mapping[str, str], optional
+        What the summary's settings begin with.
+
+    Attributes
+    ----------
+    checkpointing : Checkpointing
+        How the runs are saved.
+
+    Raises
+    ------
+    ConfigurationError
+        If a run's settings cannot work, `out` has the checkpoints of an experiment
+        that is not to be resumed, or one is to be resumed that differs from the one
+        in `out`. Nothing in `out` has been changed then.
+    CheckpointError
+        If there are checkpoints of a run to resume, and none is intact.
     """
 
     def __init__(
@@ -53,9 +79,29 @@ class Experiment:
         *,
         link: Network | None = None,
         console: Console | None = None,
+        checkpoint_every: int = 0,
+        resume: bool = False,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         self.jobs, self.out, self.link = jobs, out, link
         self.console = console or Console()
+        self.checkpointing = Checkpointing(
+            out / "checkpoints", checkpoint_every, resume
+        )
+        self._about = dict(about or {})
+        self._settings = _common_settings(jobs)
+        with quiet_flower():
+            for job in jobs:
+                job.strategy()  # What is wrong with it shows before any work.
+        if link is not None and "clients-per-round" not in self._settings:
+            raise ConfigurationError(
+                "a link needs runs with the same number of clients a round, to tell "
+                "the bytes of one client: leave it out"
+            )
+        self._check_out()
+        self._earlier = [
+            (job, row) for job in jobs for row in self.checkpointing.earlier_rows(job)
+        ]
         self._records: list[RoundRecord] = []
         self._sha256: dict[_Key, str] = {}
         self._rounds_done: dict[_Key, int] = {}
@@ -74,13 +120,14 @@ class Experiment:
         self.out.mkdir(parents=True, exist_ok=True)
         for name in ("summary.json", "report.html", "report.png"):
             (self.out / name).unlink(missing_ok=True)  # of an earlier experiment
+        write_json(self.out / _SETTINGS, self._settings)
         self._csv = RoundsCsv(self.out / "rounds.csv").__enter__()
-        for algorithm in dict.fromkeys(job.algorithm for job in self.jobs):
-            total = sum(job.rounds for job in self.jobs if job.algorithm == algorithm)
-            self._bars[algorithm] = self._progress.add_task(
-                algorithm, total=total, status=""
-            )
+        for label in dict.fromkeys(job.label for job in self.jobs):
+            total = sum(job.rounds for job in self.jobs if job.label == label)
+            self._bars[label] = self._progress.add_task(label, total=total, status="")
         self._progress.start()
+        for job, row in self._earlier:
+            self.report(job, row.round, row, None)
         return self
 
     def __exit__(
@@ -101,7 +148,7 @@ class Experiment:
         sha256: str | None,
     ) -> None:
         """Take in one round; see :data:`simulations.engines.Report`."""
-        key = (job.algorithm, job.seed)
+        key = (job.label, job.seed)
         self._rounds_done[key] = server_round
         if record is not None:
             self._records.append(record)
@@ -110,28 +157,62 @@ class Experiment:
             self._sha256[key] = sha256
         self._show(latest=record)
 
+    def run(self, engine: str, *, workers: int = 0) -> Path:
+        """Compute all jobs and write the files; return the report's path.
+
+        If a run fails, ``rounds.csv`` holds every round up to there.
+
+        Parameters
+        ----------
+        engine, workers
+            See :func:`simulations.engines.run_all`.
+        """
+        with self:
+            run_all(self.jobs, engine, self.report, self.checkpointing, workers=workers)
+        return self.finish()
+
     def finish(self) -> Path:
         """Write summary and report, print the table, return the report's path."""
-        order = {job.algorithm: i for i, job in enumerate(self.jobs)}
+        order = {job.label: i for i, job in enumerate(self.jobs)}
         records = sorted(
             self._records, key=lambda row: (order[row.algorithm], row.seed, row.round)
         )
         with RoundsCsv(self.out / "rounds.csv") as rounds:
             for record in records:
                 rounds.write(record)
-        summary = summarise(records, self._sha256, self._settings())
-        write_summary(self.out / "summary.json", summary)
+        gammas = {job.label: job.gamma() for job in reversed(self.jobs)}
+        gamma = gammas if len({*gammas.values()}) > 1 else self.jobs[0].gamma()
+        settings = {**self._about, **self._settings, "gamma": gamma}
+        summary = summarise(records, self._sha256, settings)
+        write_json(self.out / "summary.json", summary)
         path = write_report(self.out, records, summary, link=self.link)
         self.console.print(summary_table(summary))
         return path
 
-    def _settings(self) -> dict[str, Any]:
-        common = self.jobs[0].as_dict()
-        common["algorithm"] = [*dict.fromkeys(job.algorithm for job in self.jobs)]
-        common["seed"] = sorted({job.seed for job in self.jobs})
-        common["num-clients"] = common.pop("clients")
-        common["gamma"] = self.jobs[0].gamma()
-        return common
+    def _check_out(self) -> None:
+        """Refuse the folder of another experiment."""
+        fresh = self.checkpointing.is_empty()
+        if not self.checkpointing.resume:
+            if fresh:
+                return
+            raise ConfigurationError(
+                f"{self.out} holds the checkpoints of an earlier experiment: resume it "
+                "(--resume), or give another folder (--out)"
+            )
+        if fresh and not (self.out / "rounds.csv").exists():
+            return
+        earlier = _read_settings(self.out / _SETTINGS)
+        names = dict.fromkeys([*self._settings, *earlier])
+        differing = [
+            f"{name} was {earlier.get(name)} and is {self._settings.get(name)}"
+            for name in names
+            if earlier.get(name) != self._settings.get(name)
+        ]
+        if differing:
+            raise ConfigurationError(
+                f"{self.out} is of another experiment: {'; '.join(differing)}. Give "
+                "the earlier settings, or another folder (--out)"
+            )
 
     def _show(self, *, latest: RoundRecord | None = None, force: bool = False) -> None:
         now = time.monotonic()
@@ -145,24 +226,42 @@ class Experiment:
         if not force and now - self._shown_at < 0.2:
             return
         self._shown_at = now
-        for algorithm, bar in self._bars.items():
-            done = sum(n for key, n in self._rounds_done.items() if key[0] == algorithm)
+        for label, bar in self._bars.items():
+            done = sum(n for key, n in self._rounds_done.items() if key[0] == label)
             self._progress.update(bar, completed=done)
 
 
-def run_experiment(
-    jobs: Sequence[Settings],
-    out: Path,
-    *,
-    engine: str,
-    link: Network | None = None,
-    workers: int = 0,
-    console: Console | None = None,
-) -> Path:
-    """Compute all jobs and write their files; returns the report's path.
+def _common_settings(jobs: Sequence[Settings]) -> dict[str, Any]:
+    """Return what the runs share, and under ``"runs"`` what they do not."""
+    runs = {job.label: job.as_dict() for job in jobs}
+    common = jobs[0].as_dict()
+    own = [
+        key
+        for key, value in common.items()
+        if any(values[key] != value for values in runs.values())
+        and key not in ("algorithm", "seed")
+    ]
+    for key in own:
+        del common[key]
+    common["algorithm"] = [*dict.fromkeys(job.algorithm for job in jobs)]
+    common["seed"] = sorted({job.seed for job in jobs})
+    if "clients" in common:
+        common["num-clients"] = common.pop("clients")
+    if len(per_round := {job.clients_per_round for job in jobs}) == 1:
+        common["clients-per-round"] = per_round.pop()
+    if own or any(job.label != job.algorithm for job in jobs):
+        common["runs"] = {
+            label: {key: values[key] for key in ("algorithm", *own)}
+            for label, values in runs.items()
+        }
+    return common
 
-    If a run fails, ``rounds.csv`` holds every round up to there.
-    """
-    with Experiment(jobs, out, link=link, console=console) as experiment:
-        run_all(jobs, engine, experiment.report, workers=workers)
-    return experiment.finish()
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"expected {path} to tell which experiment is to be resumed, got {error}: "
+            "give another folder (--out)"
+        ) from error

@@ -1,7 +1,8 @@
 """What a run leaves behind: one CSV row per logged round, and a JSON summary.
 
 ``rounds.csv`` grows while the run goes on, so an interrupted run keeps its rows.
-``summary.json`` is written once, whole or not at all.
+``settings.json``, with which an experiment begins, and ``summary.json``, with which it
+ends, are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = [
     "Summary",
     "read_rounds",
     "summarise",
-    "write_summary",
+    "write_json",
 ]
 
 _BASELINE: Final = "sgd"
@@ -50,7 +51,7 @@ class RoundRecord:
     Attributes
     ----------
     algorithm : str
-        Name of the algorithm.
+        Name of the run: its algorithm's, unless it has one of its own.
     seed : int
         Seed of the run.
     round : int
@@ -254,15 +255,15 @@ def summarise(
     return {"settings": _to_json(settings), "algorithms": algorithms}
 
 
-def write_summary(path: Path | str, summary: Summary) -> None:
-    """Write the summary as JSON, whole or not at all.
+def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all.
 
     The text goes to a temporary file beside `path`, which then takes its name. NaN
     and infinity, which JSON does not know, become null.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_to_json(summary), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(_to_json(value), indent=2, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flower_compress.clients import Arrays
 from flower_compress.layout import read_array, write_array
 
+from .checkpointing import Checkpointing, to_metrics
 from .records import RoundRecord
 from .settings import Settings
 
@@ -37,9 +38,12 @@ class RunResult:
     model_sha256: str
 
 
-def run_on_grid(grid: Grid, settings: Settings, on_round: OnRound) -> RunResult:
-    """Run `settings` on `grid`, reporting every round."""
-    task, strategy = settings.problem, settings.strategy()
+def run_on_grid(
+    grid: Grid, settings: Settings, on_round: OnRound, checkpointing: Checkpointing
+) -> RunResult:
+    """Run `settings` on `grid`, reporting every round that is computed."""
+    task = settings.problem
+    strategy = settings.strategy(**checkpointing.options(settings))
     optimum, interval = task.optimum(), settings.evaluation_interval
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -49,7 +53,7 @@ def run_on_grid(grid: Grid, settings: Settings, on_round: OnRound) -> RunResult:
         values = task.evaluate(_to_numpy(arrays))
         ledger = strategy.ledger
         record = RoundRecord(
-            algorithm=settings.algorithm,
+            algorithm=settings.label,
             seed=settings.seed,
             round=server_round,
             loss=values.loss,
@@ -61,7 +65,7 @@ def run_on_grid(grid: Grid, settings: Settings, on_round: OnRound) -> RunResult:
             downlink_bits=ledger.downlink.payload_bits,
         )
         on_round(server_round, record)
-        return MetricRecord({"loss": values.loss, "accuracy": values.accuracy})
+        return to_metrics(record)
 
     initial = ArrayRecord(
         {name: write_array(array) for name, array in task.initial_arrays().items()}

@@ -12,7 +12,7 @@ from flower_compress.errors import ConfigurationError
 
 from .engines import run_and_report, set_pull_interval
 from .experiment import Experiment
-from .settings import Settings
+from .settings import Settings, convert
 
 __all__ = ["app"]
 
@@ -30,8 +30,16 @@ def main(grid: Grid, context: Context) -> None:
     clients = int(config.get("clients", 0)) or _count_nodes(grid)
     settings = Settings.from_config(config, clients=clients)
     out = Path(str(config.get("out") or f"runs/{settings.algorithm}"))
-    with Experiment([settings], out) as experiment:
-        run_and_report(grid, settings, experiment.report)
+    experiment = Experiment(
+        [settings],
+        out,
+        checkpoint_every=convert(
+            "checkpoint-every", config.get("checkpoint-every", 0), int
+        ),
+        resume=convert("resume", config.get("resume", False), bool),
+    )
+    with experiment:
+        run_and_report(grid, settings, experiment.report, experiment.checkpointing)
     path = experiment.finish()
     experiment.console.print(f"Report: {path.resolve()}", soft_wrap=True)
 

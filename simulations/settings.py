@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, get_args
 
 from flwr.app import ConfigRecord
 
@@ -15,10 +17,13 @@ from flower_compress import StochasticQuantizer
 from flower_compress.compressors import Compressor
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.strategies import CompressedStrategy, get_algorithm
+from flower_compress.strategies.downlink import DownlinkMemory, ResetEvery
+from flower_compress.strategies.sampling import Sampling
+from flower_compress.strategies.uplink import UplinkMemory
 
 from .tasks import Task, make_task
 
-__all__ = ["CLIENTS", "TASK_KEY", "Settings", "task_of"]
+__all__ = ["CLIENTS", "TASK_KEY", "Settings", "convert", "task_of"]
 
 TASK_KEY = "task"
 """Key of a train config: the arguments of the clients' task, as JSON."""
@@ -26,6 +31,7 @@ CLIENTS = ("gradient", "local-steps")
 """The kinds of client."""
 
 _UNCOMPRESSED = "sgd"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _GRADIENT_KEYS = ("client", "batch_size", "seed")
 _LOCAL_KEYS = (*_GRADIENT_KEYS, "local_steps", "local_step_size")
 
@@ -58,10 +64,22 @@ class Settings:
         With ``client="local-steps"``: how many steps, and of what size.
     fraction : float
         Share of the clients that is drawn each round.
+    sampling : {"fixed", "bernoulli"}
+        That share exactly, or every client with that probability, on its own.
+    uplink_memory : {"each", "mean", "sampled"}
+        What the server keeps of the uplinks' memories; see CompressedStrategy.
+    downlink_memory : {"each", "average"}
+        Whether the server keeps every client's downlink memory, or their average
+        (rand-mcm).
+    reset_every : str
+        Rounds between resets of that average: ``"auto"`` (4 sqrt(d)), ``"never"`` or a
+        number.
     initial_memory : {"zero", "first"}
         h_0 = 0, or h_0 = g_1 sent dense (algorithms with an uplink memory).
     log_every : int
         Rounds between evaluations; 0 for a thousand evaluations a run.
+    name : str
+        What the run is called in its files; the algorithm's name if empty.
     """
 
     algorithm: str = "mcm"
@@ -80,13 +98,29 @@ class Settings:
     local_steps: int = 5
     local_step_size: float = 0.1
     fraction: float = 1.0
+    sampling: str = "fixed"
+    uplink_memory: str = "each"
+    downlink_memory: str = "each"
+    reset_every: str = "auto"
     initial_memory: str = "zero"
     log_every: int = 0
+    name: str = ""
 
     def __post_init__(self) -> None:
         get_algorithm(self.algorithm)
-        if self.client not in CLIENTS:
-            raise UnknownNameError("client", self.client, CLIENTS)
+        if not _NAME.fullmatch(self.label):
+            raise ConfigurationError(
+                "a run's name has lower-case letters, digits and . _ - only and begins "
+                f"with a letter or a digit, got {self.name!r}"
+            )
+        for name, choices in (
+            ("client", CLIENTS),
+            ("sampling", get_args(Sampling)),
+            ("uplink_memory", get_args(UplinkMemory)),
+            ("downlink_memory", get_args(DownlinkMemory)),
+        ):
+            if getattr(self, name) not in choices:
+                raise UnknownNameError(_dashed(name), getattr(self, name), choices)
         for name, least in (
             ("clients", 1),
             ("rounds", 1),
@@ -104,7 +138,13 @@ class Settings:
             raise ConfigurationError(
                 f"fraction must lie in (0, 1], got {self.fraction}"
             )
+        self._check_downlink_memory()
         self.gamma(check_only=True)
+
+    @property
+    def label(self) -> str:
+        """What the run is called: its name, or else its algorithm's."""
+        return self.name or self.algorithm
 
     @cached_property
     def problem(self) -> Task:
@@ -150,14 +190,43 @@ class Settings:
             )
         return 1.0 / smoothness
 
-    def strategy(self) -> CompressedStrategy:
-        """Return the strategy."""
-        options: dict[str, Any] = {}
+    def _check_downlink_memory(self) -> None:
+        parameters = inspect.signature(get_algorithm(self.algorithm)).parameters
+        averaged = self.downlink_memory == "average"
+        if averaged and "memory" not in parameters:
+            raise ConfigurationError(
+                "downlink-memory average is for an algorithm with a downlink memory "
+                f"for each client, as rand-mcm: {self.algorithm} has none"
+            )
+        if self._reset_interval() != "auto" and not averaged:
+            raise ConfigurationError(
+                f"reset-every {self.reset_every} resets an averaged memory: expected "
+                f"downlink-memory average, got {self.downlink_memory}"
+            )
+
+    def _reset_interval(self) -> ResetEvery:
+        if self.reset_every == "auto":
+            return "auto"
+        if self.reset_every == "never":
+            return None
+        if self.reset_every.isdecimal() and int(self.reset_every) > 0:
+            return int(self.reset_every)
+        raise ConfigurationError(
+            'reset-every must be "auto", "never" or a positive number of rounds, got '
+            f"{self.reset_every!r}"
+        )
+
+    def strategy(self, **options: Any) -> CompressedStrategy:
+        """Return the strategy, with further arguments of its class."""
         algorithm = get_algorithm(self.algorithm)
+        options |= {"sampling": self.sampling, "uplink_memory": self.uplink_memory}
         if self.algorithm != _UNCOMPRESSED:
             options["compressor"] = self.compressor
         if self.initial_memory != "zero":
             options["initial_memory"] = self.initial_memory
+        if self.downlink_memory != "each":
+            options["memory"] = self.downlink_memory
+            options["reset_every"] = self._reset_interval()
         try:
             return algorithm(
                 step_size=self.gamma(),
@@ -183,9 +252,17 @@ class Settings:
         values = {_dashed(key): getattr(self, key) for key in keys}
         return ConfigRecord({TASK_KEY: self._task_key, **values})
 
+    @property
+    def clients_per_round(self) -> float:
+        """How many clients take part in a round; with ``"bernoulli"``, on average."""
+        expected = self.fraction * self.clients
+        return expected if self.sampling == "bernoulli" else max(int(expected), 1)
+
     def as_dict(self) -> dict[str, Any]:
-        """Return all settings, by their names on the command line."""
-        return {_dashed(key): value for key, value in asdict(self).items()}
+        """Return all settings but the name, by their names on the command line."""
+        values = asdict(self)
+        del values["name"]
+        return {_dashed(key): value for key, value in values.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Settings:
@@ -200,7 +277,7 @@ class Settings:
         for field in fields(cls):
             key = _dashed(field.name)
             if key in config:
-                values[field.name] = _convert(key, config[key], type(field.default))
+                values[field.name] = convert(key, config[key], type(field.default))
         return cls(**{**values, **overrides})
 
 
@@ -222,9 +299,20 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _convert(key: str, value: Any, kind: type) -> Any:
+def convert(key: str, value: Any, kind: type) -> Any:
+    """Return a config's value as bool, int, float or str.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be read as one.
+    """
     if kind is str:
         return str(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is bool:
+        raise ConfigurationError(f"{key} must be true or false, got {value!r}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{key} must be a number, got {value!r}")
     if kind is int and int(value) != value:

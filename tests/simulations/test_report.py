@@ -31,7 +31,7 @@ from simulations.records import (
     RoundsCsv,
     read_rounds,
     summarise,
-    write_summary,
+    write_json,
 )
 from simulations.report import summary_table, write_report
 
@@ -216,7 +216,7 @@ def test_unknown_and_diverged_are_null(tmp_path: Path) -> None:
         is None
     )
     path = tmp_path / "deep" / "summary.json"
-    write_summary(path, summary)
+    write_json(path, summary)
     text = path.read_text()
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text) == summary
@@ -231,7 +231,7 @@ def test_summary_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "summary.json"
-    write_summary(path, summarise([record()], {}, {"run": 1}))
+    write_json(path, summarise([record()], {}, {"run": 1}))
     before = path.read_text()
 
     def fail(*_: object) -> None:
@@ -239,7 +239,7 @@ def test_summary_is_written_whole_or_not_at_all(
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_summary(path, summarise([record()], {}, {"run": 2}))
+        write_json(path, summarise([record()], {}, {"run": 2}))
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -21,9 +21,11 @@ from flower_compress.errors import (
     UnknownNameError,
 )
 from simulations import engines
-from simulations.experiment import run_experiment
+from simulations.checkpointing import Checkpointing
+from simulations.experiment import Experiment
+from simulations.network import parse_network
 from simulations.records import read_rounds
-from simulations.settings import Settings
+from simulations.settings import Settings, convert
 from simulations.tasks import LogisticObjective
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,7 @@ HEADER = (
     "uplink_bytes,downlink_bytes,uplink_bits,downlink_bits"
 )
 SMALL = Settings(clients=4, rounds=6, partition="iid")
+UNSAVED = Checkpointing(Path("unused"))
 
 
 def jobs(*algorithms: str, seeds: int = 2) -> list[Settings]:
@@ -46,8 +49,7 @@ def experiment(
     runs: list[Settings], out: Path, engine: str = "inprocess", workers: int = 1
 ) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of the final models by algorithm and seed."""
-    console = Console(quiet=True)
-    run_experiment(runs, out, engine=engine, workers=workers, console=console)
+    Experiment(runs, out, console=Console(quiet=True)).run(engine, workers=workers)
     algorithms = json.loads((out / "summary.json").read_text())["algorithms"]
     return {name: entry["model_sha256"] for name, entry in algorithms.items()}
 
@@ -208,6 +210,15 @@ def test_a_mistake_is_one_line_and_touches_nothing(tmp_path: Path) -> None:
         ({"fraction": 0.0}, "fraction"),
         ({"step_size": "fast"}, '"auto" or a positive number'),
         ({"step_size": "-1"}, '"auto" or a positive number'),
+        ({"name": "a/b"}, "name has lower-case letters"),
+        ({"name": "../a"}, "name has lower-case letters"),
+        ({"sampling": "poisson"}, "unknown sampling.*bernoulli, fixed"),
+        ({"uplink_memory": "none"}, "unknown uplink-memory.*each, mean, sampled"),
+        ({"downlink_memory": "mean"}, "unknown downlink-memory.*average, each"),
+        ({"downlink_memory": "average"}, "as rand-mcm: mcm has none"),
+        ({"reset_every": "7"}, "reset-every 7 .* expected downlink-memory average"),
+        ({"reset_every": "0"}, '"auto", "never" or a positive number'),
+        ({"reset_every": "often"}, '"auto", "never" or a positive number'),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, object], match: str) -> None:
@@ -224,6 +235,52 @@ def test_auto_step_size_needs_a_known_smoothness() -> None:
     assert replace(SMALL, client="local-steps").gamma() == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "interval"), [("auto", "auto"), ("never", None), ("12", 12)]
+)
+def test_the_strategy_is_told_what_to_keep(text: str, interval: object) -> None:
+    strategy = replace(
+        SMALL,
+        algorithm="rand-mcm",
+        fraction=0.5,
+        sampling="bernoulli",
+        uplink_memory="mean",
+        downlink_memory="average",
+        reset_every=text,
+    ).strategy()
+    assert (strategy.sampling, strategy.fraction_train) == ("bernoulli", 0.5)
+    assert strategy.uplink_memory == "mean"
+    assert strategy.downlink_memory == "average"
+    assert strategy.reset_every == interval
+
+
+def test_two_runs_of_one_algorithm(tmp_path: Path) -> None:
+    half = replace(SMALL, algorithm="diana", fraction=0.5)
+    other = replace(half, name="diana-sampled", uplink_memory="sampled")
+    digests = experiment([half, other], tmp_path)
+    assert list(digests) == ["diana", "diana-sampled"]
+    assert digests["diana"] != digests["diana-sampled"]
+    settings = json.loads((tmp_path / "summary.json").read_text())["settings"]
+    assert settings["fraction"] == 0.5
+    assert "uplink-memory" not in settings
+    assert settings["runs"] == {
+        "diana": {"algorithm": "diana", "uplink-memory": "each"},
+        "diana-sampled": {"algorithm": "diana", "uplink-memory": "sampled"},
+    }
+
+
+def test_the_estimated_time_is_that_of_the_clients_of_a_round(tmp_path: Path) -> None:
+    runs = [replace(SMALL, clients=5, fraction=0.5)]
+    link = parse_network("1mbit")
+    assert replace(runs[0], sampling="bernoulli").clients_per_round == 2.5
+    Experiment(runs, tmp_path, link=link, console=Console(quiet=True)).run("inprocess")
+    settings = json.loads((tmp_path / "summary.json").read_text())["settings"]
+    assert settings["clients-per-round"] == 2
+    runs.append(replace(runs[0], name="all", fraction=1.0))
+    with pytest.raises(ConfigurationError, match="same number of clients a round"):
+        Experiment(runs, tmp_path, link=link)
+
+
 def test_initial_memory_needs_a_memory() -> None:
     with pytest.raises(ConfigurationError, match="qsgd"):
         replace(SMALL, algorithm="qsgd", initial_memory="first").strategy()
@@ -231,20 +288,20 @@ def test_initial_memory_needs_a_memory() -> None:
 
 def test_unknown_engine() -> None:
     with pytest.raises(UnknownNameError, match="inprocess, ray"):
-        engines.run_all([SMALL], "spark", lambda *_: None)
+        engines.run_all([SMALL], "spark", lambda *_: None, UNSAVED)
 
 
 def test_missing_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"flower-compress\[simulation\]"):
-        engines.run_all([SMALL], "ray", lambda *_: None)
+        engines.run_all([SMALL], "ray", lambda *_: None, UNSAVED)
 
 
 def test_the_flower_app_has_a_key_for_every_setting() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     config = tool["flwr"]["app"]["config"]
     names = {field.name.replace("_", "-") for field in fields(Settings)}
-    assert set(config) == names | {"out"}
+    assert set(config) == names - {"name"} | {"out", "checkpoint-every", "resume"}
     assert Settings.from_config(config, clients=20) == Settings()
 
 
@@ -253,6 +310,8 @@ def test_run_config_of_the_wrong_type_is_refused() -> None:
         Settings.from_config({"rounds": 1.5})
     with pytest.raises(ConfigurationError, match="levels must be a number"):
         Settings.from_config({"levels": "four"})
+    with pytest.raises(ConfigurationError, match="resume must be true or false"):
+        convert("resume", "yes", bool)
 
 
 @pytest.mark.ray

@@ -1,0 +1,141 @@
+"""Experiments of the papers as data: one TOML file for each table or figure.
+
+=================== ==================================================================
+``title``           what it shows
+``source``          the paper, and its table or figure
+``seeds``           number of seeds, from 0
+``[settings]``      :class:`Settings` that the runs share, by their command-line names
+``[quick]``         settings, and ``seeds``, that take the others' place on request
+``[[runs]]``        one for each run: its ``algorithm``; its ``name``, if that is not
+                    the algorithm's; and settings of its own
+=================== ==================================================================
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from flower_compress.errors import ConfigurationError, UnknownNameError
+
+from .settings import Settings, convert
+
+__all__ = ["EXPERIMENTS", "Reproduction", "load_reproduction", "reproductions"]
+
+EXPERIMENTS: Final = Path(__file__).parent / "experiments"
+"""The folder of the files."""
+
+_SHARED: Final = {*Settings().as_dict()} - {"algorithm", "seed"}
+_NEEDED: Final = ("title", "source", "seeds", "settings", "runs")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """An experiment of a paper.
+
+    Attributes
+    ----------
+    name : str
+        The name of its file.
+    title : str
+        What it shows.
+    source : str
+        The paper, and its table or figure.
+    seeds : int
+        Number of seeds.
+    runs : tuple[Settings, ...]
+        The runs, of seed 0.
+    """
+
+    name: str
+    title: str
+    source: str
+    seeds: int
+    runs: tuple[Settings, ...]
+
+    @classmethod
+    def load(cls, path: Path, *, quick: bool = False) -> Reproduction:
+        """Read a file, with what ``[quick]`` changes if asked for.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is no TOML, has a key or a name that is not known, lacks a key, has
+            two runs of one name, or a setting cannot work.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls._of(path.stem, table, quick)
+        except (ConfigurationError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"{path.name}: {error}") from error
+
+    @classmethod
+    def _of(cls, name: str, table: dict[str, Any], quick: bool) -> Reproduction:
+        _check("the file", table, {*_NEEDED, "quick"}, _NEEDED)
+        shared, changes = table["settings"], table.get("quick", {})
+        _check("[settings]", shared, _SHARED)
+        _check("[quick]", changes, _SHARED | {"seeds"})
+        if not (isinstance(table["runs"], list) and table["runs"]):
+            raise ConfigurationError("expected one [[runs]] or more, got none")
+        for run in table["runs"]:
+            _check("[[runs]]", run, _SHARED | {"algorithm", "name"}, ["algorithm"])
+        changes = changes if quick else {}
+        runs = tuple(
+            Settings.from_config({**shared, **run, **changes}) for run in table["runs"]
+        )
+        labels = [run.label for run in runs]
+        if len({*labels}) < len(labels):
+            raise ConfigurationError(
+                f"expected a name of its own for each run, got {', '.join(labels)}"
+            )
+        seeds = convert("seeds", changes.get("seeds", table["seeds"]), int)
+        if seeds < 1:
+            raise ConfigurationError(f"seeds must be at least 1, got {seeds}")
+        return cls(name, str(table["title"]), str(table["source"]), seeds, runs)
+
+    def jobs(self, *, seeds: int = 0, rounds: int = 0) -> list[Settings]:
+        """Return all runs with all seeds; 0 stands for the experiment's own numbers."""
+        return [
+            replace(run, seed=seed, rounds=rounds or run.rounds)
+            for run in self.runs
+            for seed in range(seeds or self.seeds)
+        ]
+
+
+def load_reproduction(name: str, *, quick: bool = False) -> Reproduction:
+    """Return the experiment of that name; see :meth:`Reproduction.load`.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none; the error lists those there are.
+    """
+    paths = _paths()
+    if name not in paths:
+        raise UnknownNameError("experiment", name, paths)
+    return Reproduction.load(paths[name], quick=quick)
+
+
+def reproductions() -> list[Reproduction]:
+    """Return all experiments, by name."""
+    return [Reproduction.load(path) for path in _paths().values()]
+
+
+def _paths() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(EXPERIMENTS.glob("*.toml"))}
+
+
+def _check(
+    place: str, table: Any, known: Collection[str], needed: Collection[str] = ()
+) -> None:
+    if not isinstance(table, Mapping):
+        raise ConfigurationError(f"{place} must be a table, got {table!r}")
+    for key in table:
+        if key not in known:
+            raise UnknownNameError(f"key of {place}", key, known)
+    for key in needed:
+        if key not in table:
+            raise ConfigurationError(f"{place} lacks {key!r}")

@@ -1,0 +1,182 @@
+"""Experiments as data: the files there are, and what is wrong with others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flower_compress.errors import ConfigurationError, UnknownNameError
+from simulations.records import read_rounds
+from simulations.reproduction import (
+    EXPERIMENTS,
+    Reproduction,
+    load_reproduction,
+    reproductions,
+)
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(path.stem for path in EXPERIMENTS.iterdir())
+
+TEXT = """\
+title = "A comparison"
+source = "A paper, figure 1"
+seeds = 2
+
+[settings]
+clients = 4
+rounds = 6
+batch-size = 3
+
+[quick]
+rounds = 2
+seeds = 1
+
+[[runs]]
+algorithm = "sgd"
+
+[[runs]]
+name = "fine"
+algorithm = "mcm"
+levels = 8
+rounds = 12
+"""
+
+
+def load(tmp_path: Path, text: str, *, quick: bool = False) -> Reproduction:
+    path = tmp_path / "figure-1.toml"
+    path.write_text(text)
+    return Reproduction.load(path, quick=quick)
+
+
+def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "simulations", "reproduce", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_file_gives_its_runs(tmp_path: Path) -> None:
+    figure = load(tmp_path, TEXT)
+    assert (figure.name, figure.title) == ("figure-1", "A comparison")
+    assert figure.source == "A paper, figure 1"
+    sgd, fine = figure.runs
+    assert (sgd.label, sgd.rounds, sgd.batch_size, sgd.levels) == ("sgd", 6, 3, 1)
+    assert (fine.label, fine.algorithm, fine.rounds) == ("fine", "mcm", 12)
+    assert (fine.clients, fine.levels) == (4, 8)
+
+
+def test_quick_takes_the_place_of_everything_else(tmp_path: Path) -> None:
+    figure = load(tmp_path, TEXT, quick=True)
+    assert figure.seeds == 1
+    assert [(run.rounds, run.clients) for run in figure.runs] == [(2, 4), (2, 4)]
+
+
+def test_jobs_are_all_runs_with_all_seeds(tmp_path: Path) -> None:
+    figure = load(tmp_path, TEXT)
+    jobs = [(job.label, job.seed, job.rounds) for job in figure.jobs()]
+    assert jobs == [("sgd", 0, 6), ("sgd", 1, 6), ("fine", 0, 12), ("fine", 1, 12)]
+    jobs = [(job.label, job.seed, job.rounds) for job in figure.jobs(seeds=1, rounds=3)]
+    assert jobs == [("sgd", 0, 3), ("fine", 0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("title", "titel", "unknown key of the file 'titel': expected one of .*title"),
+        ("batch-size", "batch", r"unknown key of \[settings\] 'batch'"),
+        ("clients = 4", "seed = 4", r"unknown key of \[settings\] 'seed'"),
+        ("clients = 4", 'name = "a"', r"unknown key of \[settings\] 'name'"),
+        ("levels", "level", r"unknown key of \[\[runs\]\] 'level'"),
+        ("rounds = 2", "round = 2", r"unknown key of \[quick\] 'round'"),
+        ("seeds = 2\n", "", "the file lacks 'seeds'"),
+        ('algorithm = "mcm"\n', "", r"\[\[runs\]\] lacks 'algorithm'"),
+        ('"mcm"', '"mmc"', "unknown algorithm 'mmc'"),
+        ('"fine"', '"sgd"', "a name of its own for each run, got sgd, sgd"),
+        ("seeds = 2", "seeds = 0", "seeds must be at least 1"),
+        ("seeds = 2", 'seeds = "two"', "seeds must be a number"),
+        ("levels = 8", 'levels = "eight"', "levels must be a number"),
+        ("levels = 8", 'downlink-memory = "average"', "mcm has none"),
+        ("[settings]", "[settings", "line 5"),
+        (TEXT[TEXT.index("[[runs]]") :], "[runs]", r"one \[\[runs\]\] or more"),
+        (TEXT[TEXT.index("[settings]") :], "settings=1\nruns=[]", "must be a table"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(
+    old: str, new: str, match: str, tmp_path: Path
+) -> None:
+    assert old in TEXT
+    with pytest.raises(ConfigurationError, match=rf"figure-1\.toml: .*{match}"):
+        load(tmp_path, TEXT.replace(old, new, 1))
+
+
+def test_there_is_no_such_experiment() -> None:
+    with pytest.raises(UnknownNameError, match="expected one of .*partial-part"):
+        load_reproduction("figure-0")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_can_start(name: str, quick: bool) -> None:
+    for job in load_reproduction(name, quick=quick).jobs():
+        assert job.strategy().seed == job.seed
+
+
+def test_partial_participation_is_that_of_the_paper() -> None:
+    figure = load_reproduction("partial-participation")
+    runs = {run.label: run for run in figure.runs}
+    for run in runs.values():
+        assert (run.fraction, run.sampling) == (0.5, "bernoulli")
+        assert (run.levels, run.bucket_size, run.step_size) == (1, 0, "auto")
+        assert (run.clients, run.batch_size, run.rounds) == (20, 20, 4000)
+    reset = {name: run.strategy() for name, run in runs.items()}
+    assert reset["rand-mcm"].downlink_memory == "each"
+    assert reset["rand-mcm-average-no-reset"].reset_every is None
+    assert reset["rand-mcm-average-reset"].reset_every == "auto"
+    assert reset["diana-sampled"].uplink_memory == "sampled"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--list"]])
+def test_experiments_are_listed_with_their_sources(arguments: list[str]) -> None:
+    lines = reproduce(*arguments).stdout.splitlines()
+    for entry in reproductions():
+        start = lines.index(entry.name)
+        assert [line.strip() for line in lines[start + 1 : start + 3]] == [
+            entry.title,
+            entry.source,
+        ]
+    assert [entry.name for entry in reproductions()] == NAMES
+
+
+def test_reproduce_leaves_the_files_of_compare(tmp_path: Path) -> None:
+    arguments = ["partial-participation", "--quick", "--out", str(tmp_path)]
+    small = ["--rounds", "4", "--workers", "1", "--link", "10/50mbit,40ms"]
+    done = reproduce(*arguments, *small)
+    assert done.returncode == 0, done.stderr
+    figure = load_reproduction("partial-participation")
+    labels = [run.label for run in figure.runs]
+    rows = [(row.algorithm, row.round) for row in read_rounds(tmp_path / "rounds.csv")]
+    assert rows == [(label, number) for label in labels for number in range(5)]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["algorithms"]) == labels
+    settings = summary["settings"]
+    assert settings["source"] == figure.source
+    assert settings["clients-per-round"] == 10.0
+    assert settings["runs"]["diana-sampled"]["algorithm"] == "diana"
+    page = (tmp_path / "report.html").read_text()
+    assert "rand-mcm-average-reset" in page and "S7 to S10" in page
+
+    rounds = (tmp_path / "rounds.csv").read_bytes()
+    assert "--resume" in reproduce(*arguments, *small).stderr
+    assert reproduce(*arguments, *small, "--resume").returncode == 0
+    assert (tmp_path / "rounds.csv").read_bytes() == rounds
+    wrong = reproduce(*arguments, "--resume")
+    assert wrong.returncode == 1
+    assert "rounds was 4 and is 400" in wrong.stderr and "Traceback" not in wrong.stderr
