@@ -202,6 +202,37 @@ def _device(rows: list[Row]) -> str:
     )
 
 
+def _server_memory(rows: list[Row]) -> str:
+    def name(row: Row) -> str:
+        options = [f"{key}={value}" for key, value in row["options"].items()]
+        return " ".join([row["algorithm"], *options])
+
+    return _table(
+        (
+            "strategy",
+            "budget, MiB",
+            "clients heard of",
+            "their memories, MiB",
+            "process before, MiB",
+            "at most, MiB",
+            "s a round",
+        ),
+        (
+            (
+                name(row),
+                "none" if row["budget_mib"] is None else f"{row['budget_mib']:.0f}",
+                f"{row['heard_of']:,}",
+                f"{row['memories_mib']:,.0f}",
+                f"{row['before_mib']:.0f}",
+                f"{row['peak_mib']:,.0f}",
+                f"{row['seconds_a_round']:.2f}",
+            )
+            for row in rows
+        ),
+        1,
+    )
+
+
 _TABLES: dict[str, Callable[[list[Row]], str]] = {
     "throughput": _throughput,
     "small": _small,
@@ -209,6 +240,7 @@ _TABLES: dict[str, Callable[[list[Row]], str]] = {
     "baselines": _baselines,
     "operators": _operators,
     "device": _device,
+    "server-memory": _server_memory,
 }
 
 

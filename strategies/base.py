@@ -312,8 +312,8 @@ class CompressedStrategy(FedAvg):
             grid,
             num_rounds,
             timeout,
-            train_config or ConfigRecord(),
-            evaluate_config or ConfigRecord(),
+            ConfigRecord() if train_config is None else train_config,
+            ConfigRecord() if evaluate_config is None else evaluate_config,
             evaluate_fn,
         )
         return rounds.run(self, result, self.resumed_from + 1, save)
