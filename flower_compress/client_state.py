@@ -13,7 +13,7 @@ from .links import Channel, Payload, ReceiverState, SenderState
 __all__ = ["ClientState"]
 
 _FORMAT = 1
-_HEADER = struct.Struct("<BIIIIBII6q")
+_HEADER = struct.Struct("<BIIIIBIII6q")
 _ABSENT = -1
 
 
@@ -72,6 +72,7 @@ class ClientState:
             receiver.final,
             sender.version,
             sender.pending_version,
+            sender.num_inputs,
             *(_ABSENT if part is None else len(part) for part in sections),
         )
         return b"".join((header, *(part for part in sections if part is not None)))
@@ -82,7 +83,7 @@ class ClientState:
         if len(data) < _HEADER.size or data[0] != _FORMAT:
             return None
         _, dim, session, *numbers = _HEADER.unpack_from(data)
-        version, pending_version, final, sent, sent_pending, *sizes = numbers
+        version, pending_version, final, sent, sent_pending, inputs, *sizes = numbers
         if sum(max(size, 0) for size in sizes) != len(data) - _HEADER.size:
             return None
         rest, sections = memoryview(data)[_HEADER.size :], []
@@ -105,6 +106,7 @@ class ClientState:
                 _vector(memory),
                 None if pending is None else Payload(bytes(pending), dim),
                 sent_pending,
+                inputs,
             ),
             bytes(exact or b""),
         )

@@ -298,7 +298,7 @@ def _answer(
     exact: bytes,
 ) -> tuple[Packet, SenderState]:
     """Compress the update into the answer to a packet."""
-    sender = contract.uplink.acknowledge(sender, packet.acked, packet.acked_crc)
+    sender = contract.uplink.acknowledge(sender, packet.acked, packet.detail)
     base, channel = sender.version, contract.uplink_channel(identity)
     sender, payload = contract.uplink.send(
         sender, update, packet.version, channel.at(packet.version)
@@ -308,6 +308,7 @@ def _answer(
         base=base,
         version=packet.version,
         acked=packet.version,
+        detail=max(1, sender.num_inputs),
         dim=packet.dim,
         payloads=(payload,),
         exact=exact or None,

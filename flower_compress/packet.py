@@ -12,7 +12,8 @@ offset bytes field
 6      4     base: the version on which the payloads build
 10     4     version of the last payload
 14     4     acked: the newest version accepted from the peer
-18     4     CRC-32 of that version's payload, 0 in a client's answer
+18     4     detail: CRC-32 of that version's payload; in a client's answer the
+             number of inputs that its payload carries
 22     4     dimension d of the vector
 26     4     CRC-32 of all other bytes
 ====== ===== =========================================================
@@ -64,9 +65,11 @@ class Packet:
         The version on which the payloads build, and that of the last one.
     acked : int
         The newest version accepted from the peer.
-    acked_crc : int
-        CRC-32 of the payload of that version. A client that answered one message twice,
-        having lost its state in between, made two payloads of one version.
+    detail : int
+        From the server: CRC-32 of the payload of that version, since a client that
+        answered one message twice, having lost its state in between, made two payloads
+        of one version. From a client: the number of its inputs that the payload
+        carries, more than one where error feedback brings those of lost payloads.
     dim : int
         Length d of the vectors.
     payloads : tuple[Payload, ...]
@@ -94,7 +97,7 @@ class Packet:
     base: int = 0
     version: int = 0
     acked: int = 0
-    acked_crc: int = 0
+    detail: int = 0
     dim: int = 0
     payloads: tuple[Payload, ...] = ()
     final: bool = False
@@ -131,7 +134,7 @@ class Packet:
             self.base,
             self.version,
             self.acked,
-            self.acked_crc,
+            self.detail,
             self.dim,
         )
         try:
@@ -207,7 +210,7 @@ class Packet:
             base,
             version,
             acked,
-            acked_crc,
+            detail,
             dim,
         ) = _HEADER.unpack_from(data)
         if form != FORMAT_VERSION:
@@ -246,7 +249,7 @@ class Packet:
                 "base": base,
                 "version": version,
                 "acked": acked,
-                "acked_crc": acked_crc,
+                "detail": detail,
                 "dim": dim,
                 "payloads": tuple(payloads),
                 "final": final,

@@ -505,13 +505,14 @@ class CompressedStrategy(FedAvg):
         end = client.downlink
         is_new = end.held is None
         needed = self._downlinks.send(client.identity, end, self._model)
-        acked, acked_crc = self._uplinks.acked(client.uplink)
+        acked, crc = self._uplinks.acked(client.uplink)
+        client.uplink.asked += 1
         packet = Packet(
             session=self._session,
             base=needed.base,
             version=needed.version,
             acked=acked,
-            acked_crc=acked_crc,
+            detail=crc,
             dim=self._layout.dim,
             payloads=needed.payloads,
             final=self._downlinks.is_final(),
@@ -523,7 +524,7 @@ class CompressedStrategy(FedAvg):
         )
         if packet.final and packet.memory is None:
             group = self._downlinks.group(client.identity)
-            rest = (packet.acked, packet.acked_crc, int(is_new), int(packet.refused))
+            rest = (packet.acked, packet.detail, int(is_new), int(packet.refused))
             key = (group, needed.base, needed.version, *rest)
             packet = shared.setdefault(key, packet)
         self.ledger.record("downlink", packet)

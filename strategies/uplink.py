@@ -41,6 +41,8 @@ class UplinkEnd:
         The epoch of the client's memory, with ``"mean"``.
     refused : bool
         Whether the client's last update was refused, and it was not told yet.
+    asked : int
+        How often it was asked since its last update was taken in.
     """
 
     memory: Slot
@@ -49,11 +51,12 @@ class UplinkEnd:
     weight: float = 0.0
     epoch: int = 0
     refused: bool = False
+    asked: int = 0
 
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add the memory to `arrays`."""
         self.memory.save(arrays, name)
-        numbers = ("version", "crc", "weight", "epoch", "refused")
+        numbers = ("version", "crc", "weight", "epoch", "refused", "asked")
         return {number: getattr(self, number) for number in numbers}
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
@@ -81,6 +84,8 @@ class Contribution:
         The payload's version.
     is_new : bool
         Whether the payload builds on no memory.
+    num_inputs : int
+        How many of the client's gradients the payload carries.
     """
 
     end: UplinkEnd
@@ -89,6 +94,7 @@ class Contribution:
     weight: float
     version: int
     is_new: bool
+    num_inputs: int
 
 
 class Uplinks:
@@ -101,7 +107,9 @@ class Uplinks:
         h_i += alpha q_i for i in S
 
     where a client that never contributed counts with the mean weight. A client that
-    does not take part leaves its h_i as it is. Sums are float64, in the order of the
+    does not take part leaves its h_i as it is. With error feedback a payload carries
+    n_i gradients, more than one if earlier payloads were lost, and |S| is the sum of
+    the n_i: else losses would lengthen the step. Sums are float64, in the order of the
     contributions.
 
     With ``memory="each"`` every h_i is kept. A client that comes back without its state
@@ -199,7 +207,11 @@ class Uplinks:
             rate=self._rate,
         )
         self._check_size(state)
-        return Contribution(end, state, payload, weight, packet.version, is_new)
+        # As many as it says, but no more than it was asked for.
+        num_inputs = max(1, min(packet.detail, end.asked))
+        return Contribution(
+            end, state, payload, weight, packet.version, is_new, num_inputs
+        )
 
     def _check_size(self, state: ReceiverState) -> None:
         value = state.value(self._rate)
@@ -237,7 +249,7 @@ class Uplinks:
             if self._rate is not None and not begins_epoch:
                 self._move_memory(part)
             end = part.end
-            end.version, end.crc = part.version, part.payload.crc
+            end.version, end.crc, end.asked = part.version, part.payload.crc, 0
         return estimate
 
     def _memory_was_lost(self, part: Contribution) -> bool:
@@ -246,7 +258,7 @@ class Uplinks:
         return part.is_new and end.version > 0 and end.epoch == self._epoch
 
     def _estimate(self, parts: Sequence[Contribution], num_clients: int) -> Vector:
-        total = sum(part.weight for part in parts)
+        total = sum(part.weight * part.num_inputs for part in parts)
         estimate = np.zeros(self._dim, dtype=np.float64)
         for part in parts:
             if self._memory == "sampled" and part.state.vector is not None:

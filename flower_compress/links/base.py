@@ -44,12 +44,16 @@ class SenderState:
         The payload sent last, not acknowledged yet.
     pending_version : int
         Its version.
+    num_inputs : int
+        Error feedback: how many inputs went into the vector since the last payload
+        that arrived.
     """
 
     version: int = 0
     vector: Vector | None = None
     pending: Payload | None = None
     pending_version: int = 0
+    num_inputs: int = 0
 
     def is_pending(self, version: int, crc: int | None = None) -> bool:
         """Whether the pending payload has that version, and that CRC-32 if given."""

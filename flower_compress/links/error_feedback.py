@@ -25,7 +25,8 @@ class ErrorFeedback(Link):
 
     The state's vector is x + e as long as q is pending. If q is lost, that whole
     vector is the error: with feedback 1, what was delivered plus e is at any time the
-    sum of all inputs.
+    sum of all inputs. The next payload then carries more than one input, and says so:
+    a receiver that takes means has to count it as so many.
 
     Parameters
     ----------
@@ -65,14 +66,16 @@ class ErrorFeedback(Link):
         """Compress `x` plus the error so far."""
         corrected = x if state.vector is None else x + state.vector
         payload = Payload.encode(corrected, self.compressor, self.code, channel)
-        return SenderState(state.version, corrected, payload, version), payload
+        num_inputs = state.num_inputs + 1
+        state = SenderState(state.version, corrected, payload, version, num_inputs)
+        return state, payload
 
     def acknowledge(
         self, state: SenderState, version: int, crc: int | None = None
     ) -> SenderState:
         """Take the pending payload out of the error, if it arrived."""
         if state.pending is None or not state.is_pending(version, crc):
-            return SenderState(version, state.vector)
+            return SenderState(version, state.vector, num_inputs=state.num_inputs)
         if state.vector is None:
             return SenderState(version)
         error = state.vector - state.pending.vector

@@ -89,7 +89,7 @@ def test_the_stored_bytes_are_read(name: str) -> None:
     data, described = stored(name)
     packet = received(data, described)
     fields = described["packet"]
-    for field in ("session", "base", "version", "acked", "acked_crc", "dim", "final"):
+    for field in ("session", "base", "version", "acked", "detail", "dim", "final"):
         assert getattr(packet, field) == fields[field], field
     for field in ("greeting", "resync", "refused"):
         assert getattr(packet, field) == fields[field]

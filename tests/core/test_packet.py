@@ -64,7 +64,7 @@ def make(
         base=base,
         version=base + (payloads if final else 1),
         acked=77,
-        acked_crc=0xDEADBEEF,
+        detail=0xDEADBEEF,
         dim=dim,
         payloads=tuple(payload(base + 1 + i, dim) for i in range(payloads)),
         final=final,
@@ -73,7 +73,7 @@ def make(
 
 
 def assert_same(one: Packet, other: Packet) -> None:
-    names = ("session", "base", "version", "acked", "acked_crc", "dim", "final")
+    names = ("session", "base", "version", "acked", "detail", "dim", "final")
     for name in (*names, "greeting", "resync", "refused"):
         assert getattr(one, name) == getattr(other, name), name
     assert one.contract == other.contract
@@ -143,7 +143,7 @@ def test_round_trip_with_every_combination_of_sections(
 
 def test_header_is_pinned() -> None:
     packet = Packet(
-        session=0x01020304, base=5, version=6, acked=7, acked_crc=8, dim=2, resync=True
+        session=0x01020304, base=5, version=6, acked=7, detail=8, dim=2, resync=True
     )
     assert len(packet.data) == HEADER_BYTES == 30
     fields = "01 20 04030201 05000000 06000000 07000000 08000000 02000000"
@@ -185,7 +185,7 @@ def test_payload_bits_are_those_of_the_vectors() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["session", "base", "version", "acked", "acked_crc", "dim"]
+    "name", ["session", "base", "version", "acked", "detail", "dim"]
 )
 def test_numbers_fill_32_bits(name: str) -> None:
     largest = 2**32 - 1

@@ -61,7 +61,7 @@ def as_bytes(values: Any) -> bytes:
 def test_the_fields_of_golden_packets(name: str) -> None:
     packet, described = stored(name)
     fields = described["packet"]
-    for field in ("session", "base", "version", "acked", "acked_crc", "dim"):
+    for field in ("session", "base", "version", "acked", "detail", "dim"):
         assert getattr(packet, field) == fields[field]
     assert packet.flags == {
         "contract": fields["contract"] is not None,

@@ -119,7 +119,7 @@ def packet_recipe(*payloads: Recipe, **changes: Any) -> Recipe:
         "base": 16,
         "version": 17,
         "acked": 15,
-        "acked_crc": 3735928559,
+        "detail": 3735928559,
         "dim": 96,
         "final": False,
         "snapshot": None,
@@ -240,7 +240,7 @@ RECIPES: dict[str, Recipe] = {
         payload_recipe(VARIANTS["quantizer-buckets"], "auto", dim=0), dim=0
     ),
     "resynchronise": packet_recipe(
-        base=0, version=0, acked=0, acked_crc=0, dim=0, resync=True
+        base=0, version=0, acked=0, detail=0, dim=0, resync=True
     ),
     "first-model": packet_recipe(
         payload_recipe(OPERATORS["quantizer"], "auto", seed=-1, version=1),
@@ -252,7 +252,7 @@ RECIPES: dict[str, Recipe] = {
         base=2**32 - 4,
         version=2**32 - 1,
         acked=0,
-        acked_crc=0,
+        detail=0,
         refused=True,
         final=True,
         snapshot={"dim": 96, "multiplier": 11, "offset": 0, "zero_every": 0},

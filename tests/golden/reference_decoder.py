@@ -105,7 +105,7 @@ class Packet:
     base: int
     version: int
     acked: int
-    acked_crc: int
+    detail: int
     dim: int
     contract: Any = None
     snapshot: list[float] | None = None

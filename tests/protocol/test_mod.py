@@ -352,7 +352,7 @@ def test_a_memory_moves_on_when_the_server_says_that_it_heard() -> None:
     unheard = packet_in(client.send(server.update(2, zeros, acked=0)))
     assert (first.base, unheard.base) == (0, 0)
     crc = unheard.payloads[0].crc
-    heard = packet_in(client.send(server.update(3, zeros, acked=2, acked_crc=crc)))
+    heard = packet_in(client.send(server.update(3, zeros, acked=2, detail=crc)))
     assert heard.base == 2
     # The client sends its difference to h = q_2 / 2.
     channel = Channel(Stream(9, Purpose.UPLINK, 3, 3), LAYOUT.sizes)
@@ -388,7 +388,7 @@ def test_both_ends_draw_from_the_streams_of_the_contract(
         down = Channel(Stream(9, Purpose.DOWNLINK, index, version), LAYOUT.sizes)
         up = Channel(Stream(9, Purpose.UPLINK, 3, version), LAYOUT.sizes)
         step = steps[version * 7 - 14 :][:DIM]
-        packet = server.update(version, step, acked=version - 1, acked_crc=crc)
+        packet = server.update(version, step, acked=version - 1, detail=crc)
         if version == 2:
             packet = replace(packet, acked=0)
         answer = packet_in(client.send(packet))
