@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.clientapp.typing import ClientAppCallable
 
+from flower_compress import Direct, ErrorFeedback, Identity, TopK
 from flower_compress.client_state import ClientState
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.links import SenderState
-from flower_compress.strategies import MCM, CompressedStrategy, Diana, RandMCM
+from flower_compress.mods import find_packet, packet_record
+from flower_compress.packet import Packet
+from flower_compress.strategies import MCM, SGD, CompressedStrategy, Diana, RandMCM
 from flower_compress.strategies.sampling import sample
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import InProcessGrid
@@ -290,3 +294,75 @@ def test_wrong_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=match):
         run(strategy(cls, **extra))
+
+
+# --- Error feedback -------------------------------------------------------------------
+
+
+class LosesReplies(InProcessGrid):
+    """Loses the replies of given clients in given rounds."""
+
+    lost: dict[int, list[int]]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return [
+            reply
+            for message in messages
+            for reply in InProcessGrid.send_and_receive(self, [message])
+            if not self.loses(message)
+        ]
+
+    def loses(self, message: Message) -> bool:
+        found = find_packet(message.content)
+        assert found is not None
+        server_round = int(message.content["config"]["server-round"])
+        client = message.metadata.dst_node_id - 1001
+        greeting = Packet.parse(found[1]).greeting
+        return client in self.lost.get(server_round, []) and not greeting
+
+
+def test_what_a_lost_reply_carried_counts_when_it_comes() -> None:
+    """g = sum_S q_i / sum_S n_i, with n_i gradients in q_i."""
+    c = TopK(k=3)
+    grid = LosesReplies(make_app(), NUM_CLIENTS)
+    grid.lost = {3: [1], 4: [1, 2], 7: [0], 12: [0, 1, 2, 3]}
+    w, e = INITIAL, zeros()
+    carried = dict.fromkeys(CLIENTS, 0)
+    for k in range(1, ROUNDS + 1):
+        g, count = np.zeros(DIM), 0
+        for i in CLIENTS:
+            corrected = e[i] + gradient(i, w, k)
+            carried[i] += 1
+            if i in grid.lost.get(k, []):
+                e[i] = corrected
+                continue
+            q = up(c, corrected, i, k + 1)
+            e[i] = corrected - q
+            g, count, carried[i] = g + q, count + carried[i], 0
+        w = w + STEP * (g / count).astype(np.float32)
+    ours = CompressedStrategy(
+        ErrorFeedback(c), Direct(Identity()), **options(SGD, {"min_replies": 1})
+    )
+    result = ours.start(grid, to_record(INITIAL), ROUNDS)
+    assert to_vector(result.arrays).tobytes() == w.tobytes()
+
+
+def test_a_client_cannot_say_that_it_carries_more_than_it_was_asked_for() -> None:
+    def boast(msg: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        reply = call_next(msg, context)
+        found = find_packet(reply.content)
+        if found is not None:
+            packet = replace(Packet.parse(found[1]), detail=10**6)
+            reply.content[found[0]] = packet_record(packet)
+        return reply
+
+    models = []
+    for outer in ([], [boast]):
+        ours = CompressedStrategy(
+            ErrorFeedback(TopK(k=3)), Direct(Identity()), **options(SGD, {})
+        )
+        grid = InProcessGrid(make_app(outer=outer), NUM_CLIENTS)
+        models.append(to_vector(ours.start(grid, to_record(INITIAL), ROUNDS).arrays))
+    assert models[0].tobytes() == models[1].tobytes()
