@@ -201,12 +201,14 @@ class Experiment:
             )
         if fresh and not (self.out / "rounds.csv").exists():
             return
-        earlier = _read_settings(self.out / _SETTINGS)
-        names = dict.fromkeys([*self._settings, *earlier])
+        # A setting that another version does not know has its default there.
+        default = Settings().as_dict()
+        earlier = {**default, **_read_settings(self.out / _SETTINGS)}
+        now = {**default, **self._settings}
         differing = [
-            f"{name} was {earlier.get(name)} and is {self._settings.get(name)}"
-            for name in names
-            if earlier.get(name) != self._settings.get(name)
+            f"{name} was {earlier.get(name)} and is {now.get(name)}"
+            for name in dict.fromkeys([*now, *earlier])
+            if earlier.get(name) != now.get(name)
         ]
         if differing:
             raise ConfigurationError(
