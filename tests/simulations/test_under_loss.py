@@ -125,7 +125,7 @@ def make_strategy(job: Job, settings: Settings, **options: Any) -> CompressedStr
         "fraction_evaluate": 0.0,
     }
     if job.algorithm == "error-feedback":
-        feedback = ErrorFeedback(TopK(fraction=0.1))
+        feedback = ErrorFeedback(TopK(fraction=0.2))
         return CompressedStrategy(feedback, Direct(Identity()), **common)
     return get_algorithm(job.algorithm)(compressor=settings.compressor, **common)
 
