@@ -14,6 +14,13 @@ RAISES = (Fault.RAISE_BEFORE, Fault.RAISE_AFTER, Fault.RAISE_OUTSIDE)
 RESTARTS = (Fault.RESTART_BEFORE, Fault.RESTART_AFTER)
 NO_FAULTS = RandomFaults(reorder=False)
 MAX_DELAY = 3
+TOGETHER: tuple[tuple[Fault, ...], ...] = (
+    DELAYS,
+    DUPLICATES,
+    RESTARTS,
+    *((fault,) for fault in Fault if fault not in (*DELAYS, *DUPLICATES, *RESTARTS)),
+)
+"""Faults of which one schedule has all or none."""
 
 
 def random_faults(
@@ -39,6 +46,20 @@ def random_faults(
     )
     assert schedule.possible == set(faults), "some come in pairs only"
     return schedule
+
+
+def swarms() -> st.SearchStrategy[RandomFaults]:
+    """Schedules of which each knows some of the faults only, often or seldom.
+
+    What one fault would hide from another comes to light where the one is left out.
+    """
+    kinds = st.sets(st.sampled_from(TOGETHER), min_size=1)
+    return st.builds(
+        random_faults,
+        seed=st.integers(0, 2**32),
+        probability=st.sampled_from([0.03, 0.08, 0.15, 0.3, 0.5]),
+        faults=kinds.map(lambda some: frozenset().union(*some)),
+    )
 
 
 class PlannedSchedule(Schedule):

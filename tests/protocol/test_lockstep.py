@@ -7,68 +7,35 @@ the server's ends are compared with what the clients have stored.
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Message,
-    MetricRecord,
-    RecordDict,
-)
-from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import Result
+from flwr.app import Array, ArrayRecord, ConfigRecord
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flower_compress import CompressionMod, mods
+from flower_compress import mods
 from flower_compress.client_state import ClientState
-from flower_compress.compressors import (
-    DitheredQuantizer,
-    Identity,
-    RandK,
-    RandomSparsifier,
-    RotatedQuantizer,
-    ScaledSign,
-    StochasticQuantizer,
-    TopK,
-    Vector,
-)
+from flower_compress.compressors import Vector
 from flower_compress.contract import Contract
 from flower_compress.errors import NonFiniteError
-from flower_compress.layout import read_array, write_array
 from flower_compress.links import (
+    Broadcast,
+    CatchUp,
     Channel,
-    Direct,
-    ErrorFeedback,
     Memory,
     SenderState,
     commit,
 )
-from flower_compress.mods import find_packet
 from flower_compress.packet import Packet
-from flower_compress.strategies import ALGORITHMS, MCM, CompressedStrategy, RandMCM
+from flower_compress.strategies import CompressedStrategy
 from flower_compress.strategies.downlink import DownlinkEnd, Downlinks
-from flower_compress.strategies.roster import Client
-from flower_compress.strategies.uplink import Contribution, Uplinks
+from flower_compress.strategies.uplink import Contribution, UplinkEnd, Uplinks
 from flower_compress.streams import Purpose, Stream
-from flower_compress.testing import (
-    Fault,
-    FaultPoint,
-    FaultyGrid,
-    InProcessGrid,
-    RandomFaults,
-    Schedule,
-)
+from flower_compress.testing import Fault, RandomFaults, Schedule
 from tests.protocol.faulty import (
     DELAYS,
     DUPLICATES,
@@ -79,369 +46,43 @@ from tests.protocol.faulty import (
     PlannedSchedule,
     random_faults,
 )
+from tests.protocol.lockstep import (
+    CASES,
+    EVERYONE,
+    Case,
+    LockStep,
+    TinyApp,
+    initial_arrays,
+    run,
+    same,
+)
 
-Returns = Literal["gradient", "weights"]
-SHAPES = {"conv.weight": (2, 3), "conv.bias": (3,), "scale": (), "head": (1, 2)}
-EXACT = ("norm.running_mean", "norm.num_batches_tracked")
-QSGD = StochasticQuantizer(levels=2)
-
-
-def initial_arrays() -> ArrayRecord:
-    """A model of 12 floats in four arrays, and two that are never compressed."""
-    rng = np.random.default_rng(5)
-    arrays = {
-        name: rng.standard_normal(shape).astype(np.float32)
-        for name, shape in SHAPES.items()
-    }
-    arrays["scale"] = np.array(0.5)  # float64, to be brought back as float64
-    arrays["norm.running_mean"] = np.zeros(2, dtype=np.float32)
-    arrays["norm.num_batches_tracked"] = np.array(3, dtype=np.int64)
-    return ArrayRecord({name: Array(np.asarray(a)) for name, a in arrays.items()})
-
-
-class TinyApp:
-    """Clients that minimise (w - w_i)^2, each around a point of its own."""
-
-    def __init__(self, returns: Returns = "gradient") -> None:
-        self.returns = returns
-        self.trained: Counter[int] = Counter()
-        self.evaluated: dict[int, ArrayRecord] = {}
-
-    def grid(self, num_clients: int, faults: Schedule = NO_FAULTS) -> FaultyGrid:
-        """Clients of this app, which raise next to their train function."""
-        point = FaultPoint()
-        app = ClientApp(mods=[CompressionMod(self.returns), point])
-        app.train()(self.train)
-        app.evaluate()(self.evaluate)
-        return FaultyGrid(InProcessGrid(app, num_clients), faults, fault_point=point)
-
-    def train(self, msg: Message, context: Context) -> Message:
-        client = int(context.node_config["partition-id"])
-        self.trained[client] += 1
-        server_round = msg.content["config"]["server-round"]
-        result = {}
-        for name, array in msg.content["arrays"].items():
-            w = read_array(array)
-            if name in EXACT:
-                result[name] = w + w.dtype.type(1 + client)
-                continue
-            gradient = w - w.dtype.type(client + len(name) % 3)
-            step = w - w.dtype.type(0.2) * gradient
-            result[name] = gradient if self.returns == "gradient" else step
-        record = ArrayRecord(
-            {name: write_array(np.asarray(a)) for name, a in result.items()}
-        )
-        # A client's weight changes from round to round.
-        metrics = {"num-examples": 1 + (client + server_round) % 3, "loss": 1.0}
-        content = RecordDict({"arrays": record, "metrics": MetricRecord(metrics)})
-        return Message(content, reply_to=msg)
-
-    def evaluate(self, msg: Message, context: Context) -> Message:
-        self.evaluated[context.node_id] = msg.content["arrays"]
-        content = RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": 1})})
-        return Message(content, reply_to=msg)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A strategy, and what its clients return."""
-
-    make: Callable[..., CompressedStrategy]
-    returns: Returns = "gradient"
-
-    def strategy(self, **kwargs: Any) -> CompressedStrategy:
-        step_size = 0.2 if self.returns == "gradient" else 1.0
-        defaults = {
-            "step_size": step_size,
-            # A schedule may well fail every client for many rounds.
-            "max_failed_rounds": 10**6,
-            "fraction_evaluate": 0.0,
-        }
-        return self.make(**{**defaults, **kwargs})
-
-
-CASES: dict[str, Case] = {
-    **{name: Case(algorithm) for name, algorithm in ALGORITHMS.items()},
-    "rand-mcm-g": Case(partial(RandMCM, groups=3)),
-    **{
-        f"{name}-weights": Case(ALGORITHMS[name], "weights")
-        for name in ("sgd", "artemis", "double-squeeze", "mcm", "rand-mcm")
-    },
-    "rand-mcm-first": Case(
-        partial(RandMCM, RandomSparsifier(p=0.5), initial_memory="first")
-    ),
-    "mcm-topk": Case(partial(MCM, TopK(k=3))),
-    "mcm-identity": Case(partial(MCM, Identity())),
-    "mcm-down-error-feedback-up": Case(
-        partial(CompressedStrategy, ErrorFeedback(TopK(k=3)), Memory(QSGD))
-    ),
-    "mcm-rand-k": Case(partial(MCM, RandK(fraction=0.5))),
-    "rand-mcm-rand-k": Case(partial(RandMCM, RandK(k=2, per="tensor")), "weights"),
-    "rand-mcm-rotated": Case(
-        partial(RandMCM, RotatedQuantizer(1.0), initial_memory="first")
-    ),
-    "rand-mcm-g-rotated": Case(
-        partial(RandMCM, RotatedQuantizer(1.0, per="tensor"), groups=2)
-    ),
-    "mcm-per-tensor": Case(
-        partial(
-            MCM,
-            StochasticQuantizer(levels=2, per="tensor"),
-            downlink_compressor=DitheredQuantizer(6, subtractive=True, per="tensor"),
-        )
-    ),
-    "private-subtractive-down": Case(
-        partial(
-            CompressedStrategy,
-            ErrorFeedback(RotatedQuantizer()),
-            Direct(StochasticQuantizer(6, subtractive=True, per="tensor")),
-            groups="client",
-        )
-    ),
-    "rotated-updates-in-groups": Case(
-        partial(
-            CompressedStrategy,
-            ErrorFeedback(ScaledSign(per="tensor")),
-            ErrorFeedback(RotatedQuantizer(per="tensor")),
-            downlink_carries="update",
-            groups=2,
-        )
-    ),
-    "private-direct-down": Case(
-        partial(CompressedStrategy, Memory(QSGD), Direct(QSGD), groups="client")
-    ),
-    "preserved-updates-in-groups": Case(
-        partial(
-            CompressedStrategy,
-            Direct(QSGD),
-            ErrorFeedback(TopK(k=3)),
-            downlink_carries="update",
-            groups=2,
-        )
-    ),
-}
-
-
-@pytest.fixture(autouse=True)
-def _quiet_flower() -> Iterator[None]:
-    """Flower's log of a thousand rounds takes longer than the rounds."""
-    logger = logging.getLogger("flwr")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(level)
-
-
-_on = ClientState.on
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-
-
-def same(a: Vector | None, b: Vector | None) -> bool:
-    """Whether two vectors are equal byte for byte; None is a vector of zeros."""
-    if a is None or b is None:
-        return a is b
-    return a.dtype == b.dtype == np.float32 and a.tobytes() == b.tobytes()
 
 
 def model_bytes(arrays: ArrayRecord) -> dict[str, tuple[str, bytes]]:
     return {name: (array.dtype, array.data) for name, array in arrays.items()}
 
 
-def state_of(grid: FaultyGrid, node_id: int) -> ClientState | None:
-    record = grid.contexts[node_id].state.get("flower_compress")
-    return None if record is None else ClientState.from_bytes(record["state"])
-
-
-class LockStep:
-    """Compares, after each round, the server's ends with what the clients stored."""
-
-    def __init__(self, strategy: CompressedStrategy, grid: FaultyGrid) -> None:
-        self.strategy, self.grid = strategy, grid
-        self.sent: dict[tuple[int, int], Vector] = {}  # by identity and version
-        self.folded: dict[tuple[int, int], Vector | None] = {}  # the server's h_i
-        self.acked: dict[int, int] = {}
-        self.acked_at: dict[int, int] = {}  # train exchange of the last acceptance
-        self.lost_at: dict[int, int] = {}  # train exchange
-        self.num_compared: Counter[str] = Counter()
-        grid.on_train = self.before_round
-
-    @property
-    def clients(self) -> list[Client]:
-        return self.strategy._roster.online(self.grid.contexts)
-
-    def downlink_channel(self, identity: int) -> Channel:
-        groups = self.strategy.groups
-        index = identity if groups == "client" else identity % groups
-        stream = Stream(self.strategy.seed, Purpose.DOWNLINK, index)
-        return Channel(stream, self.strategy._layout.sizes)
-
-    def uplink_channel(self, identity: int) -> Channel:
-        stream = Stream(self.strategy.seed, Purpose.UPLINK, identity)
-        return Channel(stream, self.strategy._layout.sizes)
-
-    def before_round(self, messages: Sequence[Message]) -> None:
-        """Note what each client would hold if it received its message."""
-        strategy = self.strategy
-        shared = strategy._downlinks._shared
-        by_node = {client.node_id: client for client in self.clients}
-        for message in messages:
-            client = by_node[message.metadata.dst_node_id]
-            packet = Packet.parse(find_packet(message.content)[1])
-            packet = packet.on(self.downlink_channel(client.identity))
-            assert packet.version == client.downlink.sent
-            if shared is not None:
-                value = shared[client.identity % len(shared)].value
-            else:
-                h = strategy._downlinks._memory(client.downlink)
-                q = packet.payloads[-1].vector
-                in_memory = strategy._downlinks.receiver_rate is not None
-                value = h + q if in_memory else q
-            key = client.identity, packet.version
-            assert key not in self.sent, "a version is used once"
-            self.sent[key] = value.copy()
-
-    def after_round(self) -> None:
-        strategy, grid = self.strategy, self.grid
-        link, num_rounds = strategy.uplink, grid.exchanges["train"]
-        total = np.zeros(strategy._layout.dim)
-        for client in self.clients:
-            end, i = client.uplink, client.identity
-            if end.version != self.acked.get(i, 0):
-                assert end.version > self.acked.get(i, 0), "no reply counts twice"
-                self.acked[i], self.acked_at[i] = end.version, num_rounds
-                self.folded[i, end.version] = end.memory.vector
-            if end.memory.vector is not None:
-                total += end.weight * end.memory.vector.astype(np.float64)
-            state = state_of(grid, client.node_id)
-            if state is None:
-                assert client.node_id in grid.restarted or end.version == 0
-                continue
-            if state.session != strategy._session:
-                # A late message of an earlier session can do that.
-                self.lost_at[i] = num_rounds
-                continue
-            state = _on(state, self.downlink_channel(i), self.uplink_channel(i))
-            self.compare_downlink(client, state)
-            self.compare_uplink(client, state)
-        memory_sum = strategy._uplinks._memory_sum
-        if link.memory_rate(strategy._layout.dim) is None:
-            assert memory_sum is None
-        elif memory_sum is not None:
-            np.testing.assert_allclose(memory_sum, total, rtol=0, atol=1e-6)
-            self.num_compared["sum"] += 1
-        if not strategy.preserved:
-            np.testing.assert_array_equal(
-                strategy._model, strategy._downlinks.degraded_model
-            )
-
-    def compare_downlink(self, client: Client, state: ClientState) -> None:
-        """Whatever version a client holds, it is what the server has sent as that."""
-        rate = Contract.from_bytes(state.contract).downlink_rate
-        assert rate == self.strategy._downlinks.receiver_rate
-        newest = state.receiver.newest
-        assert same(state.receiver.value(rate), self.sent[client.identity, newest])
-        self.num_compared["value"] += 1
-        accepted = self.acked_at.get(client.identity) == self.grid.exchanges["train"]
-        if not accepted or self.restarted_since_accepted(client):
-            return
-        end = client.downlink
-        assert end.held == end.sent == newest
-        self.num_compared["downlink"] += 1
-        if self.strategy._downlinks._shared is None:
-            committed = commit(state.receiver, rate)
-            memory = self.strategy._downlinks._memory(end)
-            assert same(committed.vector, memory)
-            assert committed.version == end.sender.version or rate is None
-
-    def compare_uplink(self, client: Client, state: ClientState) -> None:
-        """What a client has folded is what the server had folded."""
-        link = self.strategy.uplink
-        rate = link.memory_rate(self.strategy._layout.dim)
-        end, sender = client.uplink, state.sender
-        if isinstance(link, Memory) and sender.version and rate is not None:
-            assert same(sender.vector, self.folded[client.identity, sender.version])
-            self.num_compared["uplink"] += 1
-        if self.restarted_since_accepted(client):
-            return
-        # What the next message will say is understood: the client starts anew only if
-        # it has lost its state.
-        assert end.version in (sender.version, sender.pending_version)
-        if rate is not None:
-            following = link.acknowledge(sender, end.version, end.crc)
-            if sender.is_pending(end.version) and sender.pending.crc != end.crc:
-                # It lost its state between two answers to one message.
-                assert client.node_id in self.grid.restarted
-                assert following.vector is None
-                return
-            assert following.version == end.version
-            assert same(following.vector, end.memory.vector)
-            self.num_compared["next"] += 1
-
-    def restarted_since_accepted(self, client: Client) -> bool:
-        restarted = self.grid.restarted.get(client.node_id, -1)
-        last = max(restarted, self.lost_at.get(client.identity, -1))
-        return last >= self.acked_at.get(client.identity, 0)
-
-    def in_step(self) -> set[int]:
-        """Clients whose last answer was accepted, and who hold what was sent last."""
-        return {
-            client.identity
-            for client in self.clients
-            if client.uplink.version == client.downlink.sent
-            and (state := state_of(self.grid, client.node_id)) is not None
-            and state.session == self.strategy._session
-            and state.receiver.newest == client.downlink.sent
-        }
-
-
-def run(
-    strategy: CompressedStrategy,
-    grid: FaultyGrid,
-    num_rounds: int,
-    faulty_rounds: int | None = None,
-) -> tuple[Result, LockStep]:
-    """Run one session; after `faulty_rounds` nothing fails any more."""
-    lock_step = LockStep(strategy, grid)
-
-    def after_round(server_round: int, arrays: ArrayRecord) -> None:
-        if server_round > 0:
-            lock_step.after_round()
-        if server_round == faulty_rounds:
-            grid.faults = NO_FAULTS
-            grid.hasten()
-
-    result = strategy.start(
-        grid, initial_arrays(), num_rounds=num_rounds, evaluate_fn=after_round
-    )
-    return result, lock_step
-
-
 # -- under faults ----------------------------------------------------------------------
 
 
 @every_case
-@pytest.mark.parametrize(("seed", "probability"), [(7, 0.03), (2, 0.08), (3, 0.16)])
+@pytest.mark.parametrize(("seed", "probability"), [(7, 0.05), (2, 0.12)])
 def test_server_and_clients_stay_in_step(
     case: Case, seed: int, probability: float
 ) -> None:
     num_clients = 3 + seed % 3
     grid = TinyApp(case.returns).grid(num_clients, random_faults(seed, probability))
     strategy = case.strategy(seed=seed, fraction_evaluate=1.0 if seed == 2 else 0.0)
-    result, lock_step = run(strategy, grid, 32, faulty_rounds=30)
-    assert set(grid.happened) == set(Fault), "a schedule without some of the faults"
+    takes_all = strategy.fraction_train == 1.0
+    result, lock_step = run(strategy, grid, 24, faulty_rounds=22)
+    if takes_all:
+        assert set(grid.happened) == set(Fault), "a schedule without some of the faults"
     assert lock_step.in_step() == set(range(num_clients)), "two rounds without faults"
     assert lock_step.num_compared["downlink"] > 10
+    assert lock_step.num_compared["error"] > 10 or not lock_step.is_fed_back
     assert all(np.isfinite(a.numpy()).all() for a in result.arrays.values())
-
-
-@pytest.mark.slow
-@every_case
-def test_a_hundred_schedules_break_no_step(case: Case) -> None:
-    for seed in range(100):
-        schedule = random_faults(seed, 0.02 + 0.002 * seed)
-        grid = TinyApp(case.returns).grid(3, schedule)
-        _, lock_step = run(case.strategy(seed=seed), grid, 20, faulty_rounds=18)
-        assert lock_step.in_step() == {0, 1, 2}, seed
 
 
 @every_case
@@ -449,7 +90,7 @@ def test_a_hundred_schedules_break_no_step(case: Case) -> None:
 @given(data=st.data())
 def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
     grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))
-    _, lock_step = run(case.strategy(), grid, 14, faulty_rounds=12)
+    _, lock_step = run(case.strategy(), grid, 10, faulty_rounds=8)
     assert lock_step.in_step() == {0, 1, 2}
 
 
@@ -458,20 +99,25 @@ def test_partial_participation_stays_in_step(case: Case) -> None:
     """Clients that are away catch up, and bring the memory that they left with."""
     grid = TinyApp(case.returns).grid(5, random_faults(4, 0.06))
     strategy = case.strategy(fraction_train=0.4, seed=4)
-    _, lock_step = run(strategy, grid, 40, faulty_rounds=20)
+    _, lock_step = run(strategy, grid, 22, faulty_rounds=20)
     assert lock_step.in_step() == set(range(5))
 
 
-def test_the_comparisons_are_made() -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rand-mcm", {"uplink": 12, "next": 15, "sum": 5}),
+        ("diana-mean", {"uplink": 12, "next": 15, "sum": 5}),
+        ("diana-sampled", {"uplink": 12, "next": 15}),
+        ("rand-mcm-average", {"uplink": 12, "next": 15, "sum": 5, "average": 5}),
+        ("double-squeeze", {"error": 15}),
+    ],
+)
+def test_the_comparisons_are_made(name: str, expected: dict[str, int]) -> None:
     grid = TinyApp().grid(3)
-    _, lock_step = run(CASES["rand-mcm"].strategy(), grid, 5)
-    assert lock_step.num_compared == {
-        "value": 15,
-        "downlink": 15,
-        "uplink": 12,
-        "next": 15,
-        "sum": 5,
-    }
+    _, lock_step = run(CASES[name].strategy(), grid, 5)
+    made = {what: number for what, number in lock_step.num_compared.items() if number}
+    assert made == {"value": 15, "downlink": 15, **expected}
 
 
 def test_a_round_without_any_reply_changes_nothing() -> None:
@@ -496,6 +142,7 @@ def test_a_round_without_any_reply_changes_nothing() -> None:
 
 _acknowledge, _fold = Memory.acknowledge, Uplinks.fold
 _send, _accept = Downlinks.send, mods.accept
+_settle, _catch_up = Downlinks.settle, Broadcast.catch_up
 
 
 def fold_at_once(
@@ -556,6 +203,36 @@ def forget_the_channels(self: ClientState, down: Channel, up: Channel) -> Client
     return self
 
 
+def acknowledge_any_epoch(self: Uplinks, end: UplinkEnd) -> tuple[int, int]:
+    """Clients of an older epoch are not told to start from zero."""
+    return end.version, end.crc
+
+
+def lose_nothing(self: Uplinks, part: Contribution) -> bool:
+    """No lost memory begins an epoch."""
+    return False
+
+
+def keep_the_memory(self: Uplinks, end: UplinkEnd) -> None:
+    """A client that has lost its memory does not get it back."""
+
+
+def never_reset(self: Downlinks, x: Vector, identities: Any, server_round: int) -> None:
+    """The averaged memory's receivers drift away from it."""
+
+
+def step_twice(self: Downlinks, num_clients: int) -> None:
+    """The averaged memory moves on by the last step once more."""
+    heard = dict(self._heard)
+    _settle(self, num_clients)
+    self._heard = heard
+
+
+def send_no_snapshot(self: Broadcast, held: int | None) -> CatchUp:
+    """Whoever holds nothing is sent payloads only."""
+    return replace(_catch_up(self, held), snapshot=None)
+
+
 @pytest.mark.parametrize(
     ("target", "name", "broken", "algorithm", "faults"),
     [
@@ -571,6 +248,12 @@ def forget_the_channels(self: ClientState, down: Channel, up: Channel) -> Client
         (Packet, "on", one_version_late, "rand-mcm-rotated", []),
         (Packet, "on", one_version_late, "mcm-rand-k", []),
         (ClientState, "on", forget_the_channels, "rand-mcm-rotated", []),
+        (Uplinks, "acked", acknowledge_any_epoch, "diana-mean", RESTARTS),
+        (Uplinks, "_memory_was_lost", lose_nothing, "diana-mean", RESTARTS),
+        (Uplinks, "memory", keep_the_memory, "artemis", RESTARTS),
+        (Downlinks, "publish", never_reset, "rand-mcm-average", []),
+        (Downlinks, "settle", step_twice, "rand-mcm-average", [Fault.LOSE_REPLY]),
+        (Broadcast, "catch_up", send_no_snapshot, "mcm", []),
     ],
 )
 def test_a_broken_rule_is_caught(
@@ -596,19 +279,16 @@ def test_a_broken_rule_is_caught(
 @pytest.mark.parametrize("keeps_state", [True, False])
 def test_a_client_may_come_back_as_another_node(case: Case, keeps_state: bool) -> None:
     grid = TinyApp(case.returns).grid(3)
-    strategy = case.strategy()
-    lock_step = LockStep(strategy, grid)
+    strategy = case.strategy(reset_every=None, **EVERYONE)
 
-    def after_round(server_round: int, arrays: ArrayRecord) -> None:
-        if server_round > 0:
-            lock_step.after_round()
-            assert lock_step.in_step() == {0, 1, 2}
+    def after_round(lock_step: LockStep, server_round: int) -> None:
+        assert lock_step.in_step() == {0, 1, 2}
         if server_round == 3:
             if not keeps_state:
                 grid.restart(1002)
             grid.rename(1002, 77)
 
-    strategy.start(grid, initial_arrays(), num_rounds=6, evaluate_fn=after_round)
+    run(strategy, grid, 6, after_round=after_round)
     assert num_snapshots(strategy) == (
         first_snapshots(strategy, 3) + (0 if keeps_state else dense_vectors(strategy))
     )
@@ -630,14 +310,15 @@ def first_snapshots(strategy: CompressedStrategy, num_clients: int) -> int:
 def dense_vectors(strategy: CompressedStrategy) -> int:
     """What a client needs that has lost its state: the model, its uplink memory."""
     remembers = strategy.uplink.memory_rate(strategy._layout.dim) is not None
+    remembers &= strategy.uplink_memory != "mean"
     return first_snapshots(strategy, 1) + remembers
 
 
 @every_case
 def test_a_restart_costs_one_snapshot_of_each_link(case: Case) -> None:
-    grid = TinyApp(case.returns).grid(4, random_faults(6, 0.05, RESTARTS))
-    strategy = case.strategy()
-    run(strategy, grid, 20, faulty_rounds=18)
+    grid = TinyApp(case.returns).grid(4, random_faults(6, 0.08, RESTARTS))
+    strategy = case.strategy(reset_every=None, **EVERYONE)
+    run(strategy, grid, 12, faulty_rounds=10)
     restarts = sum(grid.happened[fault] for fault in RESTARTS)
     assert restarts > 3
     most = first_snapshots(strategy, 4) + restarts * dense_vectors(strategy)
@@ -650,7 +331,7 @@ def test_a_late_call_for_help_costs_no_second_snapshot(case: Case) -> None:
     """A client calls for help in rounds 4 and 5; the first call comes in round 7."""
     plan = {(4, 0): [Fault.RESTART_BEFORE, Fault.DELAY_REPLY]}
     grid = TinyApp(case.returns).grid(2, PlannedSchedule(plan, delays=3))
-    strategy = case.strategy()
+    strategy = case.strategy(reset_every=None, **EVERYONE)
     run(strategy, grid, 10)
     assert grid.happened.keys() == {Fault.RESTART_BEFORE, Fault.DELAY_REPLY}
     assert num_snapshots(strategy) == (
@@ -689,11 +370,11 @@ def outcome(
     **kwargs: Any,
 ) -> tuple[object, ...]:
     """What a run ends with. The sum is float64, so the order of its terms shows."""
-    grid = TinyApp(case.returns).grid(5, faults)
+    grid = TinyApp(case.returns).grid(4, faults)
     for old_id, new_id in zip(list(grid.get_node_ids()), node_ids, strict=False):
         grid.rename(old_id, new_id)
     strategy = case.strategy(seed=11, **kwargs)
-    result, _ = run(strategy, grid, 10)
+    result, _ = run(strategy, grid, 7)
     memory_sum = strategy._uplinks._memory_sum
     return (
         model_bytes(result.arrays),
@@ -702,13 +383,13 @@ def outcome(
 
 
 @every_case
-@pytest.mark.parametrize(("fraction", "seeds"), [(1.0, [0]), (0.4, [1, 2])])
+@pytest.mark.parametrize(("fraction", "seeds"), [(1.0, [0]), (0.5, [1, 2])])
 def test_neither_order_nor_node_ids_nor_duplicates_change_the_result(
     case: Case, fraction: float, seeds: list[int]
 ) -> None:
     expected = outcome(case, fraction_train=fraction)
     shuffled = RandomFaults(seed=1)
-    node_ids = [90001, 17, 2**40, 444, 3]
+    node_ids = [90001, 17, 2**40, 3]
     assert outcome(case, shuffled, node_ids, fraction_train=fraction) == expected
     for seed in seeds:
         # Everything comes twice, the second time up to three rounds late.
@@ -729,23 +410,25 @@ def test_another_seed_gives_another_model() -> None:
 @every_case
 def test_nothing_leaks_from_one_session_into_the_next(case: Case) -> None:
     """(I4) On the contexts that an earlier run has left, the result is the same."""
-    fresh, _ = run(case.strategy(seed=3), TinyApp(case.returns).grid(3), 8)
-    grid = TinyApp(case.returns).grid(3, random_faults(1, 0.1, RAISES))
+    fresh, _ = run(case.strategy(seed=3), TinyApp(case.returns).grid(3), 6)
+    app = TinyApp(case.returns)
+    grid = app.grid(3, random_faults(1, 0.1, RAISES))
+    for earlier in (case.strategy(seed=8), CASES["mcm"].strategy()):
+        run(earlier, grid, 4, faulty_rounds=3)
     strategy = case.strategy(seed=3)
-    for earlier in (case.strategy(seed=8), CASES["mcm"].strategy(), strategy):
-        run(earlier, grid, 6, faulty_rounds=5)
-    again, lock_step = run(strategy, grid, 8)
-    assert model_bytes(again.arrays) == model_bytes(fresh.arrays)
-    assert lock_step.in_step() == {0, 1, 2}
+    for _ in range(2):
+        app.trained.clear()
+        again, _ = run(strategy, grid, 6)
+        assert model_bytes(again.arrays) == model_bytes(fresh.arrays)
 
 
 def test_what_is_late_from_an_earlier_session_does_no_harm() -> None:
     for seed, case in enumerate(CASES.values()):
         faults = [*DELAYS, *DUPLICATES]
         grid = TinyApp(case.returns).grid(3, random_faults(seed, 0.3, faults))
-        run(case.strategy(), grid, 6)
-        run(case.strategy(), grid, 6)
-        _, lock_step = run(case.strategy(), grid, 15, faulty_rounds=10)
+        run(case.strategy(), grid, 4)
+        run(case.strategy(), grid, 4)
+        _, lock_step = run(case.strategy(), grid, 9, faulty_rounds=5)
         assert lock_step.in_step() == {0, 1, 2}
 
 
@@ -756,7 +439,7 @@ def test_what_is_late_from_an_earlier_session_does_no_harm() -> None:
 def test_clients_evaluate_the_model_that_they_hold(case: Case) -> None:
     app = TinyApp(case.returns)
     grid = app.grid(3)
-    strategy = case.strategy(fraction_evaluate=1.0)
+    strategy = case.strategy(fraction_evaluate=1.0, **EVERYONE)
     _, lock_step = run(strategy, grid, 4)
     assert set(app.evaluated) == set(grid.contexts)
     for client in lock_step.clients:

@@ -1,0 +1,23 @@
+"""A thousand runs: no log, and no waiting."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from flower_compress.strategies import base
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Flower's log of a thousand rounds takes longer than the rounds, so does fsync."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(base, "_RETRY_SECONDS", 0.0)
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
