@@ -134,7 +134,7 @@ def test_partial_participation_is_that_of_the_paper() -> None:
     runs = {run.label: run for run in figure.runs}
     for run in runs.values():
         assert (run.fraction, run.sampling) == (0.5, "bernoulli")
-        assert (run.levels, run.bucket_size, run.step_size) == (1, 0, "auto")
+        assert (run.levels, run.bucket_size, run.step_size) == (2, 0, "auto")
         assert (run.clients, run.batch_size, run.rounds) == (20, 20, 4000)
     reset = {name: run.strategy() for name, run in runs.items()}
     assert reset["rand-mcm"].downlink_memory == "each"

@@ -199,22 +199,19 @@ def test_faults_cost_no_more_than_the_replies_that_they_take() -> None:
 
 @pytest.mark.slow
 def test_a_killed_server_costs_nothing_in_the_end() -> None:
-    """On a grid that cannot bring its clients back, as Ray and a SuperLink."""
-    names = ("diana", "rand-mcm")
-    jobs = [
-        Job(name, seed, False, kills=k)
-        for name in names
-        for seed in SEEDS
-        for k in (0, 5)
+    """On a grid that cannot bring its clients back, as Ray and a SuperLink.
+
+    Other versions are other draws: single runs differ by 0.1, twelve pairs tell 0.03.
+    """
+    pairs = [
+        (Job(name, seed, False), Job(name, seed, False, kills=5))
+        for name in ("diana", "rand-mcm")
+        for seed in range(6)
     ]
-    found = run(jobs)
-    for name in names:
-        means = {
-            k: np.mean([found[Job(name, seed, False, kills=k)] for seed in SEEDS])
-            for k in (0, 5)
-        }
-        print(f"{name}: {means[0]:.3f} uninterrupted, {means[5]:.3f} killed 5 times")
-        assert means[5] < means[0] + 0.05, name
+    found = run([job for pair in pairs for job in pair])
+    gaps = [found[killed] - found[whole] for whole, killed in pairs]
+    print(f"killed 5 times: {np.mean(gaps):+.3f} in the mean, {np.round(gaps, 2)}")
+    assert np.mean(gaps) < 0.05
 
 
 @pytest.mark.slow
