@@ -30,9 +30,9 @@ def test_a_thousand_schedules_break_no_step(case: Case, tmp_path: Path) -> None:
     )
     @given(
         faults=swarms(),
-        num_clients=st.sampled_from([2, 2, 3]),
-        faulty_rounds=st.integers(1, 6),
-        deaths=st.lists(st.integers(1, 3), max_size=2),
+        num_clients=st.sampled_from([2, 2, 2, 3]),
+        faulty_rounds=st.integers(1, 5),
+        deaths=st.lists(st.integers(1, 3), max_size=1),
         checkpoint_every=st.integers(1, 2),
     )
     def attempt(
