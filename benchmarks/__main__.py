@@ -19,6 +19,7 @@ from . import (
     device,
     lengths,
     operators,
+    optimizer,
     server_memory,
     tables,
     throughput,
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 Advance = Callable[[], None]
 
 _DIMS = ",".join(map(str, DIMS))
+_SUITES = "small,throughput,lengths,baselines,operators,optimizer,server-memory,device"
 
 
 def suites(
@@ -58,6 +60,10 @@ def suites(
         "lengths": (len(dims) * lengths.num_rows(), partial(each, lengths.lengths)),
         "baselines": (2 * len(dims), partial(each, others)),
         "operators": (operators.num_rows(), partial(operators.operators, repeats)),
+        "optimizer": (
+            len(optimizer.FRACTIONS),
+            partial(optimizer.optimizer, 7 * repeats),
+        ),
         "server-memory": (len(server_memory.ROWS), server_memory.server_memory),
         "device": (len(device.OPERATORS), partial(device.device, repeats)),
     }
@@ -66,7 +72,7 @@ def suites(
 def main(
     only: Annotated[
         str, typer.Option(help="Suites to run, with commas between; default all.")
-    ] = "small,throughput,lengths,baselines,operators,server-memory,device",
+    ] = _SUITES,
     dims: Annotated[
         str, typer.Option(help="Lengths of the long vectors, with commas between.")
     ] = _DIMS,

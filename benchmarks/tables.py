@@ -1,4 +1,4 @@
-"""The tables of docs/compression.md, from results/*.json.
+"""The tables of docs/, from results/*.json.
 
 A table stands between ``<!-- results: NAME -->`` and ``<!-- end -->``.
 """
@@ -202,6 +202,23 @@ def _device(rows: list[Row]) -> str:
     )
 
 
+def _optimizer(rows: list[Row]) -> str:
+    return _table(
+        ("one step", "d", "k/d", "ms", "times ours"),
+        (
+            (
+                row["way"],
+                f"{row['dim']:,}",
+                f"{100 * row['fraction']:g} %",
+                f"{row['ms']:.1f}",
+                f"{row['times_ours']:.2f}",
+            )
+            for row in rows
+        ),
+        1,
+    )
+
+
 def _server_memory(rows: list[Row]) -> str:
     def name(row: Row) -> str:
         options = [f"{key}={value}" for key, value in row["options"].items()]
@@ -240,6 +257,7 @@ _TABLES: dict[str, Callable[[list[Row]], str]] = {
     "baselines": _baselines,
     "operators": _operators,
     "device": _device,
+    "optimizer": _optimizer,
     "server-memory": _server_memory,
 }
 

@@ -6,5 +6,14 @@ from .batches import batches
 from .gradient import gradient_client
 from .local_steps import local_steps_client
 from .objective import Arrays, Objective
+from .qadam import QAdamMod, qadam_client
 
-__all__ = ["Arrays", "Objective", "batches", "gradient_client", "local_steps_client"]
+__all__ = [
+    "Arrays",
+    "Objective",
+    "QAdamMod",
+    "batches",
+    "gradient_client",
+    "local_steps_client",
+    "qadam_client",
+]

@@ -14,7 +14,7 @@ from .app import ObjectiveFactory, make_app
 from .batches import batches, number, server_round
 from .objective import Arrays, Objective
 
-__all__ = ["gradient_client"]
+__all__ = ["gradient_client", "gradient_step"]
 
 
 def gradient_client(
@@ -32,12 +32,15 @@ def gradient_client(
     mods : Sequence[Mod]
         Further mods, behind the compression mod: they see plain arrays.
     """
-    return make_app(objective, _step, (CompressionMod(returns="gradient"), *mods))
+    return make_app(
+        objective, gradient_step, (CompressionMod(returns="gradient"), *mods)
+    )
 
 
-def _step(
+def gradient_step(
     objective: Objective, arrays: Arrays, config: ConfigRecord, client: int
 ) -> tuple[float, Arrays]:
+    """Return the loss and the gradient on the round's batch; see :data:`Step`."""
     (indices,) = batches(
         objective.num_examples,
         int(number(config, "batch-size", 0)),

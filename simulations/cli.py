@@ -37,17 +37,22 @@ app = typer.Typer(
 
 _NAMES = ", ".join(ALGORITHMS)
 _DEFAULT_ALGORITHMS = "sgd,qsgd,diana,artemis,dore,mcm,rand-mcm"
+_DATA = "Folder with the files of the task mnist or cifar10; nothing is downloaded."
 _HELP = {
     "task": f"One of: {', '.join(TASKS)}.",
-    "model": f"With task digits, one of: {', '.join(MODELS)}.",
+    "model": f"With a task of images, one of: {', '.join(MODELS)}.",
     "partition": f"One of: {', '.join(SCHEMES)}.",
     "clients": "Number of clients N.",
     "alpha": "Concentration of the dirichlet partition.",
+    "data": _DATA,
     "rounds": "Number of rounds.",
     "batch_size": "Examples a gradient; 0 for all of them.",
     "levels": "Levels s of the stochastic quantizer.",
+    "sparsity": "Share k/d that the sparsifiers keep (spars-ams, topk, stoc-mv, "
+    "stoc-unif, qadam).",
     "bucket_size": "Entries that share a norm; 0 for the whole vector.",
-    "step_size": 'gamma; "auto" is 1/L with gradient clients, 1 with local steps.',
+    "step_size": 'gamma; "auto" is 1/L with gradient clients, 1 with local steps, '
+    "0.001 with Adam's steps.",
     "client": f"One of: {', '.join(CLIENTS)}.",
     "local_steps": "Steps of a local-steps client.",
     "local_step_size": "Their size.",
@@ -191,6 +196,10 @@ def reproduce(
     seeds: Annotated[
         int, typer.Option(help="Number of seeds; 0 for the experiment's.", min=0)
     ] = 0,
+    task: Annotated[
+        str, typer.Option(help="Another task than the experiment's, as mnist.")
+    ] = "",
+    data: Annotated[str, typer.Option(help=_DATA)] = "",
     engine: _Engine = "inprocess",
     workers: _Workers = 0,
     link: _Link = "",
@@ -206,7 +215,7 @@ def reproduce(
         return
     reproduction = load_reproduction(name, quick=quick)
     experiment = Experiment(
-        reproduction.jobs(seeds=seeds, rounds=rounds),
+        reproduction.jobs(seeds=seeds, rounds=rounds, task=task, data=data),
         out or Path("runs") / (f"{name}-quick" if quick else name),
         link=parse_network(link) if link else None,
         checkpoint_every=checkpoint_every,

@@ -5,7 +5,12 @@ from __future__ import annotations
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from flower_compress.clients import Objective, gradient_client, local_steps_client
+from flower_compress.clients import (
+    Objective,
+    gradient_client,
+    local_steps_client,
+    qadam_client,
+)
 from flower_compress.errors import ConfigurationError
 from flower_compress.records import records_of
 
@@ -28,6 +33,7 @@ def _objective(context: Context, config: ConfigRecord) -> Objective:
 _APPS = {
     "gradient": gradient_client(_objective),
     "local-steps": local_steps_client(_objective),
+    "qadam": qadam_client(_objective),
 }
 
 

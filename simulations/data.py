@@ -1,22 +1,28 @@
-"""The data set that needs no network: scikit-learn's handwritten digits.
+"""Data sets: scikit-learn's handwritten digits, which need no network, and files.
 
-1797 real 8 x 8 grey-scale scans (E. Alpaydin, C. Kaynak, "Optical Recognition of
-Handwritten Digits", UCI Machine Learning Repository, 1998; the test part, as
-shipped inside scikit-learn). Two problems are made of it: ``parity`` (even against
-odd, all examples train) and ``digits`` (ten classes, held-out test examples).
+The digits are 1797 real 8 x 8 grey-scale scans (E. Alpaydin, C. Kaynak, "Optical
+Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998; the test
+part, as shipped inside scikit-learn). Two problems are made of them: ``parity`` (even
+against odd, all examples train) and ``digits`` (ten classes, held-out test examples).
+
+``mnist`` and ``cifar10`` are read from a folder in which torchvision has put them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flower_compress.errors import ConfigurationError, MissingExtraError
 
-__all__ = ["Dataset", "load_digits", "load_parity"]
+__all__ = ["FILED", "Dataset", "load_digits", "load_files", "load_parity"]
+
+FILED: Final = {"mnist": "MNIST", "cifar10": "CIFAR10"}
+"""Data sets that are read from files, and torchvision's classes for them."""
 
 _MAX_INTENSITY = 16.0
 _TEST_FRACTION = 0.2
@@ -38,12 +44,16 @@ class Dataset:
     classes : NDArray[np.int64]
         Shape (n,), the digit drawn, {0, ..., 9}: what heterogeneous partitions
         group by, whatever the labels are.
+    image_shape : tuple[int, int, int], optional
+        Channels, height and width of an image that a feature vector holds in that
+        order.
     """
 
     name: str
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     classes: NDArray[np.int64]
+    image_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.features), len(self.labels), len(self.classes)}
@@ -73,6 +83,7 @@ class Dataset:
             self.features[indices],
             self.labels[indices],
             self.classes[indices],
+            self.image_shape,
         )
 
 
@@ -120,8 +131,53 @@ def load_digits() -> tuple[Dataset, Dataset]:
         random_state=_SPLIT_SEED,
         stratify=digits,
     )
-    examples = Dataset("digits", features, digits, digits)
+    examples = Dataset("digits", features, digits, digits, (1, 8, 8))
     return examples.take(np.sort(train)), examples.take(np.sort(test))
+
+
+@cache
+def load_files(name: str, folder: str) -> tuple[Dataset, Dataset]:
+    """Load training and test examples of a data set from the files in a folder.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`FILED`.
+    folder : str
+        What torchvision calls ``root``: it holds ``MNIST/raw/`` or
+        ``cifar-10-batches-py/``.
+
+    Raises
+    ------
+    ConfigurationError
+        The files are not there, or are damaged.
+    MissingExtraError
+        torchvision is not installed.
+    """
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torchvision", "simulation") from error
+    kind = FILED[name]
+    parts = []
+    for train in (True, False):
+        try:
+            found = getattr(datasets, kind)(folder, train=train, download=False)
+        except (RuntimeError, OSError) as error:
+            raise ConfigurationError(
+                f"{name}: expected its files in {str(folder)!r}, got {error}; to "
+                f'download them once: python -c "from torchvision.datasets import '
+                f'{kind}; {kind}({str(folder)!r}, download=True)"'
+            ) from error
+        pixels, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
+        # MNIST has no axis for its one channel, CIFAR-10's comes last.
+        images = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+        _, channels, height, width = images.shape
+        features = images.reshape(len(images), -1).astype(np.float32) / 255.0
+        shape = (channels, height, width)
+        parts.append(Dataset(name, features, labels, labels, shape))
+    train_part, test_part = parts
+    return train_part, test_part
 
 
 def _load() -> tuple[NDArray[np.float32], NDArray[np.int64]]:

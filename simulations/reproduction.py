@@ -96,10 +96,18 @@ class Reproduction:
             raise ConfigurationError(f"seeds must be at least 1, got {seeds}")
         return cls(name, str(table["title"]), str(table["source"]), seeds, runs)
 
-    def jobs(self, *, seeds: int = 0, rounds: int = 0) -> list[Settings]:
-        """Return all runs with all seeds; 0 stands for the experiment's own numbers."""
+    def jobs(
+        self, *, seeds: int = 0, rounds: int = 0, task: str = "", data: str = ""
+    ) -> list[Settings]:
+        """Return all runs with all seeds; 0 and "" stand for the experiment's own."""
         return [
-            replace(run, seed=seed, rounds=rounds or run.rounds)
+            replace(
+                run,
+                seed=seed,
+                rounds=rounds or run.rounds,
+                task=task or run.task,
+                data=data or run.data,
+            )
             for run in self.runs
             for seed in range(seeds or self.seeds)
         ]

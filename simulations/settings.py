@@ -13,7 +13,12 @@ from typing import Any, get_args
 
 from flwr.app import ConfigRecord
 
-from flower_compress import StochasticQuantizer
+from flower_compress import (
+    MinVarianceSparsifier,
+    RandK,
+    StochasticQuantizer,
+    TopK,
+)
 from flower_compress.compressors import Compressor
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.strategies import CompressedStrategy, get_algorithm
@@ -30,7 +35,10 @@ TASK_KEY = "task"
 CLIENTS = ("gradient", "local-steps")
 """The kinds of client."""
 
-_UNCOMPRESSED = "sgd"
+_UNCOMPRESSED = ("sgd", "amsgrad")
+_ADAPTIVE = ("amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam")
+_MOMENTS_AT_CLIENTS = "qadam"
+_ADAPTIVE_STEP_SIZE = 1e-3
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _GRADIENT_KEYS = ("client", "batch_size", "seed")
 _LOCAL_KEYS = (*_GRADIENT_KEYS, "local_steps", "local_step_size")
@@ -44,22 +52,27 @@ class Settings:
     ----------
     algorithm : str
         A name in ``flower_compress.strategies.ALGORITHMS``.
-    task, model, partition, clients, alpha
-        See :func:`simulations.tasks.make_task`; `clients` is the number N.
+    task, model, partition, clients, alpha, data
+        See :func:`simulations.tasks.make_task`; `clients` is the number N. `data` is a
+        folder of every machine that computes.
     rounds : int
         Number of rounds.
     batch_size : int
         Examples a gradient; 0 for all of them.
     levels : int
-        Levels of the stochastic quantizer, which every compressed link uses.
+        Levels of the stochastic quantizer, which every compressed link uses that is
+        not defined with a sparsifier.
+    sparsity : float
+        k / d of the sparsifiers (spars-ams, topk, stoc-mv, stoc-unif, qadam).
     bucket_size : int
         Entries that share a norm; 0 for the whole vector, as in the papers.
     step_size : str
-        gamma, or ``"auto"``: 1/L with gradient clients, 1 with local steps.
+        gamma, or ``"auto"``: 1/L with gradient clients, 1 with local steps, 0.001 with
+        an algorithm that takes Adam's steps.
     seed : int
         Fixes partition, initial model, batches, sampling and compression.
     client : {"gradient", "local-steps"}
-        What clients do with the model.
+        What clients do with the model; those of qadam also keep its moments.
     local_steps, local_step_size
         With ``client="local-steps"``: how many steps, and of what size.
     fraction : float
@@ -88,9 +101,11 @@ class Settings:
     partition: str = "label"
     clients: int = 20
     alpha: float = 0.5
+    data: str = ""
     rounds: int = 100
     batch_size: int = 20
     levels: int = 1
+    sparsity: float = 0.01
     bucket_size: int = 0
     step_size: str = "auto"
     seed: int = 0
@@ -134,9 +149,15 @@ class Settings:
                     f"{_dashed(name)} must be at least {least}, got "
                     f"{getattr(self, name)}"
                 )
-        if not 0.0 < self.fraction <= 1.0:
+        for name in ("fraction", "sparsity"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ConfigurationError(
+                    f"{name} must lie in (0, 1], got {getattr(self, name)}"
+                )
+        if self.algorithm == _MOMENTS_AT_CLIENTS and self.client != "gradient":
             raise ConfigurationError(
-                f"fraction must lie in (0, 1], got {self.fraction}"
+                f"{self.algorithm} keeps moments of gradients: expected client "
+                f"gradient, got {self.client}"
             )
         self._check_downlink_memory()
         self.gamma(check_only=True)
@@ -153,12 +174,19 @@ class Settings:
 
     @property
     def _task_key(self) -> str:
-        names = ("task", "model", "partition", "clients", "seed", "alpha")
+        names = ("task", "model", "partition", "clients", "seed", "alpha", "data")
         return json.dumps([getattr(self, name) for name in names])
 
     @property
     def compressor(self) -> Compressor:
         """The operator of every compressed link."""
+        match self.algorithm:
+            case "spars-ams" | "topk" | "qadam":
+                return TopK(fraction=self.sparsity)
+            case "stoc-mv":
+                return MinVarianceSparsifier(self.sparsity)
+            case "stoc-unif":
+                return RandK(fraction=self.sparsity)
         return StochasticQuantizer(self.levels, bucket_size=self.bucket_size or None)
 
     def gamma(self, *, check_only: bool = False) -> float:
@@ -180,6 +208,8 @@ class Settings:
                     f"{self.step_size!r}"
                 )
             return gamma
+        if self.algorithm in _ADAPTIVE:
+            return _ADAPTIVE_STEP_SIZE
         if check_only or self.client == "local-steps":
             return 1.0
         smoothness = self.problem.smoothness()
@@ -220,7 +250,7 @@ class Settings:
         """Return the strategy, with further arguments of its class."""
         algorithm = get_algorithm(self.algorithm)
         options |= {"sampling": self.sampling, "uplink_memory": self.uplink_memory}
-        if self.algorithm != _UNCOMPRESSED:
+        if self.algorithm not in _UNCOMPRESSED:
             options["compressor"] = self.compressor
         if self.initial_memory != "zero":
             options["initial_memory"] = self.initial_memory
@@ -250,6 +280,8 @@ class Settings:
         """Return what clients need to know, sent with every message."""
         keys = _LOCAL_KEYS if self.client == "local-steps" else _GRADIENT_KEYS
         values = {_dashed(key): getattr(self, key) for key in keys}
+        if self.algorithm == _MOMENTS_AT_CLIENTS:
+            values["client"] = self.algorithm
         return ConfigRecord({TASK_KEY: self._task_key, **values})
 
     @property
@@ -284,7 +316,7 @@ class Settings:
 @lru_cache(maxsize=32)
 def task_of(key: str) -> Task:
     """Return the task that a train config names under :data:`TASK_KEY`."""
-    name, model, partition, clients, seed, alpha = json.loads(key)
+    name, model, partition, clients, seed, alpha, data = json.loads(key)
     return make_task(
         name,
         model=model,
@@ -292,6 +324,7 @@ def task_of(key: str) -> Task:
         num_clients=clients,
         seed=seed,
         alpha=alpha,
+        data=data,
     )
 
 

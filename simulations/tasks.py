@@ -11,6 +11,7 @@ task                   F_i                                          evaluated on
                        against odd digits; strongly convex
 ``digits``             ten-class cross entropy of a torch model:    accuracy on the
                        ``softmax`` (convex), ``mlp`` or ``cnn``     held-out examples
+``mnist``, ``cifar10`` the same, from files in a folder             the same
 ====================== ============================================ ================
 """
 
@@ -35,13 +36,13 @@ from flower_compress.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from simulations.data import Dataset, load_digits, load_parity
+from simulations.data import FILED, Dataset, load_digits, load_files, load_parity
 from simulations.partition import partition as partition_examples
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from flower_compress.clients.torch_objective import Loss, TorchObjective
+    from flower_compress.clients.torch_objective import TorchObjective
 
 __all__ = [
     "MODELS",
@@ -53,11 +54,11 @@ __all__ = [
     "make_task",
 ]
 
-TASKS: Final = ("parity", "digits")
+TASKS: Final = ("parity", "digits", *FILED)
 """Names of the known tasks."""
 
 MODELS: Final = ("softmax", "mlp", "cnn")
-"""Names of the models of the task ``digits``."""
+"""Names of the models of the tasks of images, all but ``parity``."""
 
 _NUM_CLASSES = 10
 _WEIGHTS = "weights"
@@ -127,6 +128,7 @@ def make_task(
     seed: int = 0,
     alpha: float = 0.5,
     l2: float | None = None,
+    data: str = "",
 ) -> Task:
     """Return a task; the same arguments give the same object.
 
@@ -135,8 +137,7 @@ def make_task(
     name : str
         One of :data:`TASKS`.
     model : str
-        One of :data:`MODELS`, for ``digits``. ``parity`` has one model, and takes
-        the default only.
+        One of :data:`MODELS`. ``parity`` has one model, and takes the default only.
     partition : str
         One of :data:`simulations.partition.SCHEMES`.
     num_clients : int
@@ -146,7 +147,10 @@ def make_task(
     alpha : float
         Concentration of the ``dirichlet`` partition.
     l2 : float, optional
-        lambda of ``parity``, 1/n with n = 1797 by default. ``digits`` has no L2 term.
+        lambda of ``parity``, 1/n with n = 1797 by default. The others have no L2 term.
+    data : str
+        Folder with the files of ``mnist`` and ``cifar10``; see
+        :func:`simulations.data.load_files`.
 
     Raises
     ------
@@ -159,7 +163,7 @@ def make_task(
     MissingExtraError
         scikit-learn, or for ``digits`` torch, is not installed.
     """
-    return _make_task(name, model, partition, num_clients, seed, alpha, l2)
+    return _make_task(name, model, partition, num_clients, seed, alpha, l2, data)
 
 
 @lru_cache(maxsize=32)
@@ -171,6 +175,7 @@ def _make_task(
     seed: int,
     alpha: float,
     l2: float | None,
+    data: str,
 ) -> Task:
     if name not in TASKS:
         raise UnknownNameError("task", name, TASKS)
@@ -178,6 +183,11 @@ def _make_task(
         raise UnknownNameError("model", model, MODELS)
     if not 0 <= seed < 2**63:
         raise ConfigurationError(f"expected a seed in [0, 2**63), came seed={seed}")
+    if (name in FILED) != bool(data):
+        raise ConfigurationError(
+            f"expected a folder of data for {' and '.join(FILED)} alone, came "
+            f"data={data!r} for {name}"
+        )
     if name == "parity":
         if model != "softmax":
             raise ConfigurationError(
@@ -191,14 +201,14 @@ def _make_task(
         return _ParityTask(examples, parts, l2)
     if l2 is not None:
         raise ConfigurationError(
-            f"digits has no L2 term, came l2={l2}: leave it out, or take the task "
+            f"{name} has no L2 term, came l2={l2}: leave it out, or take the task "
             f"'parity'"
         )
-    train, test = load_digits()
+    train, test = load_files(name, data) if name in FILED else load_digits()
     parts = partition_examples(
         train.classes, num_clients, scheme, seed=seed, alpha=alpha
     )
-    return _DigitsTask(train, test, parts, model, seed)
+    return _ImageTask(train, test, parts, model, seed)
 
 
 class LogisticObjective:
@@ -468,8 +478,8 @@ class _ParityTask(_Clients):
         return value(w), w
 
 
-class _DigitsTask(_Clients):
-    """Ten-class digits by a torch model."""
+class _ImageTask(_Clients):
+    """Images of ten classes by a torch model."""
 
     def __init__(
         self,
@@ -485,10 +495,9 @@ class _DigitsTask(_Clients):
         self._train = train
         self._model_name = model
         # One module for all clients: an objective overwrites its state at each call.
-        self._model = _build_model(model, seed)
+        self._model = _build_model(model, train, seed)
         self._initial = arrays_of(self._model)
         self._objectives: dict[int, TorchObjective] = {}
-        self._on_train = self._torch_objective(train, self._example_weights())
         self._on_test = self._torch_objective(test)
 
     def initial_arrays(self) -> Arrays:
@@ -504,8 +513,10 @@ class _DigitsTask(_Clients):
 
     def evaluate(self, arrays: Arrays) -> Evaluation:
         """Return F, and the accuracy on the test examples."""
-        loss = self._on_train.evaluate(arrays)["loss"]
-        return Evaluation(loss, self._on_test.evaluate(arrays)["accuracy"])
+        clients = map(self.objective, range(self.num_clients))
+        losses = [client.evaluate(arrays)["loss"] for client in clients]
+        accuracy = self._on_test.evaluate(arrays)["accuracy"]
+        return Evaluation(sum(losses) / len(losses), accuracy)
 
     def optimum(self) -> None:
         """Return None: not known."""
@@ -523,32 +534,19 @@ class _DigitsTask(_Clients):
         features = np.hstack([self._train.features.astype(np.float64), ones])
         return _largest_curvature(features, self._parts) / 2.0
 
-    def _torch_objective(
-        self, examples: Dataset, weights: NDArray[np.float64] | None = None
-    ) -> TorchObjective:
-        """Return the mean cross entropy on `examples`, or its sum with `weights`."""
+    def _torch_objective(self, examples: Dataset) -> TorchObjective:
+        """Return the mean cross entropy on `examples`."""
         import torch
         from torch.nn.functional import cross_entropy
 
         from flower_compress.clients.torch_objective import TorchObjective
 
-        loss: Loss = cross_entropy
-        if weights is not None:
-            shares = torch.from_numpy(weights)
-
-            def weighted(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-                losses = cross_entropy(outputs, labels, reduction="none")
-                return torch.dot(shares, losses.to(torch.float64))
-
-            loss = weighted
         return TorchObjective(
             self._model,
-            loss,
+            cross_entropy,
             # The data set is read-only, and torch takes no read-only memory.
             torch.tensor(examples.features),
             torch.tensor(examples.labels),
-            # `weights` are those of all examples, so these must stay one batch.
-            evaluation_batch_size=examples.num_examples,
         )
 
 
@@ -615,8 +613,10 @@ def _one_blas_thread() -> threadpool_limits:
     return threadpool_limits(limits=1, user_api="blas")
 
 
-def _build_model(name: str, seed: int) -> nn.Sequential:
-    """Return a model of (n, 64) features, its weights drawn from `seed` alone.
+def _build_model(name: str, examples: Dataset, seed: int) -> nn.Sequential:
+    """Return a model of such examples, its weights drawn from `seed` alone.
+
+    Of the digits' (n, 64) features, images of 8 x 8:
 
     ========== ================================================== ==========
     model      layers                                             parameters
@@ -627,30 +627,37 @@ def _build_model(name: str, seed: int) -> nn.Sequential:
                with a 2 x 2 max pooling; 128 -> 10
     ========== ================================================== ==========
 
+    The cnn has 20,490 parameters for MNIST and 25,578 for CIFAR-10.
+
     Weights and biases ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's own default.
     """
     import torch
     from torch import nn
 
+    num_features, shape = examples.num_features, examples.image_shape
+    if shape is None:
+        raise ConfigurationError(f"expected images, came {examples.name}")
+    channels, height, width = shape
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     # On the meta device nothing is drawn, so torch's global generator stays untouched.
     with torch.device("meta"):
         if name == "softmax":
-            layers["output"] = nn.Linear(64, _NUM_CLASSES)
+            layers["output"] = nn.Linear(num_features, _NUM_CLASSES)
         elif name == "mlp":
-            layers["hidden"] = nn.Linear(64, 128)
+            layers["hidden"] = nn.Linear(num_features, 128)
             layers["relu"] = nn.ReLU()
             layers["output"] = nn.Linear(128, _NUM_CLASSES)
         else:
-            layers["image"] = nn.Unflatten(1, (1, 8, 8))
-            layers["conv1"] = nn.Conv2d(1, 16, kernel_size=3, padding=1)
+            layers["image"] = nn.Unflatten(1, shape)
+            layers["conv1"] = nn.Conv2d(channels, 16, kernel_size=3, padding=1)
             layers["relu1"] = nn.ReLU()
             layers["pool1"] = nn.MaxPool2d(2)
             layers["conv2"] = nn.Conv2d(16, 32, kernel_size=3, padding=1)
             layers["relu2"] = nn.ReLU()
             layers["pool2"] = nn.MaxPool2d(2)
             layers["flatten"] = nn.Flatten()
-            layers["output"] = nn.Linear(128, _NUM_CLASSES)
+            pixels = (height // 4) * (width // 4)
+            layers["output"] = nn.Linear(32 * pixels, _NUM_CLASSES)
         model = nn.Sequential(layers)
     model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)

@@ -318,8 +318,8 @@ def test_initial_arrays_are_fresh(name: str) -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(UnknownNameError, match="digits, parity"):
-        make_task("mnist", num_clients=2)
+    with pytest.raises(UnknownNameError, match="cifar10, digits, mnist, parity"):
+        make_task("imagenet", num_clients=2)
     with pytest.raises(UnknownNameError, match="cnn, mlp, softmax"):
         make_task("digits", model="resnet", num_clients=2)
     with pytest.raises(ConfigurationError, match="no other model"):

@@ -1,0 +1,27 @@
+"""Distributed AMSGrad on the clients' full gradients.
+
+Source: "Sparsified distributed adaptive learning with error feedback" (draft),
+figure 1, "AMSGrad"; Reddi, Kale & Kumar, "On the convergence of Adam and beyond" (ICLR
+2018).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flower_compress.compressors import Identity
+
+from .spars_ams import SparsAMS
+
+__all__ = ["amsgrad"]
+
+
+def amsgrad(**kwargs: Any) -> SparsAMS:
+    """Return SPARS-AMS with nothing compressed: q_i = g_i(theta_{t-1}).
+
+    Parameters
+    ----------
+    **kwargs
+        Every argument of :class:`SparsAMS` but the compressor.
+    """
+    return SparsAMS(Identity(), error_feedback=False, **kwargs)

@@ -1,0 +1,110 @@
+"""SPARS-AMS and its comparisons from the settings, and their experiment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flower_compress import (
+    Direct,
+    ErrorFeedback,
+    Identity,
+    MinVarianceSparsifier,
+    RandK,
+    TopK,
+)
+from flower_compress.errors import ConfigurationError
+from flower_compress.strategies import AMSGrad, GradientDescent
+from simulations.experiment import Experiment
+from simulations.records import read_rounds
+from simulations.reproduction import load_reproduction
+from simulations.settings import Settings
+
+SIX = ["amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "uplink"),
+    [
+        ("amsgrad", Direct(Identity())),
+        ("spars-ams", ErrorFeedback(TopK(fraction=0.05))),
+        ("topk", Direct(TopK(fraction=0.05))),
+        ("stoc-mv", Direct(MinVarianceSparsifier(density=0.05))),
+        ("stoc-unif", Direct(RandK(fraction=0.05))),
+        ("qadam", ErrorFeedback(TopK(fraction=0.05))),
+    ],
+)
+def test_sparsity_is_the_share_that_is_kept(algorithm: str, uplink: Any) -> None:
+    strategy = Settings(algorithm=algorithm, sparsity=0.05, step_size="0.2").strategy()
+    assert strategy.uplink == uplink
+    step = GradientDescent if algorithm == "qadam" else AMSGrad
+    assert strategy.optimizer == step(0.2)
+
+
+@pytest.mark.parametrize("algorithm", SIX)
+def test_auto_is_the_usual_step_of_adam(algorithm: str) -> None:
+    for client in ("gradient", "local-steps")[: 1 if algorithm == "qadam" else 2]:
+        assert Settings(algorithm=algorithm, client=client).gamma() == 1e-3
+
+
+def test_only_qadam_has_its_own_clients() -> None:
+    clients = {name: Settings(algorithm=name).train_config()["client"] for name in SIX}
+    assert clients == dict.fromkeys(SIX, "gradient") | {"qadam": "qadam"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"sparsity": 0.0}, r"sparsity must lie in \(0, 1\], got 0.0"),
+        ({"sparsity": 1.5}, r"sparsity must lie in \(0, 1\]"),
+        ({"algorithm": "qadam", "client": "local-steps"}, "expected client gradient"),
+    ],
+)
+def test_what_cannot_work_is_refused(wrong: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        Settings(**wrong)
+
+
+def test_the_experiment_is_that_of_the_figure() -> None:
+    figure = load_reproduction("spars-ams")
+    runs = {run.label: run for run in figure.runs}
+    assert "figure 1" in figure.source and figure.seeds == 3
+    plain = {name: run for name, run in runs.items() if "0.1pct" not in name}
+    assert list(plain) == SIX
+    assert set(runs) - set(plain) == {f"{name}-0.1pct" for name in SIX[1:]}
+    for name, run in runs.items():
+        assert run.sparsity == (0.01 if name in plain else 0.001)
+        assert run.algorithm == name.removesuffix("-0.1pct")
+        assert (run.clients, run.model, run.client) == (20, "cnn", "gradient")
+
+
+def test_another_task_and_its_folder_take_the_place_of_the_digits() -> None:
+    figure = load_reproduction("spars-ams")
+    jobs = figure.jobs(task="mnist", data="folder")
+    assert {(job.task, job.data) for job in jobs} == {("mnist", "folder")}
+    assert {(job.task, job.data) for job in figure.jobs()} == {("digits", "")}
+
+
+def test_the_experiment_leaves_its_curves(tmp_path: Path) -> None:
+    """Two rounds of every run, of 4 clients: who sends how much, and the report."""
+    figure = load_reproduction("spars-ams", quick=True)
+    jobs = [replace(job, clients=4) for job in figure.jobs(rounds=2)]
+    Experiment(jobs, tmp_path, console=Console(quiet=True)).run("inprocess", workers=1)
+    rows = read_rounds(tmp_path / "rounds.csv")
+    last = {row.algorithm: row for row in rows if row.round == rows[-1].round}
+    full = last["amsgrad"].uplink_bits
+    for name, row in last.items():
+        assert np.isfinite(row.loss) and row.downlink_bits == full
+        if name != "amsgrad":
+            assert 0 < row.uplink_bits < (0.002 if "0.1pct" in name else 0.02) * full
+    assert len({row.loss for row in last.values()}) == len(last)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["algorithms"]) == [job.label for job in jobs]
+    page = (tmp_path / "report.html").read_text()
+    assert "Against rounds" in page and "Against bits up" in page
