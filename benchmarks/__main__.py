@@ -62,7 +62,7 @@ def suites(
         "operators": (operators.num_rows(), partial(operators.operators, repeats)),
         "optimizer": (
             len(optimizer.FRACTIONS),
-            partial(optimizer.optimizer, 7 * repeats),
+            partial(optimizer.optimizer, repeats),
         ),
         "server-memory": (len(server_memory.ROWS), server_memory.server_memory),
         "device": (len(device.OPERATORS), partial(device.device, repeats)),

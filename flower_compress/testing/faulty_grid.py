@@ -33,6 +33,8 @@ __all__ = ["GREETING", "FaultPoint", "FaultyGrid", "InjectedError"]
 GREETING = "greeting"
 """Kind of exchange: the first message of a CompressedStrategy to a node."""
 
+_NOT_PASSED_ON = ("save_clients", "load_clients")
+
 
 class InjectedError(Exception):
     """What a failing client raises.
@@ -127,7 +129,8 @@ class FaultyGrid(Grid):
     kind. Flower's own ``send_and_receive`` would return no reply to an earlier call:
     strategies that can tell are tested harder here.
 
-    Public attributes that this class lacks are the wrapped grid's, to get and to set.
+    Public attributes that this class lacks are the wrapped grid's, to get and to set;
+    but its clients are not saved with a checkpoint, since what is in flight is not.
 
     Examples
     --------
@@ -260,7 +263,7 @@ class FaultyGrid(Grid):
         contexts[new_id].node_id = new_id
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or name in _NOT_PASSED_ON:
             raise AttributeError(name)
         return getattr(self._grid, name)
 

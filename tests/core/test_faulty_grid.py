@@ -679,3 +679,10 @@ def test_knobs_are_checked(knob: str, value: Any, parts: list[str]) -> None:
 def test_without_knobs_nothing_happens() -> None:
     assert RandomFaults().possible == frozenset()
     assert send_many(RandomFaults(), 5).happened == Counter()
+
+
+def test_clients_are_not_brought_back_past_what_is_in_flight() -> None:
+    inner = InProcessGrid(lambda msg, context: Message(msg.content, reply_to=msg), 2)
+    for name in ("save_clients", "load_clients"):
+        assert hasattr(inner, name)
+        assert not hasattr(FaultyGrid(inner, RandomFaults()), name)
