@@ -52,7 +52,9 @@ def _machine(result: Row) -> str:
         if name in machine
     ]
     about = ", ".join(part for part in parts if part)
-    return f"Median of {result['repeats']} runs. {about}."
+    repeats = result["repeats"]
+    runs = "One run" if repeats == 1 else f"Median of {repeats} runs"
+    return f"{runs}. {about}."
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]], text: int) -> str:
