@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from logging import getLogger
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -38,7 +37,7 @@ from .layout import Layout
 from .links import ReceiverState, SenderState, accept
 from .packet import STYPE, Packet
 from .records import only_array_record, records_of
-from .state_file import StateFile
+from .state_store import StateStore
 
 __all__ = [
     "SESSION_KEY",
@@ -46,6 +45,7 @@ __all__ = [
     "find_packet",
     "packet_record",
     "stable_identity",
+    "with_record",
 ]
 
 SESSION_KEY = "flower-compress-session"
@@ -105,7 +105,7 @@ class CompressionMod:
             )
         self.returns = returns
         self.identity = identity or stable_identity
-        self.state_dir = None if state_dir is None else Path(state_dir)
+        self._store = StateStore(_STATE_KEY, state_dir)
 
     def __call__(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -137,7 +137,7 @@ class CompressionMod:
         identity = self.identity(context)
         if packet.greeting:
             return self._answer_greeting(msg, context, key, packet, identity)
-        state = self._load(context, identity)
+        state = self._state(context, identity)
         if state is None or state.session != packet.session:
             if packet.contract is None:
                 return _ask_for_contract(msg, key, packet)
@@ -174,7 +174,7 @@ class CompressionMod:
         arrays = contract.layout.unflatten(model, exact)
         if contract.layout.rounds:
             model, _ = contract.layout.flatten(arrays)  # as the client sees it
-        reply = call_next(_with_record(msg, key, arrays), context)
+        reply = call_next(with_record(msg, key, arrays), context)
         if reply.has_error():
             return reply
         key, arrays = only_array_record(reply.content, "the client's reply")
@@ -185,10 +185,10 @@ class CompressionMod:
         answer, sender = _answer(
             packet, contract, identity, state.sender, update, exact_out
         )
-        reply = _with_record(reply, key, packet_record(answer))
+        reply = with_record(reply, key, packet_record(answer))
         # Last of all: a client that fails before has not moved.
         state = ClientState(packet.session, state.contract, receiver, sender, exact)
-        self._save(context, identity, state.to_bytes(packet.dim))
+        self._store.save(context, identity, state.to_bytes(packet.dim))
         return reply
 
     def _update(
@@ -206,7 +206,7 @@ class CompressionMod:
     def _answer_greeting(
         self, msg: Message, context: Context, key: str, packet: Packet, identity: int
     ) -> Message:
-        state, held = self._load(context, identity), 0
+        state, held = self._state(context, identity), 0
         if state is not None and state.session == packet.session:
             held = state.receiver.newest
         about = {"protocol": PROTOCOL, "identity": identity, "held": held}
@@ -224,7 +224,7 @@ class CompressionMod:
         else:
             return call_next(msg, context)
         identity = self.identity(context)
-        state = self._load(context, identity)
+        state = self._state(context, identity)
         if state is None or state.session != config[SESSION_KEY]:
             raise OutOfSyncError(
                 "this client holds no model of the run to evaluate: train it first, "
@@ -237,29 +237,11 @@ class CompressionMod:
             raise OutOfSyncError("this client holds no model to evaluate")
         arrays = contract.layout.unflatten(held, state.exact)
         key = str(config.get("arrayrecord-key", "arrays"))
-        return call_next(_with_record(msg, key, arrays), context)
+        return call_next(with_record(msg, key, arrays), context)
 
-    def _load(self, context: Context, identity: int) -> ClientState | None:
-        record = context.state.get(_STATE_KEY)
-        data = record.get("state") if isinstance(record, ConfigRecord) else None
-        if data is None and self.state_dir is not None:
-            data = StateFile(self.state_dir, identity).read()
-        return ClientState.from_bytes(data) if isinstance(data, bytes) else None
-
-    def _save(self, context: Context, identity: int, data: bytes) -> None:
-        if self.state_dir is not None:
-            try:
-                StateFile(self.state_dir, identity).write(data)
-            except OSError as error:
-                _log.warning(
-                    "CompressionMod: the state is kept in memory only, since state_dir "
-                    "cannot be written: %s",
-                    error,
-                )
-            else:
-                context.state.pop(_STATE_KEY, None)
-                return
-        context.state[_STATE_KEY] = ConfigRecord({"state": data})
+    def _state(self, context: Context, identity: int) -> ClientState | None:
+        data = self._store.load(context, identity)
+        return None if data is None else ClientState.from_bytes(data)
 
 
 def find_packet(content: RecordDict) -> tuple[str, bytes] | None:
@@ -321,7 +303,7 @@ def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
     return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
 
 
-def _with_record(msg: Message, key: str, record: ArrayRecord) -> Message:
+def with_record(msg: Message, key: str, record: ArrayRecord) -> Message:
     """Return the message with one record replaced; the original stays as it is."""
     changed = copy.copy(msg)
     changed.content = RecordDict({**dict(msg.content.items()), key: record})

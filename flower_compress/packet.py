@@ -37,7 +37,14 @@ from .compressors import Vector
 from .errors import ConfigurationError, CorruptPacket
 from .links import Channel, Payload
 
-__all__ = ["FORMAT_VERSION", "HEADER_BYTES", "STYPE", "Packet"]
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADER_BYTES",
+    "STYPE",
+    "Packet",
+    "take",
+    "take_section",
+]
 
 FORMAT_VERSION = 1
 STYPE = "flower_compress/1"
@@ -224,20 +231,20 @@ class Packet:
             raise CorruptPacket("the checksum does not match: damaged on the way")
         contract, exact, snapshot, memory = None, None, None, None
         if flags & _CONTRACT:
-            contract, rest = _take_section(rest)
+            contract, rest = take_section(rest)
         if flags & _SNAPSHOT:
             snapshot, rest = _take_vector(rest, dim)
         if flags & _MEMORY:
             memory, rest = _take_vector(rest, dim)
         if flags & _EXACT:
-            exact, rest = _take_section(rest)
+            exact, rest = take_section(rest)
         final = bool(flags & _FINAL)
         if version < base:
             raise CorruptPacket(f"version {version} lies before its base {base}")
         count = version - base if final else int(len(rest) > 0)
         payloads = []
         for _ in range(count - 1):
-            section, rest = _take_section(rest)
+            section, rest = take_section(rest)
             payloads.append(Payload(section, dim))
         if count:
             payloads.append(Payload(bytes(rest), dim))
@@ -271,22 +278,24 @@ def _packet(fields: dict[str, Any]) -> Packet:
     return packet
 
 
-def _take(data: memoryview, size: int) -> tuple[bytes, memoryview]:
+def take(data: memoryview, size: int) -> tuple[bytes, memoryview]:
+    """Return the first `size` bytes, and the rest; CorruptPacket if there are less."""
     if size > len(data):
         raise CorruptPacket(f"expected {size} more bytes, got {len(data)}")
     return bytes(data[:size]), data[size:]
 
 
 def _take_vector(data: memoryview, dim: int) -> tuple[Vector, memoryview]:
-    raw, rest = _take(data, 4 * dim)
+    raw, rest = take(data, 4 * dim)
     vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
     if not np.isfinite(vector).all():
         raise CorruptPacket("a snapshot holds NaN or infinity")
     return vector, rest
 
 
-def _take_section(data: memoryview) -> tuple[bytes, memoryview]:
+def take_section(data: memoryview) -> tuple[bytes, memoryview]:
+    """Return the bytes whose length stands before them, and the rest."""
     if len(data) < _LENGTH.size:
         raise CorruptPacket(f"expected a length of 4 bytes, got {len(data)} bytes")
     (size,) = _LENGTH.unpack_from(data)
-    return _take(data[_LENGTH.size :], size)
+    return take(data[_LENGTH.size :], size)

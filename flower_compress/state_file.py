@@ -26,10 +26,12 @@ class StateFile:
         Folder of the file, made when it is first written.
     identity : int
         The client's own number; several clients may share a folder.
+    kind : str
+        What the file's name begins with.
     """
 
-    def __init__(self, folder: Path, identity: int) -> None:
-        self.path = folder / f"client-{identity}.state"
+    def __init__(self, folder: Path, identity: int, kind: str = "client") -> None:
+        self.path = folder / f"{kind}-{identity}.state"
 
     def read(self) -> bytes | None:
         """Return the bytes written last, None if there are none, or damaged ones."""

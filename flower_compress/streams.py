@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     DOWNLINK = 2
     SAMPLING = 3
     BATCHES = 4
+    GOSSIP = 5
 
 
 @dataclass(frozen=True, slots=True)

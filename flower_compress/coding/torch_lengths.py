@@ -60,12 +60,7 @@ def num_bits(code: str, symbols: Symbols) -> int:
 def _fixed_width(symbols: Symbols) -> Total:
     if symbols.dim == 0:
         return 0
-    entries: Any = symbols.entries
-    smallest = largest = 0
-    if len(entries):
-        smallest, largest = torch.stack(torch.aminmax(entries)).tolist()
-    if len(entries) < symbols.dim:
-        smallest, largest = min(smallest, 0), max(largest, 0)
+    smallest, largest = _extremes(symbols)
     full = (symbols.high - symbols.low).bit_length()
     width = (largest - smallest).bit_length()
     return full + full.bit_length() + symbols.dim * width
@@ -127,16 +122,39 @@ def _support_vector(symbols: Symbols) -> Total:
     return total + _rare_levels(plan, entries) if plan.levels.size else total
 
 
+def _elias_levels(symbols: Symbols) -> Total:
+    if symbols.dim == 0:
+        return 0
+    entries: Any = symbols.entries
+    smallest, _ = _extremes(symbols)
+    zeros = symbols.dim - len(entries)
+    total = gamma_num_bits(smallest - symbols.low + 1)
+    total += _gammas(entries.to(torch.int64) - (smallest - 1))
+    return total + zeros * gamma_num_bits(1 - smallest) if zeros else total
+
+
 _LENGTHS: dict[str, Callable[[Symbols], Total]] = {
     "fixed-width": _fixed_width,
     "elias": _elias,
     "indices": _indices,
     "nested-golomb": _nested_golomb,
     "support-vector": _support_vector,
+    "elias-levels": _elias_levels,
 }
 
 DEVICE_CODE_NAMES: tuple[str, ...] = tuple(_LENGTHS)
 """The codes whose length is counted on the device."""
+
+
+def _extremes(symbols: Symbols) -> tuple[int, int]:
+    """Return the smallest and the largest of the symbols, of which there are some."""
+    entries: Any = symbols.entries
+    smallest = largest = 0
+    if len(entries):
+        smallest, largest = torch.stack(torch.aminmax(entries)).tolist()
+    if len(entries) < symbols.dim:
+        smallest, largest = min(smallest, 0), max(largest, 0)
+    return smallest, largest
 
 
 def _sparse(symbols: Symbols) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from flower_compress.coding.base import Code
 from flower_compress.coding.bit_reader import BitReader
 from flower_compress.coding.bits import BitWriter
 from flower_compress.coding.elias import Elias
+from flower_compress.coding.elias_levels import EliasLevels
 from flower_compress.coding.fixed_width import FixedWidth
 from flower_compress.coding.golomb import golomb_parameter
 from flower_compress.coding.indices import Indices
@@ -43,6 +44,7 @@ CODES: list[Code] = [
     Indices(),
     NestedGolomb(),
     SupportVector(),
+    EliasLevels(),
 ]
 EVERY = pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
 
@@ -425,12 +427,20 @@ def plain_support_vector(case: Case) -> str:
     return text + golomb_array(runs, [M for t, _, _, M in coded for _ in range(t)])
 
 
+def plain_elias_levels(case: Case) -> str:
+    if not case.values:
+        return ""
+    m = min(case.values)
+    return gamma(m - case.low + 1) + gamma_array([s - m + 1 for s in case.values])
+
+
 PLAIN = {
     "fixed-width": plain_fixed_width,
     "elias": plain_elias,
     "indices": plain_indices,
     "nested-golomb": plain_nested_golomb,
     "support-vector": plain_support_vector,
+    "elias-levels": plain_elias_levels,
 }
 
 
@@ -485,6 +495,20 @@ PINNED = [
         SupportVector(),
         Case(-1, 1, (0, 1, 0, 0, -1, 0)),
         "111 00 01010 00 011 1 1 0 0",
+    ),
+    # The smallest one is the lowest, 1; then 5, 6, 5, 5, 1, 5 have the unary parts 001
+    # and 1, and the planes 01000 and 10111 of all but the fifth.
+    (
+        EliasLevels(),
+        Case(-4, 4, (0, 1, 0, 0, -4, 0)),
+        "1 001 001 001 001 1 001 01000 10111",
+    ),
+    # 0 is four above the lowest, 00101; then 1, 2, 1, 1, 4, 1, of which 4 alone has two
+    # more bits.
+    (
+        EliasLevels(),
+        Case(-4, 4, (0, 1, 0, 0, 3, 0)),
+        "00101 1 01 1 1 001 1 0 00",
     ),
 ]
 
@@ -756,6 +780,15 @@ def huge_claims(code: Code, d: int, low: int, high: int) -> list[str]:
         for w in {1, W, (1 << W.bit_length()) - 1}:
             head = "0" * W + f"{w:0{W.bit_length()}b}"
             claims += [head, head + "01" * 5000]
+    elif isinstance(code, EliasLevels):
+        claims += [
+            gamma(1),
+            gamma(1) + "1" * 5000,
+            gamma(1) + "0" * 5000 + "1",
+            gamma(high - low + 1) + "01" * 5000,  # symbols above the highest
+            gamma(high - low + 2) + "1" * 5000,  # the smallest one above the highest
+            "0" * 5000,
+        ]
     elif isinstance(code, SupportVector):
         claims += [
             counts_code({0: d - 5000, 1: 5000}, low, high),
@@ -852,6 +885,13 @@ def test_symbols_outside_the_alphabet_are_refused() -> None:
     data, _ = FixedWidth().encode(Case(0, 3, (1, 3)).dense())
     with pytest.raises(CorruptPacket, match=r"alphabet \[0, 2\]"):
         FixedWidth().decode(memoryview(data), 2, 0, 2)
+    data, _ = EliasLevels().encode(wide.dense())
+    for low, high in ((-7, 4), (-7, -1)):
+        with pytest.raises(CorruptPacket, match="limit"):
+            EliasLevels().decode(memoryview(data), 4, low, high)
+    data, _ = EliasLevels().encode(Case(0, 5, (4, 5)).dense())
+    with pytest.raises(CorruptPacket, match="limit 4"):
+        EliasLevels().decode(memoryview(data), 2, 0, 3)
     data, _ = Elias().encode(Case(0, 1, (1, 0, 0, 1)).dense())
     with pytest.raises(CorruptPacket, match="outside a vector of length 3"):
         Elias().decode(memoryview(data), 3, 0, 1)
@@ -863,6 +903,9 @@ def test_codes_that_no_encoder_writes_are_refused() -> None:
         bits = bytes_of(text.replace(" ", ""))
         with pytest.raises(CorruptPacket, match="not the real one"):
             FixedWidth().decode(memoryview(bits), 2, 0, 3)
+    # 2 and 3 above a smallest one of 0, which is none of them.
+    with pytest.raises(CorruptPacket, match="not the real one"):
+        EliasLevels().decode(memoryview(bytes_of("1" + "01" + "01" + "01")), 2, 0, 3)
     # Both symbols are nonzero, and at least 2, 3, ..., 8. Then the excesses.
     head = "011" * 8
     symbols, _ = NestedGolomb().decode(

@@ -411,6 +411,7 @@ def test_codes_are_found_by_name_and_number() -> None:
         "support-vector": 5,
         "packed-huffman": 6,
         "entropy": 7,
+        "elias-levels": 8,
     }
     assert list(CODE_NAMES) == ["auto", *wire_ids]
     for name, wire_id in wire_ids.items():
@@ -425,7 +426,7 @@ def test_unknown_codes_are_refused() -> None:
     assert "'huffman'" in str(caught.value)
     for name in CODE_NAMES:
         assert name in str(caught.value)
-    with pytest.raises(CorruptPacket, match=r"id 9 .*\[1, 2, 3, 4, 5, 6, 7\]"):
+    with pytest.raises(CorruptPacket, match=r"id 9 .*\[1, 2, 3, 4, 5, 6, 7, 8\]"):
         code_by_wire_id(9)
 
 

@@ -133,6 +133,7 @@ def test_every_operator_is_in_the_table() -> None:
         "support-vector",
         "packed-huffman",
         "entropy",
+        "elias-levels",
     } == set(CODE_NAMES)
     assert {row["name"] for row in BINARY} == {"random-sparsifier", "top-k"}
 

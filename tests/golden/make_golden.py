@@ -212,6 +212,7 @@ CODES = (
     "support-vector",
     "packed-huffman",
     "entropy",
+    "elias-levels",
 )
 BINARY = ("random-sparsifier", "top-k")
 """Operators whose symbols are 0 and 1, which is all that the code indices takes."""

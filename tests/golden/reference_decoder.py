@@ -753,6 +753,15 @@ def entropy(reader: Reader, d: int, low: int, high: int) -> list[int]:
     return layers(reader, d, low, high, ans_bytes)
 
 
+def elias_levels(reader: Reader, d: int, low: int, high: int) -> list[int]:
+    if d == 0:
+        return []
+    m = low + gamma(reader) - 1
+    numbers = gammas(reader, d)
+    check(min(numbers) == 1, "smallest")
+    return [m + x - 1 for x in numbers]
+
+
 Code = Callable[[Reader, int, int, int], list[int]]
 
 CODES: dict[int, Code] = {
@@ -763,4 +772,5 @@ CODES: dict[int, Code] = {
     5: support_vector,
     6: packed_huffman,
     7: entropy,
+    8: elias_levels,
 }

@@ -23,7 +23,17 @@ OTHER_FOLDERS = ("simulations", "tests", "benchmarks", "docs", "examples")
 
 # The modules of the core that know Flower; `import flower_compress` brings them
 # together with the rest. All others are pure: standard library, NumPy, one another.
-FLOWER_FACING = ("contract", "layout", "ledger", "mods", "records", "testing")
+FLOWER_FACING = (
+    "contract",
+    "gossip_contract",
+    "layout",
+    "ledger",
+    "mail",
+    "mods",
+    "records",
+    "state_store",
+    "testing",
+)
 
 # Never executed by an import of the library: a device may lack them.
 LAZY_ONLY = {"torch", "constriction", "networkx"}
