@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .batches import batches
+from .gossip import GossipMod, gossip_client
 from .gradient import gradient_client
 from .local_steps import local_steps_client
 from .objective import Arrays, Objective
@@ -10,9 +11,11 @@ from .qadam import QAdamMod, qadam_client
 
 __all__ = [
     "Arrays",
+    "GossipMod",
     "Objective",
     "QAdamMod",
     "batches",
+    "gossip_client",
     "gradient_client",
     "local_steps_client",
     "qadam_client",

@@ -25,7 +25,14 @@ from flower_compress.errors import (
 )
 from flower_compress.gossip_contract import GossipContract
 from flower_compress.layout import Layout
-from flower_compress.mail import Delivery, Letter, Posting, find_mail, mail_record
+from flower_compress.mail import (
+    EVERYONE,
+    Delivery,
+    Letter,
+    Posting,
+    find_mail,
+    mail_record,
+)
 from flower_compress.mods import stable_identity, with_record
 from flower_compress.records import only_array_record, records_of
 from flower_compress.state_store import StateStore
@@ -293,6 +300,13 @@ def _add_zeros(reply: Message, phase: str, vectors: Mapping[str, Vector]) -> Non
 def _answer_greeting(
     msg: Message, key: str, delivery: Delivery, identity: int, state: GossipState | None
 ) -> Message:
+    if not 0 <= identity < EVERYONE:
+        raise ConfigurationError(
+            "the nodes of a decentralized run are numbered from 0, and this one says "
+            f"that it is {identity}: start it with "
+            '--node-config "partition-id=0 num-partitions=10", or give GossipMod an '
+            "`identity` function"
+        )
     held = 0 if state is None else state.number
     about = Letter(identity, held, PROTOCOL, b"", 0)
     answer = Posting(session=delivery.session, number=0, letters=(about,))

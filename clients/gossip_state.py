@@ -22,6 +22,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ __all__ = ["GossipState", "compress", "post", "settle"]
 _FORMAT = 1
 _LENGTH = struct.Struct("<BI")
 _KINDS = ("vectors", "own", "heard")
+_NUMBERS = ("session", "number", "received", "pending_crc", "committed")
 
 Key = tuple[int, int]
 """A phase, and a node or :data:`EVERYONE`."""
@@ -111,16 +113,12 @@ class GossipState:
             names[kind] = list(table)
             arrays += table.values()
         header = {
-            "session": self.session,
-            "number": self.number,
-            "received": self.received,
+            **{name: getattr(self, name) for name in _NUMBERS},
             "present": sorted(self.present),
             "pending": [
                 (part.node, part.version, part.phase, part.num_bits, len(part.data))
                 for part in self.pending
             ],
-            "pending_crc": self.pending_crc,
-            "committed": self.committed,
             "due": list(self.due.items()),
             "stepped": self.stepped,
             "contract": len(self.contract),
@@ -153,7 +151,7 @@ class GossipState:
             return None
 
     @classmethod
-    def _read(cls, header: dict[str, list[list[int]]], rest: memoryview) -> GossipState:
+    def _read(cls, header: dict[str, Any], rest: memoryview) -> GossipState:
         place = 0
 
         def take(size: int) -> memoryview:
@@ -163,16 +161,14 @@ class GossipState:
                 raise ValueError("cut off")
             return rest[place - size : place]
 
-        numbers: dict[str, int] = {k: v for k, v in header.items() if type(v) is int}
-        contract, exact = bytes(take(numbers["contract"])), bytes(take(numbers["exact"]))
+        dim = header["dim"]
+        contract, exact = bytes(take(header["contract"])), bytes(take(header["exact"]))
         pending = tuple(
             Letter(node, version, phase, bytes(take(size)), bits)
             for node, version, phase, bits, size in header["pending"]
         )
-        dim = numbers["dim"]
         vectors = {
-            str(name): np.frombuffer(take(4 * dim), np.float32)
-            for name in header["vectors"]
+            name: np.frombuffer(take(4 * dim), np.float32) for name in header["vectors"]
         }
         own, heard = (
             {
@@ -184,20 +180,16 @@ class GossipState:
         if place != len(rest):
             raise ValueError("too long")
         return cls(
-            session=numbers["session"],
             contract=contract,
-            number=numbers["number"],
-            received=numbers["received"],
             vectors=vectors,
             own=own,
             heard=heard,
             present=frozenset((phase, node) for phase, node in header["present"]),
             pending=pending,
-            pending_crc=numbers["pending_crc"],
-            committed=numbers["committed"],
-            due={phase: round_ for phase, round_ in header["due"]},
-            stepped=(header["stepped"][0], header["stepped"][1]),  # type: ignore[arg-type]
+            due=dict(header["due"]),
+            stepped=tuple(header["stepped"]),
             exact=exact,
+            **{name: header[name] for name in _NUMBERS},
         )
 
 
@@ -328,12 +320,12 @@ def _hear(
 def _read_letters(
     state: GossipState, delivery: Delivery, contract: GossipContract
 ) -> GossipState:
-    if delivery.first > state.received:
+    if delivery.first > state.received and contract.keeps_estimates:
         raise OutOfSyncError(
             f"the letters begin with number {delivery.first}, this node has had "
             f"{state.received}"
         )
-    letters = delivery.letters[state.received - delivery.first :]
+    letters = delivery.letters[max(state.received - delivery.first, 0) :]
     if not contract.keeps_estimates:
         # The last one counts: the others were for rounds that this node missed.
         letters = tuple({(m.phase, m.node): m for m in letters}.values())
@@ -423,9 +415,7 @@ def _disagreement(
 ) -> Estimate | None:
     """Return sum_j w_ij (y_j - y_i), a new array, None if nobody is known."""
     index = (round_ - 1) % len(contract.receives)
-    known = [
-        (j, w) for j, w in contract.receives[index] if (phase, j) in state.present
-    ]
+    known = [(j, w) for j, w in contract.receives[index] if (phase, j) in state.present]
     if not known:
         return None
     if contract.keeps_estimates and contract.per_edge:
@@ -504,9 +494,7 @@ def _snapshots(state: GossipState, delivery: Delivery) -> tuple[Letter, ...]:
     )
 
 
-def post(
-    state: GossipState, delivery: Delivery, contract: GossipContract
-) -> Posting:
+def post(state: GossipState, delivery: Delivery, contract: GossipContract) -> Posting:
     """Return the answer to a delivery that was taken in."""
     letters = _snapshots(state, delivery) if delivery.want_snapshot else ()
     collected = delivery.collect and state.vectors

@@ -76,7 +76,7 @@ class GossipContract:
 
     @property
     def keeps_estimates(self) -> bool:
-        """Whether differences to estimates are sent, and not the vectors as they are."""
+        """Whether differences to estimates are sent, not the vectors as they are."""
         return not self.compressor.lossless
 
     @property

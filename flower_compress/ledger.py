@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from .packet import Packet
 
-__all__ = ["Direction", "Ledger", "Traffic"]
+__all__ = ["Direction", "EdgeLedger", "Ledger", "Traffic"]
 
 Direction = Literal["uplink", "downlink"]
 
@@ -93,3 +93,56 @@ class Ledger:
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Return the totals as JSON-able numbers."""
         return {"uplink": asdict(self.uplink), "downlink": asdict(self.downlink)}
+
+
+@dataclass(slots=True)
+class EdgeLedger:
+    """What went over each edge of a decentralized run, each time it was sent.
+
+    Attributes
+    ----------
+    edges : dict[tuple[int, int], Traffic]
+        By sender and receiver.
+    """
+
+    edges: dict[tuple[int, int], Traffic] = field(default_factory=dict)
+
+    def record(
+        self,
+        sender: int,
+        receiver: int,
+        num_bytes: int,
+        payload_bits: int,
+        snapshot_bytes: int = 0,
+    ) -> None:
+        """Count one letter."""
+        traffic = self.edges.setdefault((sender, receiver), Traffic())
+        traffic.add(num_bytes, payload_bits, snapshot_bytes)
+
+    @property
+    def total(self) -> Traffic:
+        """The sum over all edges."""
+        return _sum(self.edges.values())
+
+    def sent_by(self, node: int) -> Traffic:
+        """Return the sum over the edges that leave a node."""
+        return _sum(t for (sender, _), t in self.edges.items() if sender == node)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[tuple[int, int, Mapping[str, int]]]) -> Self:
+        """Rebuild a ledger from :meth:`as_rows`."""
+        return cls({(i, j): Traffic(**traffic) for i, j, traffic in rows})
+
+    def as_rows(self) -> list[tuple[int, int, dict[str, int]]]:
+        """Return sender, receiver and numbers of each edge, JSON-able, in order."""
+        return [(i, j, asdict(t)) for (i, j), t in sorted(self.edges.items())]
+
+
+def _sum(parts: Iterable[Traffic]) -> Traffic:
+    total = Traffic()
+    for part in parts:
+        total.messages += part.messages
+        total.num_bytes += part.num_bytes
+        total.payload_bits += part.payload_bits
+        total.snapshot_bytes += part.snapshot_bytes
+    return total

@@ -47,7 +47,7 @@ class StateStore:
         return data if isinstance(data, bytes) else None
 
     def save(self, context: Context, identity: int, data: bytes) -> None:
-        """Keep the bytes; in memory only, with a warning, if the folder is of no use."""
+        """Keep the bytes; in memory, with a warning, if the folder is of no use."""
         if self.folder is not None:
             try:
                 StateFile(self.folder, identity, self.kind).write(data)

@@ -9,8 +9,10 @@ task                   F_i                                          evaluated on
 ====================== ============================================ ================
 ``parity``             logistic regression with an L2 term, even    all examples
                        against odd digits; strongly convex
-``digits``             ten-class cross entropy of a torch model:    accuracy on the
-                       ``softmax`` (convex), ``mlp`` or ``cnn``     held-out examples
+``digits``             ten-class cross entropy of a torch model,    accuracy on the
+                       one of :data:`MODELS`; ``softmax`` is        held-out examples
+                       convex
+``digits28``           the same, images enlarged to MNIST's 28 x 28 the same
 ``mnist``, ``cifar10`` the same, from files in a folder             the same
 ====================== ============================================ ================
 """
@@ -36,7 +38,14 @@ from flower_compress.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from simulations.data import FILED, Dataset, load_digits, load_files, load_parity
+from simulations.data import (
+    FILED,
+    Dataset,
+    load_digits,
+    load_digits28,
+    load_files,
+    load_parity,
+)
 from simulations.partition import partition as partition_examples
 
 if TYPE_CHECKING:
@@ -54,11 +63,14 @@ __all__ = [
     "make_task",
 ]
 
-TASKS: Final = ("parity", "digits", *FILED)
+TASKS: Final = ("parity", "digits", "digits28", *FILED)
 """Names of the known tasks."""
 
-MODELS: Final = ("softmax", "mlp", "cnn")
-"""Names of the models of the tasks of images, all but ``parity``."""
+MODELS: Final = ("softmax", "mlp", "mlp-512", "cnn", "resnet18")
+"""Names of the models of the tasks of images, all but ``parity``.
+
+``resnet18`` is for images of three channels, as those of ``cifar10``.
+"""
 
 _NUM_CLASSES = 10
 _WEIGHTS = "weights"
@@ -161,7 +173,7 @@ def make_task(
     ConfigurationError
         An argument that the task cannot honour.
     MissingExtraError
-        scikit-learn, or for ``digits`` torch, is not installed.
+        scikit-learn, for images torch, or for ``resnet18`` torchvision is missing.
     """
     return _make_task(name, model, partition, num_clients, seed, alpha, l2, data)
 
@@ -204,7 +216,10 @@ def _make_task(
             f"{name} has no L2 term, came l2={l2}: leave it out, or take the task "
             f"'parity'"
         )
-    train, test = load_files(name, data) if name in FILED else load_digits()
+    if name in FILED:
+        train, test = load_files(name, data)
+    else:
+        train, test = load_digits() if name == "digits" else load_digits28()
     parts = partition_examples(
         train.classes, num_clients, scheme, seed=seed, alpha=alpha
     )
@@ -623,13 +638,17 @@ def _build_model(name: str, examples: Dataset, seed: int) -> nn.Sequential:
     ========== ================================================== ==========
     softmax    64 -> 10                                                  650
     mlp        64 -> 128 -> 10                                         9,610
+    mlp-512    64 -> 512 -> 512 -> 10                                301,066
     cnn        two 3 x 3 convolutions of 16 and 32 channels, each      6,090
                with a 2 x 2 max pooling; 128 -> 10
+    resnet18   torchvision's, for images of three channels        11,181,642
     ========== ================================================== ==========
 
-    The cnn has 20,490 parameters for MNIST and 25,578 for CIFAR-10.
+    For MNIST the mlp-512 has 669,706 parameters, the network of the MALCOM-PSGD paper,
+    and the cnn 20,490; for CIFAR-10 the cnn has 25,578.
 
-    Weights and biases ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's own default.
+    Weights and biases ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's own default;
+    BatchNorm begins as the identity, with weights 1 and statistics 0 and 1.
     """
     import torch
     from torch import nn
@@ -647,6 +666,15 @@ def _build_model(name: str, examples: Dataset, seed: int) -> nn.Sequential:
             layers["hidden"] = nn.Linear(num_features, 128)
             layers["relu"] = nn.ReLU()
             layers["output"] = nn.Linear(128, _NUM_CLASSES)
+        elif name == "mlp-512":
+            layers["hidden1"] = nn.Linear(num_features, 512)
+            layers["relu1"] = nn.ReLU()
+            layers["hidden2"] = nn.Linear(512, 512)
+            layers["relu2"] = nn.ReLU()
+            layers["output"] = nn.Linear(512, _NUM_CLASSES)
+        elif name == "resnet18":
+            layers["image"] = nn.Unflatten(1, shape)
+            layers.update(_resnet18_layers(examples.name, channels))
         else:
             layers["image"] = nn.Unflatten(1, shape)
             layers["conv1"] = nn.Conv2d(channels, 16, kernel_size=3, padding=1)
@@ -662,9 +690,33 @@ def _build_model(name: str, examples: Dataset, seed: int) -> nn.Sequential:
     model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for module in model:
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()  # Draws nothing.
+            elif isinstance(module, nn.Linear | nn.Conv2d):
                 bound = 1.0 / math.sqrt(module.weight[0].numel())
                 module.weight.uniform_(-bound, bound, generator=generator)
-                module.bias.uniform_(-bound, bound, generator=generator)
+                if module.bias is not None:
+                    module.bias.uniform_(-bound, bound, generator=generator)
     return model
+
+
+def _resnet18_layers(name: str, channels: int) -> OrderedDict[str, nn.Module]:
+    """Return torchvision's layers in the order of its forward pass, by its names."""
+    from torch import nn
+
+    if channels != 3:
+        raise ConfigurationError(
+            f"resnet18 is for images of 3 channels, came {name} with {channels}: take "
+            f"the task 'cifar10' or another model"
+        )
+    try:
+        from torchvision.models import resnet18
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torchvision", "simulation") from error
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for key, layer in resnet18(num_classes=_NUM_CLASSES).named_children():
+        if key == "fc":
+            layers["flatten"] = nn.Flatten()
+        layers[key] = layer
+    return layers

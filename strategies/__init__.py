@@ -10,14 +10,19 @@ from .amsgrad import amsgrad
 from .artemis import Artemis
 from .artemis_nd import ArtemisND
 from .base import CompressedStrategy
+from .cdprox_sgt import CDProxSGT
+from .choco_sgd import ChocoSGD, choco_qsgd
 from .defaults import DEFAULT_COMPRESSOR
 from .diana import Diana
 from .dore import Dore
 from .double_squeeze import DoubleSqueeze
+from .dpsgd import DPSGD
+from .malcom_psgd import MalcomPSGD
 from .mcm import MCM
 from .qadam import qadam
 from .qsgd import QSGD
 from .rand_mcm import RandMCM
+from .relay import Relay
 from .server_optimizers import AMSGrad, GradientDescent, ServerOptimizer
 from .sgd import SGD
 from .spars_ams import SparsAMS
@@ -27,22 +32,29 @@ from .topk import topk
 
 __all__ = [
     "ALGORITHMS",
+    "DECENTRALIZED",
     "DEFAULT_COMPRESSOR",
+    "DPSGD",
     "MCM",
     "QSGD",
     "SGD",
     "AMSGrad",
     "Artemis",
     "ArtemisND",
+    "CDProxSGT",
+    "ChocoSGD",
     "CompressedStrategy",
     "Diana",
     "Dore",
     "DoubleSqueeze",
     "GradientDescent",
+    "MalcomPSGD",
     "RandMCM",
+    "Relay",
     "ServerOptimizer",
     "SparsAMS",
     "amsgrad",
+    "choco_qsgd",
     "get_algorithm",
     "qadam",
     "stoc_mv",
@@ -67,10 +79,19 @@ ALGORITHMS: dict[str, Callable[..., CompressedStrategy]] = {
     "stoc-unif": stoc_unif,
     "qadam": qadam,
 }
-"""Every algorithm by the name that command lines use."""
+"""Every algorithm with a server by the name that command lines use."""
+
+DECENTRALIZED: dict[str, Callable[..., Relay]] = {
+    "malcom": MalcomPSGD,
+    "choco": ChocoSGD,
+    "choco-qsgd": choco_qsgd,
+    "cdprox-sgt": CDProxSGT,
+    "dpsgd": DPSGD,
+}
+"""Every decentralized algorithm by the name that command lines use."""
 
 
-def get_algorithm(name: str) -> Callable[..., CompressedStrategy]:
+def get_algorithm(name: str) -> Callable[..., CompressedStrategy | Relay]:
     """Return what makes the strategy called `name`: its class, or a function.
 
     Raises
@@ -78,6 +99,7 @@ def get_algorithm(name: str) -> Callable[..., CompressedStrategy]:
     UnknownNameError
         If there is none; the error lists those there are.
     """
-    if name not in ALGORITHMS:
-        raise UnknownNameError("algorithm", name, ALGORITHMS)
-    return ALGORITHMS[name]
+    found = ALGORITHMS.get(name) or DECENTRALIZED.get(name)
+    if found is None:
+        raise UnknownNameError("algorithm", name, [*ALGORITHMS, *DECENTRALIZED])
+    return found

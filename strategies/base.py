@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from logging import INFO, getLogger
 from pathlib import Path
 from time import sleep
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, get_args
 
 import numpy as np
 from flwr.app import (
@@ -27,7 +27,6 @@ from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
 from flower_compress.compressors import Vector
 from flower_compress.contract import Contract
 from flower_compress.errors import (
-    CheckpointError,
     ConfigurationError,
     CorruptPacket,
     FlowerCompressError,
@@ -35,7 +34,6 @@ from flower_compress.errors import (
     NonFiniteError,
     OutOfSyncError,
     RefusedUpdateError,
-    RoundFailedError,
     StalePacketError,
     UnknownNameError,
 )
@@ -46,11 +44,20 @@ from flower_compress.mods import SESSION_KEY, find_packet, packet_record
 from flower_compress.packet import Packet
 from flower_compress.records import array_bytes, records_of, uniform_mean
 
-from .checkpoint import Arrays, Checkpoint, Checkpoints
+from .checkpoint import Arrays, Checkpoint
 from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
 from .roster import Client, Roster
 from .rounds import EvaluateFn, Rounds
 from .sampling import Sampling, sample
+from .saving import (
+    VERSIONS_A_RESUME,
+    Failures,
+    KeepsClients,
+    Saving,
+    check_same_run,
+    restore_metrics,
+    save_metrics,
+)
 from .server_optimizers import GradientDescent, ServerOptimizer, StepSize
 from .uplink import Contribution, UplinkMemory, Uplinks
 from .vector_store import VectorStore
@@ -61,20 +68,7 @@ _log = getLogger("flwr")
 UNIFORM = "(all alike)"
 _RETRY_SECONDS = 0.5
 _SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
-_VERSIONS_A_RESUME = 1 << 20
-_MAX_RESUMES = (1 << 32) // _VERSIONS_A_RESUME - 1
 EvaluateOn = Literal["held", "global"]
-
-
-@runtime_checkable
-class KeepsClients(Protocol):
-    """A grid that can bring its clients back to where they were."""
-
-    def save_clients(self) -> bytes:
-        """Return the state of all clients."""
-
-    def load_clients(self, data: bytes) -> None:
-        """Bring all clients back to what :meth:`save_clients` gave."""
 
 
 class CompressedStrategy(FedAvg):
@@ -212,15 +206,11 @@ class CompressedStrategy(FedAvg):
         for name, number in (
             ("min_replies", min_replies),
             ("max_failed_rounds", max_failed_rounds),
-            ("checkpoint_every", checkpoint_every),
             ("max_update_norm", max_update_norm),
         ):
             if number is not None and not number > 0:
                 raise ConfigurationError(f"{name} must be positive, got {number}")
-        if resume and checkpoint_dir is None:
-            raise ConfigurationError(
-                "resume=True needs the folder with the checkpoints: give checkpoint_dir"
-            )
+        self.saving = Saving(checkpoint_dir, checkpoint_every, resume)
         if weighted_by_key is None:
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
@@ -239,8 +229,6 @@ class CompressedStrategy(FedAvg):
         self.spill_dir = None if spill_dir is None else Path(spill_dir)
         self.sampling: Sampling = sampling
         self.max_update_norm = max_update_norm
-        self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
-        self.checkpoint_every, self.resume = checkpoint_every, resume
         self.ledger = Ledger()
         self.refused: Counter[int] = Counter()
         self.resumed_from = 0
@@ -279,20 +267,11 @@ class CompressedStrategy(FedAvg):
             are of a run with another model or other links.
         """
         self._greeting_timeout = min(self.greeting_timeout, timeout)
-        checkpoints = saved = None
-        if self.checkpoint_dir is not None:
-            checkpoints = Checkpoints(self.checkpoint_dir)
-            if self.resume:
-                saved = checkpoints.latest()
-            elif not checkpoints.is_empty():
-                raise ConfigurationError(
-                    f"{self.checkpoint_dir} holds the checkpoints of another run: "
-                    "expected an empty folder, or resume=True to go on with that run"
-                )
+        saved = self.saving.begin()
         self._begin(initial_arrays)
         result = Result(arrays=initial_arrays)
-        if checkpoints is not None and saved is not None:
-            result = self._restore(checkpoints, saved, grid)
+        if saved is not None:
+            result = self._restore(saved, grid)
             _log.info("Resuming after round %d (%s)", saved.server_round, saved.path)
         _log.info("Starting %s strategy:", type(self).__name__)
         log_strategy_start_info(
@@ -302,11 +281,9 @@ class CompressedStrategy(FedAvg):
         _log.info("")
 
         def save(server_round: int, result: Result) -> None:
-            due = server_round % self.checkpoint_every == 0
-            if checkpoints is not None and (due or server_round == num_rounds):
-                arrays: Arrays = {}
-                meta = self._save(result, grid, arrays)
-                checkpoints.save(server_round, meta, arrays)
+            self.saving.after_round(
+                server_round, num_rounds, lambda into: self._save(result, grid, into)
+            )
 
         rounds = Rounds(
             grid,
@@ -337,7 +314,8 @@ class CompressedStrategy(FedAvg):
             self.groups,
         )
         self._contract_bytes = self._contract.to_bytes()
-        self._failed_rounds = self._num_resumes = self._refused_before = 0
+        self._failures = Failures(self.max_failed_rounds)
+        self._num_resumes = self._refused_before = 0
 
     def _begin_ends(self) -> None:
         store = VectorStore(self._layout.dim, self.memory_budget, self.spill_dir)
@@ -376,25 +354,20 @@ class CompressedStrategy(FedAvg):
             "run": self._fingerprint(),
             "session": self._session,
             "num_resumes": self._num_resumes,
-            "failed_rounds": self._failed_rounds,
+            "failed_rounds": self._failures.in_a_row,
             "ledger": self.ledger.as_dict(),
             "refused": list(self.refused.items()),
             "optimizer": list(self._optimizer_state),
             "downlinks": self._downlinks.save(arrays),
             "uplinks": self._uplinks.save(arrays),
             "roster": self._roster.save(arrays),
-            "metrics": {
-                name: [[number, dict(row)] for number, row in rows.items()]
-                for name, rows in _metrics_of(result).items()
-            },
+            "metrics": save_metrics(result),
         }
 
-    def _restore(
-        self, checkpoints: Checkpoints, saved: Checkpoint, grid: Grid
-    ) -> Result:
+    def _restore(self, saved: Checkpoint, grid: Grid) -> Result:
         """Take over a checkpoint."""
         meta = saved.meta
-        self._check_fingerprint(meta["run"], saved)
+        check_same_run(self._fingerprint(), saved)
         self._session = meta["session"]
         self._model = saved.array("model")
         self._exact = saved.array("exact").tobytes()
@@ -403,7 +376,7 @@ class CompressedStrategy(FedAvg):
         }
         self.ledger = Ledger.from_dict(meta["ledger"])
         self.refused = Counter(dict(meta["refused"]))
-        self._failed_rounds = meta["failed_rounds"]
+        self._failures.in_a_row = meta["failed_rounds"]
         self._num_resumes = meta["num_resumes"]
         self._begin_ends()
         self._downlinks.restore(meta["downlinks"], saved)
@@ -414,20 +387,12 @@ class CompressedStrategy(FedAvg):
             grid.load_clients(clients.tobytes())
         self._roster.restore(meta["roster"], saved, clients_too=clients_too)
         if not clients_too:
-            logged = checkpoints.log_resume(saved.server_round)
-            self._num_resumes = max(self._num_resumes + 1, logged)
-            if self._num_resumes > _MAX_RESUMES:
-                raise CheckpointError(
-                    f"a run can be resumed {_MAX_RESUMES} times: start a new one with "
-                    "the model of this checkpoint"
-                )
-            self._downlinks.skip_to(self._num_resumes * _VERSIONS_A_RESUME)
+            self._num_resumes = self.saving.count_resume(saved, self._num_resumes)
+            self._downlinks.skip_to(self._num_resumes * VERSIONS_A_RESUME)
         self.resumed_from = saved.server_round
         self._arrays = self._layout.unflatten(self._model, self._exact)
         result = Result(arrays=self._arrays)
-        for name, rows in _metrics_of(result).items():
-            for number, row in meta["metrics"][name]:
-                rows[number] = MetricRecord(row)
+        restore_metrics(result, meta["metrics"])
         return result
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -441,17 +406,6 @@ class CompressedStrategy(FedAvg):
             "downlink_memory": self.downlink_memory,
             "optimizer": sorted(self._optimizer_state),
         }
-
-    def _check_fingerprint(self, saved: dict[str, Any], checkpoint: Checkpoint) -> None:
-        own = self._fingerprint()
-        differing = [name for name in own if own[name] != saved.get(name)]
-        if differing:
-            name = differing[0]
-            raise ConfigurationError(
-                f"{checkpoint.path} is of another run: {', '.join(differing)} differ; "
-                f"{name}: expected {own[name]}, got {saved.get(name)}. Give another "
-                "checkpoint_dir, or the run's own settings"
-            )
 
     def _follow(self, arrays: ArrayRecord) -> None:
         """Take over a model that is not the one the last round returned."""
@@ -568,7 +522,7 @@ class CompressedStrategy(FedAvg):
                 continue
             accepted[client.identity] = (part, exact, msg)
         self._downlinks.settle(len(self._roster))
-        self._count_failures(len(accepted), reasons)
+        self._failures.count(len(accepted), reasons)
         if len(accepted) < self.min_replies:
             _log.warning(
                 "round %d skipped: %d usable replies, expected at least %d",
@@ -669,18 +623,6 @@ class CompressedStrategy(FedAvg):
             f"the client's metrics hold no positive number {self.weighted_by_key!r}: "
             "add it to the reply's MetricRecord, or set weighted_by_key=None"
         )
-
-    def _count_failures(self, num_accepted: int, reasons: list[str]) -> None:
-        if num_accepted or not reasons:
-            self._failed_rounds = 0
-            return
-        self._failed_rounds += 1
-        if self._failed_rounds >= self.max_failed_rounds:
-            distinct = list(dict.fromkeys(reasons))
-            raise RoundFailedError(
-                f"all {len(reasons)} clients that answered reported an error, "
-                f"{self._failed_rounds} rounds in a row: " + " | ".join(distinct[:3])
-            )
 
     def _train_metrics(self, replies: list[Message]) -> MetricRecord | None:
         metrics = self._mean_metrics(replies, self.train_metrics_aggr_fn)
@@ -818,14 +760,6 @@ class CompressedStrategy(FedAvg):
         for line in lines:
             _log.log(INFO, "\t%s", line)
         super().summary()
-
-
-def _metrics_of(result: Result) -> dict[str, dict[int, MetricRecord]]:
-    return {
-        "train": result.train_metrics_clientapp,
-        "evaluate": result.evaluate_metrics_clientapp,
-        "evaluate_at_server": result.evaluate_metrics_serverapp,
-    }
 
 
 def _describe(link: Link, dim: int | None) -> str:

@@ -37,6 +37,8 @@ class Rounds:
         Sent to the clients.
     evaluate_fn : EvaluateFn, optional
         Evaluates each round's model, and the initial one as round 0.
+    exchanges : int
+        How often a round trains: the strategy configures and aggregates each time.
     """
 
     grid: Grid
@@ -45,6 +47,7 @@ class Rounds:
     train_config: ConfigRecord = field(default_factory=ConfigRecord)
     evaluate_config: ConfigRecord = field(default_factory=ConfigRecord)
     evaluate_fn: EvaluateFn | None = None
+    exchanges: int = 1
 
     def run(
         self,
@@ -72,7 +75,8 @@ class Rounds:
         for server_round in range(first_round, self.num_rounds + 1):
             _log.info("")
             _log.info("[ROUND %s/%s]", server_round, self.num_rounds)
-            self._train(strategy, server_round, result)
+            for _ in range(self.exchanges):
+                self._train(strategy, server_round, result)
             self._evaluate_at_clients(strategy, server_round, result)
             self._evaluate(server_round, result)
             after_round(server_round, result)

@@ -18,6 +18,9 @@ __all__ = [
     "OptimizerState",
     "ServerOptimizer",
     "StepSize",
+    "check_l1",
+    "check_step_size",
+    "step_size_of",
 ]
 
 OptimizerState = dict[str, Vector]
@@ -65,7 +68,7 @@ class GradientDescent(ServerOptimizer):
         self, state: OptimizerState, gradient: Vector, server_round: int
     ) -> tuple[OptimizerState, Vector]:
         """Return -gamma g in float32."""
-        gamma = _step_size_of(self.step_size, server_round)
+        gamma = step_size_of(self.step_size, server_round)
         return state, np.float32(-gamma) * gradient
 
 
@@ -121,7 +124,7 @@ class AMSGrad(ServerOptimizer):
             If the square of an entry is too large for float32: vhat would stay
             infinite, and the entry where it is for ever.
         """
-        eta = _step_size_of(self.step_size, server_round)
+        eta = step_size_of(self.step_size, server_round)
         beta1, beta2 = np.float32(self.beta1), np.float32(self.beta2)
         rest1, rest2 = np.float32(1.0 - self.beta1), np.float32(1.0 - self.beta2)
         m = beta1 * state["m"] + rest1 * gradient
@@ -137,7 +140,7 @@ class AMSGrad(ServerOptimizer):
         return {"m": m, "v": v, "v_hat": v_hat}, update
 
 
-def _step_size_of(step_size: StepSize, server_round: int) -> float:
+def step_size_of(step_size: StepSize, server_round: int) -> float:
     """Return the step size of that round."""
     if callable(step_size):
         return check_step_size(step_size(server_round))
@@ -149,3 +152,10 @@ def check_step_size(step_size: float) -> float:
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ConfigurationError(f"step_size must be positive, got {step_size}")
     return step_size
+
+
+def check_l1(l1: float) -> float:
+    """Return `l1`, the weight of an l1 term, if it is a number >= 0, else raise."""
+    if not (l1 >= 0 and math.isfinite(l1)):
+        raise ConfigurationError(f"l1 must be a number >= 0, got {l1}")
+    return l1

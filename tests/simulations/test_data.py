@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 from flower_compress.errors import ConfigurationError, MissingExtraError
-from simulations.data import Dataset, load_digits, load_parity
+from simulations.data import Dataset, load_digits, load_digits28, load_parity
 
 
 def test_parity_holds_all_digits_with_a_constant_column() -> None:
@@ -45,6 +47,29 @@ def test_digits_split_is_the_same_in_every_run() -> None:
     assert train is not again
     np.testing.assert_array_equal(train.features, again.features)
     np.testing.assert_array_equal(test.labels, test_again.labels)
+
+
+def test_digits28_are_the_digits_interpolated() -> None:
+    for small, large in zip(load_digits(), load_digits28(), strict=True):
+        assert (large.name, large.image_shape) == ("digits28", (1, 28, 28))
+        assert large.features.dtype == np.float32
+        assert large.features.min() == 0.0 and large.features.max() == 1.0
+        images = torch.tensor(small.features).reshape(-1, 1, 8, 8)
+        expected = torch.nn.functional.interpolate(images, (28, 28), mode="bilinear")
+        np.testing.assert_allclose(large.features, expected.flatten(1), atol=1e-6)
+        np.testing.assert_array_equal(large.labels, small.labels)
+        np.testing.assert_array_equal(large.classes, small.classes)
+
+
+def test_digits28_are_the_same_bytes_everywhere() -> None:
+    digests = [
+        hashlib.sha256(part.features.tobytes()).hexdigest() for part in load_digits28()
+    ]
+    assert digests == [
+        "aee3220755c7a8982210be9f1e026e81b87a03d1ae1348edea39ce4587bf159f",
+        "a2c2767420f97a42182348aafa264f9b7c52cdb75a7d3d4a3a7fe52524446a1c",
+    ]
+    assert load_digits28() is load_digits28()
 
 
 def test_arrays_are_read_only() -> None:
