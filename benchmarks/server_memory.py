@@ -50,10 +50,10 @@ def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
     import numpy as np
     from flwr.app import Array, ArrayRecord
 
-    from flower_compress.strategies import get_algorithm
+    from flower_compress.strategies import ALGORITHMS
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    strategy = get_algorithm(algorithm)(
+    strategy = ALGORITHMS[algorithm](
         step_size=1e-3,
         weighted_by_key=None,
         memory_budget=budget,

@@ -27,6 +27,7 @@ from flower_compress.gossip_contract import GossipContract
 from flower_compress.layout import Layout
 from flower_compress.mail import (
     EVERYONE,
+    ZEROS_METRIC,
     Delivery,
     Letter,
     Posting,
@@ -46,10 +47,7 @@ from .gradient import gradient_step
 from .malcom_psgd import MalcomPSGD
 from .node_algorithm import NodeAlgorithm
 
-__all__ = ["ZEROS_METRIC", "GossipMod", "gossip_client"]
-
-ZEROS_METRIC = "model-zeros"
-"""Metric of a node: the share of zeros in z, the model that it posts, in [0, 1]."""
+__all__ = ["GossipMod", "gossip_client"]
 
 _STATE_KEY = "flower_compress.gossip"
 _log = getLogger("flwr")

@@ -13,7 +13,8 @@ taken in and on nothing else. y_i takes q_i when the relay says that it has it, 
 every neighbour will.
 
 With a lossless operator vectors travel as they are, x_i = z_i + gamma sum_j w_ij
-(z_j - z_i) over the neighbours that were heard, and no estimates are kept.
+(z_j - z_i) over the neighbours that were heard, and no estimates are kept. The same
+with C(z) in the place of z where the relay asks for that (``residual=False``).
 """
 
 from __future__ import annotations
@@ -246,12 +247,15 @@ def _acknowledge(
     acked = delivery.acked, delivery.crc
     if state.pending and acked == (state.pending[0].version, state.pending_crc):
         own = dict(state.own)
-        if contract.keeps_estimates:
-            for letter in state.pending:
-                key = letter.phase, letter.node
+        for letter in state.pending:
+            key = letter.phase, letter.node
+            if contract.keeps_estimates:
                 own[key] = own[key] + _gain(
                     letter, contract.node, letter.node, contract
                 )
+            elif not contract.compressor.lossless:
+                q = _gain(letter, contract.node, letter.node, contract)
+                own[key] = q.astype(np.float64)
         state = replace(state, own=own)
     elif delivery.acked != state.committed and not delivery.forget:
         raise OutOfSyncError(
@@ -402,7 +406,9 @@ def _average(
                 term += z
                 vectors[phases[phase]] = term.astype(np.float32)
     if not contract.keeps_estimates:
-        return replace(state, vectors=vectors, due={}, heard={}, present=frozenset())
+        return replace(
+            state, vectors=vectors, due={}, own={}, heard={}, present=frozenset()
+        )
     return replace(state, vectors=vectors, due={})
 
 
@@ -432,7 +438,7 @@ def _disagreement(
         own: NDArray[np.floating] = state.own[phase, EVERYONE]
         total = state.heard[phase, EVERYONE]
     else:
-        own = z.astype(np.float64)
+        own = state.own.get((phase, EVERYONE), z.astype(np.float64))
         total = (
             sum(w * state.heard[phase, j] for j, w in known)  # type: ignore[assignment]
             if contract.per_edge

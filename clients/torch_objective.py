@@ -161,11 +161,13 @@ class TorchObjective:
             # Tied weights have several names in the state dict: each gets the gradient.
             parameters = dict(self._model.named_parameters(remove_duplicate=False))
             trained = {n: p for n, p in parameters.items() if p.requires_grad}
-            frozen = parameters.keys() - trained.keys()
             gradients = torch.autograd.grad(
                 loss, list(trained.values()), materialize_grads=True
             )
-            result = state | {name: torch.zeros_like(state[name]) for name in frozen}
+            result = {
+                name: torch.zeros_like(value) if name in parameters else value
+                for name, value in state.items()
+            }
             result.update(zip(trained, gradients, strict=True))
             return loss.item(), _to_arrays(result)
 

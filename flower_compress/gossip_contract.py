@@ -43,6 +43,8 @@ class GossipContract:
         Name of the code for its symbols.
     rate : float
         Of the estimates: y += rate C(z - y).
+    residual : bool
+        Whether differences to estimates are sent; if not, C(z).
     consensus_step : float
         gamma.
     seed : int
@@ -59,6 +61,7 @@ class GossipContract:
     compressor: Compressor
     code: str
     rate: float
+    residual: bool
     consensus_step: float
     seed: int
     receives: tuple[Peers, ...]
@@ -76,8 +79,8 @@ class GossipContract:
 
     @property
     def keeps_estimates(self) -> bool:
-        """Whether differences to estimates are sent, not the vectors as they are."""
-        return not self.compressor.lossless
+        """Whether there are estimates: a lossless operator needs none."""
+        return self.residual and not self.compressor.lossless
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -109,6 +112,7 @@ class GossipContract:
             "compressor": self.compressor.config(),
             "code": self.code,
             "rate": self.rate,
+            "residual": self.residual,
             "consensus_step": self.consensus_step,
             "seed": self.seed,
             "receives": self.receives,
@@ -150,6 +154,7 @@ def _parse(data: bytes) -> GossipContract:
             compressor=get_compressor(config["compressor"]),
             code=config["code"],
             rate=float(config["rate"]),
+            residual=bool(config["residual"]),
             consensus_step=float(config["consensus_step"]),
             seed=int(config["seed"]),
             receives=receives,

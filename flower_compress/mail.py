@@ -25,6 +25,7 @@ from .packet import take, take_section
 __all__ = [
     "EVERYONE",
     "MAIL_STYPE",
+    "ZEROS_METRIC",
     "Delivery",
     "Estimate",
     "Letter",
@@ -39,6 +40,9 @@ MAIL_STYPE = "flower_compress.mail/1"
 
 EVERYONE = 0xFFFFFFFF
 """As a target: all neighbours of the sender."""
+
+ZEROS_METRIC = "model-zeros"
+"""Metric of a node: the share of zeros in z, the model that it posts, in [0, 1]."""
 
 Estimate = NDArray[np.float64]
 """An estimate of a node's vector, shape (d,)."""

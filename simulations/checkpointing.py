@@ -11,12 +11,13 @@ from flwr.app import MetricRecord
 from flower_compress.errors import ConfigurationError
 from flower_compress.strategies.checkpoint import Checkpoints
 
-from .records import RoundRecord
+from .records import Nodes, RoundRecord
 from .settings import Settings
 
 __all__ = ["Checkpointing", "to_metrics"]
 
 _KEY = ("algorithm", "seed", "round")
+_NODES = "node-"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Checkpointing:
         if saved is None:
             return []
         return [
-            RoundRecord(job.label, job.seed, number, **{"excess_loss": None, **values})
+            _to_record(job, number, values)
             for number, values in saved.meta["metrics"]["evaluate_at_server"]
         ]
 
@@ -84,10 +85,30 @@ class Checkpointing:
 def to_metrics(record: RoundRecord) -> MetricRecord:
     """Return a row as metrics of the server, which its checkpoints keep."""
     values = asdict(record)
+    nodes = values.pop("nodes")
+    if nodes is not None:
+        values |= {f"{_NODES}{name}": list(column) for name, column in nodes.items()}
     return MetricRecord(
         {
             name: value
             for name, value in values.items()
             if name not in _KEY and value is not None
         }
+    )
+
+
+def _to_record(job: Settings, number: int, values: dict[str, Any]) -> RoundRecord:
+    """Return the row of which :func:`to_metrics` made metrics."""
+    columns = {
+        name.removeprefix(_NODES): tuple(value)
+        for name, value in values.items()
+        if name.startswith(_NODES)
+    }
+    rest = {name: v for name, v in values.items() if not name.startswith(_NODES)}
+    return RoundRecord(
+        job.label,
+        job.seed,
+        number,
+        **{"excess_loss": None, **rest},
+        nodes=Nodes(**columns) if columns else None,
     )

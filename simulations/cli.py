@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 
 from flower_compress.errors import FlowerCompressError
-from flower_compress.strategies import ALGORITHMS
+from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
 from flower_compress.strategies.sampling import Sampling
+from flower_compress.strategies.topology import TOPOLOGIES
 from flower_compress.strategies.uplink import UplinkMemory
 
 from .engines import ENGINES
@@ -23,7 +24,7 @@ from .experiment import Experiment
 from .network import parse_network
 from .partition import SCHEMES
 from .reproduction import load_reproduction, reproductions
-from .settings import CLIENTS, Settings
+from .settings import CLIENTS, QUANTIZERS, Settings
 from .tasks import MODELS, TASKS
 
 __all__ = ["main"]
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_NAMES = ", ".join(ALGORITHMS)
+_NAMES = ", ".join([*ALGORITHMS, *DECENTRALIZED])
 _DEFAULT_ALGORITHMS = "sgd,qsgd,diana,artemis,dore,mcm,rand-mcm"
 _DATA = "Folder with the files of the task mnist or cifar10; nothing is downloaded."
 _HELP = {
@@ -47,7 +48,7 @@ _HELP = {
     "data": _DATA,
     "rounds": "Number of rounds.",
     "batch_size": "Examples a gradient; 0 for all of them.",
-    "levels": "Levels s of the stochastic quantizer.",
+    "levels": "Levels of the quantizer; 0 for 1, and 8 in a decentralized run.",
     "sparsity": "Share k/d that the sparsifiers keep (spars-ams, topk, stoc-mv, "
     "stoc-unif, qadam).",
     "bucket_size": "Entries that share a norm; 0 for the whole vector.",
@@ -64,6 +65,16 @@ _HELP = {
     "reset_every": "Rounds between resets of that average: auto (4 sqrt(d)), never or "
     "a number.",
     "initial_memory": "zero, or first: h_0 = g_1, sent dense and billed.",
+    "topology": f"Decentralized: who talks to whom; one of: {', '.join(TOPOLOGIES)}.",
+    "consensus_step": "Decentralized: gamma of the averaging.",
+    "l1": 'Decentralized: mu of malcom and cdprox-sgt; "auto" is the paper\'s.',
+    "quantizer": f"Decentralized, one of: {', '.join(QUANTIZERS)} (levels between the "
+    "least and the greatest entry; of the largest magnitude).",
+    "tau": "Decentralized: how the range quantizer is scaled down; exact, lemma, none.",
+    "code": "Decentralized: code of the symbols; auto is the algorithm's own.",
+    "residual": "Decentralized: whether differences to estimates are sent.",
+    "rate": "Decentralized: of the estimates; 0 for the operator's default.",
+    "device": "Where clients compute, as torch names it: cpu, cuda.",
     "log_every": "Rounds between evaluations; 0 for a thousand a run.",
 }
 _Engine = Annotated[str, typer.Option(help=f"One of: {', '.join(ENGINES)}.")]
@@ -221,6 +232,7 @@ def reproduce(
         checkpoint_every=checkpoint_every,
         resume=resume,
         about={"experiment": reproduction.title, "source": reproduction.source},
+        cutoff=reproduction.cutoff,
     )
     _run(experiment, engine, workers)
 

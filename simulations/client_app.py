@@ -7,11 +7,13 @@ from flwr.clientapp import ClientApp
 
 from flower_compress.clients import (
     Objective,
+    gossip_client,
     gradient_client,
     local_steps_client,
     qadam_client,
 )
 from flower_compress.errors import ConfigurationError
+from flower_compress.mail import find_mail
 from flower_compress.records import records_of
 
 from .settings import TASK_KEY, task_of
@@ -34,10 +36,13 @@ _APPS = {
     "gradient": gradient_client(_objective),
     "local-steps": local_steps_client(_objective),
     "qadam": qadam_client(_objective),
+    "gossip": gossip_client(_objective),
 }
 
 
 def _dispatch(msg: Message, context: Context) -> Message:
+    if find_mail(msg.content) is not None:  # A relay asks.
+        return _APPS["gossip"](msg, context)
     config = next(records_of(msg.content, ConfigRecord), ConfigRecord())
     return _APPS[str(config.get("client", "gradient"))](msg, context)
 

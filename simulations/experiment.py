@@ -24,14 +24,22 @@ from flower_compress.errors import ConfigurationError
 from .checkpointing import Checkpointing
 from .engines import quiet_flower, run_all
 from .network import Network
-from .records import RoundRecord, RoundsCsv, summarise, write_json
-from .report import summary_table, write_report
+from .records import (
+    NodesCsv,
+    RoundRecord,
+    RoundsCsv,
+    cut_off,
+    summarise,
+    write_json,
+)
+from .report import summary_tables, write_report
 from .settings import Settings
 
 __all__ = ["Experiment"]
 
 _Key = tuple[str, int]
 _SETTINGS = "settings.json"
+_FILES = ("summary.json", "report.html", "report.png", "nodes.csv", "edges.csv")
 
 
 class Experiment:
@@ -56,6 +64,9 @@ class Experiment:
         Go on from the checkpoints in `out`. The rows up to there stay as they were.
     about : Mapping[str, str], optional
         What the summary's settings begin with.
+    cutoff : tuple[float, Mapping[str, float]], optional
+        An accuracy, and published numbers by the runs' names: adds what each run had
+        sent when it got there; see :func:`simulations.records.cut_off`.
 
     Attributes
     ----------
@@ -82,13 +93,14 @@ class Experiment:
         checkpoint_every: int = 0,
         resume: bool = False,
         about: Mapping[str, str] | None = None,
+        cutoff: tuple[float, Mapping[str, float]] | None = None,
     ) -> None:
         self.jobs, self.out, self.link = jobs, out, link
         self.console = console or Console()
         self.checkpointing = Checkpointing(
             out / "checkpoints", checkpoint_every, resume
         )
-        self._about = dict(about or {})
+        self._about, self._cutoff = dict(about or {}), cutoff
         self._settings = _common_settings(jobs)
         with quiet_flower():
             for job in jobs:
@@ -118,7 +130,7 @@ class Experiment:
 
     def __enter__(self) -> Self:
         self.out.mkdir(parents=True, exist_ok=True)
-        for name in ("summary.json", "report.html", "report.png"):
+        for name in _FILES:
             (self.out / name).unlink(missing_ok=True)  # of an earlier experiment
         write_json(self.out / _SETTINGS, self._settings)
         self._csv = RoundsCsv(self.out / "rounds.csv").__enter__()
@@ -184,9 +196,13 @@ class Experiment:
         gamma = gammas if len({*gammas.values()}) > 1 else self.jobs[0].gamma()
         settings = {**self._about, **self._settings, "gamma": gamma}
         summary = summarise(records, self._sha256, settings)
+        if self._cutoff is not None:
+            summary["cutoff"] = cut_off(records, *self._cutoff)
+        NodesCsv.write(self.out, records)
         write_json(self.out / "summary.json", summary)
         path = write_report(self.out, records, summary, link=self.link)
-        self.console.print(summary_table(summary))
+        for table in summary_tables(summary):
+            self.console.print(table)
         return path
 
     def _check_out(self) -> None:
@@ -220,10 +236,11 @@ class Experiment:
         now = time.monotonic()
         if latest is not None:
             megabytes = (latest.uplink_bytes / 1e6, latest.downlink_bytes / 1e6)
-            status = (
-                f"loss {latest.loss:.4f}, {megabytes[0]:.2f} MB up, "
-                f"{megabytes[1]:.2f} MB down"
-            )
+            status = f"loss {latest.loss:.4f}, {megabytes[0]:.2f} MB "
+            if any(job.is_decentralized for job in self.jobs):
+                status += "on the edges"
+            else:
+                status += f"up, {megabytes[1]:.2f} MB down"
             self._progress.update(self._bars[latest.algorithm], status=status)
         if not force and now - self._shown_at < 0.2:
             return

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TextIO, TypedDict
+from typing import Any, ClassVar, Final, NotRequired, Self, TextIO, TypedDict
 
 import numpy as np
 
@@ -25,23 +25,61 @@ from flower_compress.errors import ConfigurationError, FlowerCompressError
 
 __all__ = [
     "AlgorithmSummary",
+    "CutOff",
+    "Nodes",
+    "NodesCsv",
     "RecordsError",
     "RoundRecord",
     "RoundsCsv",
     "Spread",
     "Summary",
+    "cut_off",
     "read_rounds",
     "summarise",
     "write_json",
 ]
 
-_BASELINE: Final = "sgd"
+_BASELINES: Final = ("sgd", "dpsgd")
 # What a float64 loss near one resolves: an excess loss below it is not known.
 _MIN_EXCESS_LOSS: Final = float(np.finfo(np.float64).eps)
 
 
 class RecordsError(FlowerCompressError, ValueError):
     """A rounds file that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The nodes of a decentralized run after a round, each list in their order.
+
+    Attributes
+    ----------
+    node : tuple[int, ...]
+        Numbers of the nodes whose models were collected.
+    accuracy : tuple[float, ...]
+        Of each node's own model, in [0, 1].
+    distance : tuple[float, ...]
+        ||x_i - mean x||^2; their mean is the consensus distance.
+    zeros : tuple[float, ...]
+        Share of zeros in z_i, what the node posted last, in [0, 1]; empty if unknown.
+    sent_bytes, sent_bits : tuple[int, ...]
+        Since the start, on all edges that leave the node: bytes of the letters, and
+        the exact bits that they carry.
+    edges : tuple[int, ...]
+        Of the last round only: sender, receiver, bytes and bits of each edge, in a row.
+    """
+
+    node: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    distance: tuple[float, ...]
+    zeros: tuple[float, ...]
+    sent_bytes: tuple[int, ...]
+    sent_bits: tuple[int, ...]
+    edges: tuple[int, ...] = ()
+
+    def edge_rows(self) -> list[tuple[int, ...]]:
+        """Return sender, receiver, bytes and bits of each edge."""
+        return [self.edges[k : k + 4] for k in range(0, len(self.edges), 4)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +101,13 @@ class RoundRecord:
     accuracy : float
         In [0, 1].
     uplink_bytes, downlink_bytes : int
-        Bytes sent since the start, over all clients: everything that travels.
+        Bytes sent since the start, over all clients: everything that travels. In a
+        decentralized run the first is what nodes sent to neighbours, summed over the
+        edges, the second is 0, and loss and accuracy are of the mean model.
     uplink_bits, downlink_bits : int
         Payload bits sent since the start, over all clients, without framing.
+    nodes : Nodes, optional
+        Of a decentralized run. Not in ``rounds.csv``, but in ``nodes.csv``.
     """
 
     algorithm: str
@@ -78,9 +120,10 @@ class RoundRecord:
     downlink_bytes: int
     uplink_bits: int
     downlink_bits: int
+    nodes: Nodes | None = None
 
 
-_HEADER: Final = tuple(field.name for field in fields(RoundRecord))
+_HEADER: Final = tuple(f.name for f in fields(RoundRecord) if f.name != "nodes")
 _FLOATS: Final = ("loss", "accuracy")
 _INTEGERS: Final = (
     "seed",
@@ -150,6 +193,61 @@ class RoundsCsv:
         self._file.flush()
 
 
+class NodesCsv:
+    """``nodes.csv`` and ``edges.csv`` of decentralized runs, written at the end.
+
+    One row for each node and logged round: algorithm, seed, round, node, accuracy,
+    distance, zeros, sent_bytes, sent_bits; and one for each edge: algorithm, seed,
+    sender, receiver, num_bytes, payload_bits. See :class:`Nodes`.
+    """
+
+    _NODES: ClassVar = ("algorithm", "seed", "round", "node", "accuracy") + (
+        "distance",
+        "zeros",
+        "sent_bytes",
+        "sent_bits",
+    )
+    _EDGES: ClassVar = (
+        "algorithm",
+        "seed",
+        "sender",
+        "receiver",
+        "num_bytes",
+        "payload_bits",
+    )
+
+    @classmethod
+    def write(cls, folder: Path, records: Iterable[RoundRecord]) -> None:
+        """Write both files, if there is anything to write."""
+        nodes: list[list[str]] = []
+        edges: list[list[str]] = []
+        for record in records:
+            if record.nodes is None:
+                continue
+            key = [record.algorithm, str(record.seed)]
+            zeros = record.nodes.zeros or (None,) * len(record.nodes.node)
+            columns = zip(
+                record.nodes.node,
+                record.nodes.accuracy,
+                record.nodes.distance,
+                zeros,
+                record.nodes.sent_bytes,
+                record.nodes.sent_bits,
+                strict=True,
+            )
+            nodes += [
+                [*key, str(record.round), *map(_to_field, row)] for row in columns
+            ]
+            edges += [[*key, *map(str, row)] for row in record.nodes.edge_rows()]
+        for name, header, rows in (
+            ("nodes.csv", cls._NODES, nodes),
+            ("edges.csv", cls._EDGES, edges),
+        ):
+            if rows:
+                with (folder / name).open("w", encoding="utf-8", newline="") as file:
+                    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
 def read_rounds(path: Path | str) -> list[RoundRecord]:
     """Read the rows that :class:`RoundsCsv` wrote, in their order.
 
@@ -196,7 +294,8 @@ class AlgorithmSummary(TypedDict):
     ``log10_excess_loss`` is of each seed the mean of log10(F(w) - min F) over the
     logged rounds of the last tenth of its run; the other spreads are of the last
     logged round. ``bits_fraction_of_sgd`` is the mean of the payload bits in both
-    directions, over SGD's; None without SGD.
+    directions, over SGD's (DPSGD's); None without it. ``nodes`` is there for
+    decentralized runs.
     """
 
     seeds: list[int]
@@ -210,6 +309,34 @@ class AlgorithmSummary(TypedDict):
     downlink_bits: Spread
     bits_fraction_of_sgd: float | None
     model_sha256: dict[str, str]
+    nodes: NotRequired[NodesSummary]
+
+
+class NodesSummary(TypedDict):
+    """The nodes of a decentralized algorithm at the end, over seeds.
+
+    ``accuracy`` is the mean over the nodes of their own models' accuracy, and
+    ``least_accuracy`` the worst node's; bits of a node and of an edge are the means
+    over nodes and edges.
+    """
+
+    accuracy: Spread
+    least_accuracy: Spread
+    consensus_distance: Spread
+    zeros: Spread
+    bits_a_node: Spread
+    bits_an_edge: Spread
+
+
+class CutOff(TypedDict):
+    """What each run had sent when it first reached an accuracy.
+
+    ``rounds`` and ``gigabits`` are means over the seeds that reached it, None if not
+    all of them did; ``paper`` is the source's number for it, in the source's unit.
+    """
+
+    accuracy: float
+    rows: dict[str, dict[str, float | None]]
 
 
 class Summary(TypedDict):
@@ -217,6 +344,7 @@ class Summary(TypedDict):
 
     settings: dict[str, Any]
     algorithms: dict[str, AlgorithmSummary]
+    cutoff: NotRequired[CutOff]
 
 
 def summarise(
@@ -249,10 +377,42 @@ def summarise(
         )
         for algorithm, seeds in runs.items()
     }
-    baseline = next((s for a, s in algorithms.items() if a.lower() == _BASELINE), None)
+    baseline = next((s for a, s in algorithms.items() if a in _BASELINES), None)
     for entry in algorithms.values():
         entry["bits_fraction_of_sgd"] = _fraction(entry, baseline)
     return {"settings": _to_json(settings), "algorithms": algorithms}
+
+
+def cut_off(
+    records: Iterable[RoundRecord], accuracy: float, paper: Mapping[str, float]
+) -> CutOff:
+    """Return what was sent until the accuracy was first logged.
+
+    Parameters
+    ----------
+    records : Iterable[RoundRecord]
+        Of any number of algorithms and seeds.
+    accuracy : float
+        In [0, 1], of the mean model.
+    paper : Mapping[str, float]
+        A published number for some of the algorithms.
+    """
+    reached: dict[str, dict[int, RoundRecord | None]] = {}
+    for record in sorted(records, key=attrgetter("round")):
+        seeds = reached.setdefault(record.algorithm, {})
+        if seeds.get(record.seed) is None:
+            seeds[record.seed] = record if record.accuracy >= accuracy else None
+    rows: dict[str, dict[str, float | None]] = {}
+    for algorithm, seeds in reached.items():
+        found = [record for record in seeds.values() if record is not None]
+        every = len(found) == len(seeds)
+        bits = [record.uplink_bits + record.downlink_bits for record in found]
+        rows[algorithm] = {
+            "rounds": float(np.mean([r.round for r in found])) if every else None,
+            "gigabits": float(np.mean(bits)) / 1e9 if every else None,
+            "paper": paper.get(algorithm),
+        }
+    return {"accuracy": accuracy, "rows": rows}
 
 
 def write_json(path: Path | str, value: Mapping[str, Any]) -> None:
@@ -279,7 +439,7 @@ def _summarise_algorithm(
     runs: dict[int, list[RoundRecord]], digests: dict[int, str]
 ) -> AlgorithmSummary:
     last = [rows[-1] for rows in runs.values()]
-    return {
+    summary: AlgorithmSummary = {
         "seeds": list(runs),
         "rounds": max(record.round for record in last),
         "final_loss": _spread([record.loss for record in last]),
@@ -291,6 +451,24 @@ def _summarise_algorithm(
         "downlink_bits": _spread([record.downlink_bits for record in last]),
         "bits_fraction_of_sgd": None,
         "model_sha256": {str(seed): digest for seed, digest in digests.items()},
+    }
+    nodes = [record.nodes for record in last if record.nodes is not None]
+    if nodes:
+        summary["nodes"] = _summarise_nodes(nodes)
+    return summary
+
+
+def _summarise_nodes(last: list[Nodes]) -> NodesSummary:
+    def mean(values: Sequence[float]) -> float:
+        return float(np.mean(values)) if values else math.nan
+
+    return {
+        "accuracy": _spread([mean(nodes.accuracy) for nodes in last]),
+        "least_accuracy": _spread([min(nodes.accuracy) for nodes in last]),
+        "consensus_distance": _spread([mean(nodes.distance) for nodes in last]),
+        "zeros": _spread([mean(nodes.zeros) for nodes in last]),
+        "bits_a_node": _spread([mean(nodes.sent_bits) for nodes in last]),
+        "bits_an_edge": _spread([mean(nodes.edges[3::4]) for nodes in last]),
     }
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from flower_compress.errors import ConfigurationError, MissingExtraError
 from simulations.network import Network, round_seconds
-from simulations.records import RoundRecord, Spread, Summary
+from simulations.records import CutOff, Nodes, RoundRecord, Spread, Summary
 
 try:
     import jinja2
@@ -31,7 +31,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "matplotlib", "simulation") from error
 
-__all__ = ["summary_table", "write_report"]
+__all__ = ["summary_tables", "write_report"]
 
 # Okabe and Ito's palette for all kinds of colour vision ("Color universal design",
 # 2008), its yellow, too pale on white, replaced by the wine of Paul Tol's.
@@ -74,6 +74,7 @@ _ROUNDS: Final = _Axis("Rounds", "rounds", log=False)
 _UP: Final = _Axis("Bits up", "payload bits up, all clients", log=True)
 _DOWN: Final = _Axis("Bits down", "payload bits down, all clients", log=True)
 _TOTAL: Final = _Axis("Bits up and down", "payload bits, both directions", log=True)
+_EDGES: Final = _Axis("Bits", "payload bits, over all edges", log=True)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,21 @@ class _Curve:
     costs: dict[_Axis, NDArray[np.float64]]
     loss: _Band
     accuracy: _Band
+
+
+@dataclass(frozen=True)
+class _NodeCurve:
+    """The nodes of one algorithm, means over nodes and seeds, each of shape (rounds,).
+
+    `bits` are those that a node sent a round since the one logged before.
+    """
+
+    algorithm: str
+    rounds: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    zeros: NDArray[np.float64]
+    bits: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -144,6 +160,8 @@ def write_report(
             "first"
         )
     axes = [_ROUNDS, _UP, _DOWN, _TOTAL]
+    if _is_decentralized(summary):
+        axes = [_ROUNDS, _EDGES]
     time = None
     if link is not None:
         time = _Axis("Estimated time", f"seconds on {link}", log=True)
@@ -155,15 +173,19 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.png").write_bytes(_overview(curves, axes, loss))
     page = out / "report.html"
-    page.write_text(_page(curves, axes, loss, summary, link), encoding="utf-8")
+    page.write_text(_page(curves, axes, loss, summary, link, records), encoding="utf-8")
     return page
 
 
-def summary_table(summary: Summary) -> Table:
-    """Return the summary as a table for the terminal, one algorithm a row."""
-    longest = max(map(len, summary["algorithms"]), default=0)
-    table = Table(title="Comparison, mean ± standard deviation over seeds")
-    for i, name in enumerate(_COLUMNS):
+def summary_tables(summary: Summary) -> list[Table]:
+    """Return the summary for the terminal, one algorithm a row."""
+    return [_table(title, columns, rows) for title, columns, rows in _tables(summary)]
+
+
+def _table(title: str, columns: Sequence[str], rows: list[list[str]]) -> Table:
+    longest = max((len(row[0]) for row in rows), default=0)
+    table = Table(title=title)
+    for i, name in enumerate(columns):
         # In a narrow terminal numbers may wrap, a name may not be cut.
         table.add_column(
             name,
@@ -172,7 +194,7 @@ def summary_table(summary: Summary) -> Table:
             min_width=longest if i == 0 else None,
             overflow="fold",
         )
-    for row in _rows(summary):
+    for row in rows:
         table.add_row(*row)
     return table
 
@@ -217,6 +239,7 @@ def _curves(
                     (_UP, row.uplink_bits),
                     (_DOWN, row.downlink_bits),
                     (_TOTAL, row.uplink_bits + row.downlink_bits),
+                    (_EDGES, row.uplink_bits),
                 ):
                     costs.setdefault(axis, {}).setdefault(row.round, []).append(cost)
                 losses.setdefault(row.round, []).append(loss.of(row))
@@ -291,6 +314,68 @@ def _clients_per_round(settings: Mapping[str, Any]) -> float:
     )
 
 
+def _node_curves(records: Sequence[RoundRecord]) -> list[_NodeCurve]:
+    """Return what the nodes of each algorithm did, means over the seeds."""
+    runs: dict[str, dict[int, list[Nodes]]] = {}
+    for record in records:
+        if record.nodes is not None:
+            of_round = runs.setdefault(record.algorithm, {})
+            of_round.setdefault(record.round, []).append(record.nodes)
+    curves = []
+    for algorithm, rounds in runs.items():
+        table = np.array(
+            [
+                (
+                    number,
+                    np.mean([np.mean(nodes.distance) for nodes in seeds]),
+                    np.mean([np.mean(nodes.accuracy) for nodes in seeds]),
+                    np.mean([np.mean(nodes.zeros or math.nan) for nodes in seeds]),
+                    np.mean([np.mean(nodes.sent_bits) for nodes in seeds]),
+                )
+                for number, seeds in sorted(rounds.items())
+            ]
+        ).T
+        # Bits since the row before, a round.
+        bits = np.diff(table[4], prepend=0.0) / np.diff(table[0], prepend=0.0)
+        curves.append(
+            _NodeCurve(algorithm, table[0], table[1], table[2], table[3], bits)
+        )
+    return curves
+
+
+def _edge_tables(
+    records: Sequence[RoundRecord],
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return a matrix of megabytes for each algorithm, of its first seed's last round.
+
+    Senders in the rows, receivers in the columns.
+    """
+    tables, seen = [], set()
+    for record in records:
+        if record.nodes is None or not record.nodes.edges:
+            continue
+        if record.algorithm in seen:
+            continue
+        seen.add(record.algorithm)
+        rows = record.nodes.edge_rows()
+        size = {(row[0], row[1]): row[2] for row in rows}
+        names = sorted({node for pair in size for node in pair})
+        body = [
+            [
+                f"from {sender}",
+                *(
+                    f"{size[sender, receiver] / 1e6:.4g}"
+                    if (sender, receiver) in size
+                    else ""
+                    for receiver in names
+                ),
+            ]
+            for sender in names
+        ]
+        tables.append((record.algorithm, ["", *(f"to {n}" for n in names)], body))
+    return tables
+
+
 # --- Pictures ---------------------------------------------------------------------
 
 
@@ -306,6 +391,53 @@ def _overview(curves: Sequence[_Curve], axes: Sequence[_Axis], loss: _Loss) -> b
             grid[0, column].set_ylabel("")
             grid[1, column].set_ylabel("")
     return _png(figure, grid[0, 0], columns=max(len(curves), 1), dpi=110)
+
+
+def _node_panels(curves: Sequence[_NodeCurve]) -> bytes:
+    """Return four panels against the rounds, as a PNG."""
+    figure = Figure(figsize=(11.0, 8.2), layout="constrained")
+    grid = figure.subplots(2, 2)
+    panels = {
+        "distance": "consensus distance",
+        "accuracy": "accuracy of the nodes' own models",
+        "zeros": "share of zeros in the posted model",
+        "bits": "bits that a node sends a round",
+    }
+    for panel, (name, label) in zip(grid.flat, panels.items(), strict=True):
+        for i, curve in enumerate(curves):
+            values = getattr(curve, name)
+            shown = np.isfinite(values)
+            if name in ("distance", "bits"):
+                shown &= values > 0.0
+                panel.set_yscale("log")
+            kept = _thin(np.flatnonzero(shown))
+            panel.plot(
+                curve.rounds[kept],
+                values[kept],
+                label=curve.algorithm,
+                **_style(i),
+            )
+        panel.set_xlabel("rounds", fontsize=11)
+        panel.set_ylabel(label, fontsize=11)
+        panel.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    return _png(figure, grid[0, 0], columns=_LEGEND_COLUMNS, dpi=130)
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Return how curve i is drawn."""
+    return {
+        "color": _COLOURS[i % len(_COLOURS)],
+        "linestyle": _LINES[(i + i // len(_COLOURS)) % len(_LINES)],
+        "linewidth": 1.8,
+        "marker": _MARKERS[i % len(_MARKERS)],
+        "markersize": 6,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.7,
+        # By distance on the page, and shifted, so that markers neither crowd on
+        # a logarithmic axis nor hide each other where curves coincide.
+        "markevery": (0.015 * (i % 8), 0.13),
+    }
 
 
 def _panel_pair(curves: Sequence[_Curve], axis: _Axis, loss: _Loss) -> bytes:
@@ -327,28 +459,14 @@ def _draw(
         if axis.log:
             shown &= costs > 0.0
         kept = _thin(np.flatnonzero(shown))
-        colour = _COLOURS[i % len(_COLOURS)]
-        panel.plot(
-            costs[kept],
-            band.middle[kept],
-            color=colour,
-            linestyle=_LINES[(i + i // len(_COLOURS)) % len(_LINES)],
-            linewidth=1.8,
-            marker=_MARKERS[i % len(_MARKERS)],
-            markersize=6,
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-            # By distance on the page, and shifted, so that markers neither crowd on
-            # a logarithmic axis nor hide each other where curves coincide.
-            markevery=(0.015 * (i % 8), 0.13),
-            label=curve.algorithm,
-        )
+        style = _style(i)
+        panel.plot(costs[kept], band.middle[kept], label=curve.algorithm, **style)
         if curve.num_seeds > 1:
             panel.fill_between(
                 costs[kept],
                 band.low[kept],
                 band.high[kept],
-                color=colour,
+                color=style["color"],
                 alpha=0.12,
                 linewidth=0,
             )
@@ -438,6 +556,96 @@ def _rows(summary: Summary) -> list[list[str]]:
     return rows
 
 
+def _is_decentralized(summary: Summary) -> bool:
+    """Whether all runs have nodes and no server."""
+    algorithms = summary["algorithms"].values()
+    return bool(algorithms) and all("nodes" in entry for entry in algorithms)
+
+
+def _tables(summary: Summary) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+    """Return titles, column names and rows."""
+    columns, rows = list(_COLUMNS), _rows(summary)
+    if _is_decentralized(summary):
+        down = columns.index("down")
+        columns[down - 1] = "on the edges"
+        columns[-1] = "bits of DPSGD's"
+        del columns[down]
+        for row in rows:
+            del row[down]
+    tables: list[tuple[str, Sequence[str], list[list[str]]]] = [
+        ("Comparison, mean ± standard deviation over seeds", columns, rows)
+    ]
+    of_nodes = [
+        [
+            algorithm,
+            _spread_text(entry["nodes"]["accuracy"], "{:.4f}"),
+            _spread_text(entry["nodes"]["least_accuracy"], "{:.4f}"),
+            _spread_text(entry["nodes"]["consensus_distance"], "{:.3g}"),
+            _spread_text(entry["nodes"]["zeros"], "{:.3f}"),
+            _bits_text(entry["nodes"]["bits_a_node"]["mean"]),
+            _bits_text(entry["nodes"]["bits_an_edge"]["mean"]),
+        ]
+        for algorithm, entry in summary["algorithms"].items()
+        if "nodes" in entry
+    ]
+    if of_nodes:
+        tables.append(("Nodes, after the last round", _NODE_COLUMNS, of_nodes))
+    if "cutoff" in summary:
+        tables.append(_cutoff_table(summary["cutoff"]))
+    return tables
+
+
+_NODE_COLUMNS: Final = (
+    "algorithm",
+    "own accuracy",
+    "least",
+    "consensus distance",
+    "zeros in the model",
+    "sent by a node",
+    "over an edge",
+)
+
+
+def _cutoff_table(cutoff: CutOff) -> tuple[str, Sequence[str], list[list[str]]]:
+    base = next((row for a, row in cutoff["rows"].items() if a == "dpsgd"), {})
+
+    def text(row: Mapping[str, float | None], name: str, form: str) -> str:
+        value = row.get(name)
+        return "–" if value is None else form.format(value)
+
+    def share(row: Mapping[str, float | None], name: str) -> str:
+        value, reference = row.get(name), base.get(name)
+        if value is None or not reference:
+            return "–"
+        return f"{100.0 * value / reference:.3g} %"
+
+    rows = [
+        [
+            algorithm,
+            text(row, "rounds", "{:.0f}"),
+            text(row, "gigabits", "{:.4g}"),
+            share(row, "gigabits"),
+            text(row, "paper", "{:.5g}"),
+            share(row, "paper"),
+        ]
+        for algorithm, row in cutoff["rows"].items()
+    ]
+    columns = (
+        "algorithm",
+        "rounds",
+        "Gbit",
+        "of DPSGD's",
+        "the paper's GB",
+        "of error-free's",
+    )
+    title = f"Until the mean model had an accuracy of {cutoff['accuracy']:g}"
+    return title, columns, rows
+
+
+def _bits_text(bits: float | None) -> str:
+    return "–" if bits is None else _bytes_text(bits / 8.0)
+
+
 def _spread_text(spread: Spread, form: str) -> str:
     if spread["mean"] is None:
         return "–"
@@ -460,6 +668,7 @@ def _page(
     loss: _Loss,
     summary: Summary,
     link: Network | None,
+    records: Sequence[RoundRecord],
 ) -> str:
     names = ", ".join(curve.algorithm for curve in curves)
     figures = [
@@ -470,6 +679,11 @@ def _page(
         }
         for axis in axes
     ]
+    nodes = _node_curves(records)
+    if nodes:
+        picture = base64.b64encode(_node_panels(nodes)).decode("ascii")
+        alt = f"consensus, accuracy, zeros and bits a round of the nodes of {names}"
+        figures.append({"title": "The nodes", "alt": alt, "data": picture})
     settings = {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in summary["settings"].items()
@@ -483,8 +697,10 @@ def _page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     return environment.from_string(_TEMPLATE).render(
-        columns=_COLUMNS,
-        rows=_rows(summary),
+        tables=_tables(summary),
+        names=list(summary["algorithms"]),
+        edges=_edge_tables(records),
+        decentralized=_is_decentralized(summary),
         figures=figures,
         settings=settings,
         models=models,
@@ -502,7 +718,7 @@ _TEMPLATE: Final = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>flower-compress: {{ rows | map('first') | join(', ') }}</title>
+<title>flower-compress: {{ names | join(', ') }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
   max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -519,6 +735,9 @@ p, figcaption { color: #555; } code { font-size: .85em; }
 </head>
 <body>
 <h1>Communication against convergence</h1>
+{% for title, columns, rows in tables %}
+{% if not loop.first %}<h2>{{ title }}</h2>{% endif %}
+
 <div class="wide">
 <table>
 <thead><tr>{% for name in columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
@@ -530,15 +749,33 @@ p, figcaption { color: #555; } code { font-size: .85em; }
 </tbody>
 </table>
 </div>
+{% endfor %}
 <p>Mean{% if banded %} ± standard deviation{% endif %} over seeds. Loss, accuracy and
 bytes (over all clients, framing included) at the last round; log10 excess loss is the
 mean over the last tenth of the rounds; bits are those of the payloads in both
-directions.{% if banded %} Bands in the figures: one standard deviation over
+directions.{% if decentralized %} There is no server: loss and accuracy are of the mean
+of the nodes' models, bytes and bits of what went from node to node, summed over the
+edges. The consensus distance is the mean of ||x_i - mean x||² over the
+nodes.{% endif %}{% if banded %} Bands in the figures: one standard deviation over
 seeds.{% endif %}{% if network %} Time on the network {{ network }} leaves computation
 out.{% endif %}</p>
 {% for figure in figures %}
 <h2>{{ figure.title }}</h2>
 <img src="data:image/png;base64,{{ figure.data }}" alt="{{ figure.alt }}">
+{% endfor %}
+{% for algorithm, columns, rows in edges %}
+<h2>Edges of {{ algorithm }}, megabytes</h2>
+<div class="wide">
+<table>
+<thead><tr>{% for name in columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{% for row in rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
 {% endfor %}
 <h2>Settings</h2>
 <div class="wide">

@@ -6,6 +6,8 @@
 ``seeds``           number of seeds, from 0
 ``[settings]``      :class:`Settings` that the runs share, by their command-line names
 ``[quick]``         settings, and ``seeds``, that take the others' place on request
+``[cutoff]``        ``accuracy`` at which what each run has sent is compared, and
+                    ``[cutoff.paper]``, the source's numbers, by the runs' names
 ``[[runs]]``        one for each run: its ``algorithm``; its ``name``, if that is not
                     the algorithm's; and settings of its own
 =================== ==================================================================
@@ -48,6 +50,8 @@ class Reproduction:
         Number of seeds.
     runs : tuple[Settings, ...]
         The runs, of seed 0.
+    cutoff : tuple[float, dict[str, float]], optional
+        An accuracy, and the source's numbers for what was sent until then.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Reproduction:
     source: str
     seeds: int
     runs: tuple[Settings, ...]
+    cutoff: tuple[float, dict[str, float]] | None = None
 
     @classmethod
     def load(cls, path: Path, *, quick: bool = False) -> Reproduction:
@@ -74,7 +79,7 @@ class Reproduction:
 
     @classmethod
     def _of(cls, name: str, table: dict[str, Any], quick: bool) -> Reproduction:
-        _check("the file", table, {*_NEEDED, "quick"}, _NEEDED)
+        _check("the file", table, {*_NEEDED, "quick", "cutoff"}, _NEEDED)
         shared, changes = table["settings"], table.get("quick", {})
         _check("[settings]", shared, _SHARED)
         _check("[quick]", changes, _SHARED | {"seeds"})
@@ -94,7 +99,8 @@ class Reproduction:
         seeds = convert("seeds", changes.get("seeds", table["seeds"]), int)
         if seeds < 1:
             raise ConfigurationError(f"seeds must be at least 1, got {seeds}")
-        return cls(name, str(table["title"]), str(table["source"]), seeds, runs)
+        title, source = str(table["title"]), str(table["source"])
+        return cls(name, title, source, seeds, runs, _cutoff(table, labels))
 
     def jobs(
         self, *, seeds: int = 0, rounds: int = 0, task: str = "", data: str = ""
@@ -130,6 +136,19 @@ def load_reproduction(name: str, *, quick: bool = False) -> Reproduction:
 def reproductions() -> list[Reproduction]:
     """Return all experiments, by name."""
     return [Reproduction.load(path) for path in _paths().values()]
+
+
+def _cutoff(
+    table: dict[str, Any], labels: list[str]
+) -> tuple[float, dict[str, float]] | None:
+    if "cutoff" not in table:
+        return None
+    cutoff = table["cutoff"]
+    _check("[cutoff]", cutoff, {"accuracy", "paper"}, ["accuracy"])
+    paper = cutoff.get("paper", {})
+    _check("[cutoff.paper]", paper, labels)
+    accuracy = convert("accuracy", cutoff["accuracy"], float)
+    return accuracy, {name: convert(name, paper[name], float) for name in paper}
 
 
 def _paths() -> dict[str, Path]:

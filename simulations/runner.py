@@ -11,10 +11,13 @@ from flwr.serverapp import Grid
 
 from flower_compress.clients import Arrays
 from flower_compress.layout import read_array, write_array
+from flower_compress.ledger import Traffic
+from flower_compress.strategies import Relay
 
 from .checkpointing import Checkpointing, to_metrics
-from .records import RoundRecord
+from .records import Nodes, RoundRecord
 from .settings import Settings
+from .tasks import Task
 
 __all__ = ["RunResult", "run_on_grid"]
 
@@ -51,7 +54,13 @@ def run_on_grid(
             on_round(server_round, None)
             return None
         values = task.evaluate(_to_numpy(arrays))
-        ledger = strategy.ledger
+        nodes = None
+        if isinstance(strategy, Relay):
+            uplink, downlink = strategy.edges.total, Traffic()
+            if server_round > 0:
+                nodes = _nodes(strategy, task, last=server_round == settings.rounds)
+        else:
+            uplink, downlink = strategy.ledger.uplink, strategy.ledger.downlink
         record = RoundRecord(
             algorithm=settings.label,
             seed=settings.seed,
@@ -59,10 +68,11 @@ def run_on_grid(
             loss=values.loss,
             excess_loss=None if optimum is None else values.loss - optimum,
             accuracy=values.accuracy,
-            uplink_bytes=ledger.uplink.num_bytes,
-            downlink_bytes=ledger.downlink.num_bytes,
-            uplink_bits=ledger.uplink.payload_bits,
-            downlink_bits=ledger.downlink.payload_bits,
+            uplink_bytes=uplink.num_bytes,
+            downlink_bytes=downlink.num_bytes,
+            uplink_bits=uplink.payload_bits,
+            downlink_bits=downlink.payload_bits,
+            nodes=nodes,
         )
         on_round(server_round, record)
         return to_metrics(record)
@@ -80,6 +90,27 @@ def run_on_grid(
     arrays = _to_numpy(result.arrays)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values()))
     return RunResult(arrays, digest.hexdigest())
+
+
+def _nodes(relay: Relay, task: Task, *, last: bool) -> Nodes:
+    """Measure the models that the relay has collected, and what each node sent."""
+    nodes = tuple(relay.node_models)
+    sent = [relay.edges.sent_by(node) for node in nodes]
+    edges: tuple[int, ...] = ()
+    if last:
+        for (sender, receiver), traffic in sorted(relay.edges.edges.items()):
+            edges += (sender, receiver, traffic.num_bytes, traffic.payload_bits)
+    return Nodes(
+        node=nodes,
+        accuracy=tuple(
+            task.accuracy(_to_numpy(relay.node_models[node])) for node in nodes
+        ),
+        distance=tuple(relay.distances[node] for node in nodes),
+        zeros=tuple(relay.zeros[node] for node in nodes if node in relay.zeros),
+        sent_bytes=tuple(traffic.num_bytes for traffic in sent),
+        sent_bits=tuple(traffic.payload_bits for traffic in sent),
+        edges=edges,
+    )
 
 
 def _to_numpy(record: ArrayRecord) -> Arrays:

@@ -14,32 +14,56 @@ from typing import Any, get_args
 from flwr.app import ConfigRecord
 
 from flower_compress import (
+    DitheredQuantizer,
+    Identity,
     MinVarianceSparsifier,
     RandK,
     StochasticQuantizer,
     TopK,
 )
+from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import Compressor
 from flower_compress.errors import ConfigurationError, UnknownNameError
-from flower_compress.strategies import CompressedStrategy, get_algorithm
+from flower_compress.strategies import (
+    DECENTRALIZED,
+    CompressedStrategy,
+    Relay,
+    get_algorithm,
+)
 from flower_compress.strategies.downlink import DownlinkMemory, ResetEvery
 from flower_compress.strategies.sampling import Sampling
+from flower_compress.strategies.topology import TOPOLOGIES, get_topology
 from flower_compress.strategies.uplink import UplinkMemory
 
 from .tasks import Task, make_task
 
-__all__ = ["CLIENTS", "TASK_KEY", "Settings", "convert", "task_of"]
+__all__ = ["CLIENTS", "QUANTIZERS", "TASK_KEY", "Settings", "convert", "task_of"]
 
 TASK_KEY = "task"
 """Key of a train config: the arguments of the clients' task, as JSON."""
 CLIENTS = ("gradient", "local-steps")
 """The kinds of client."""
+QUANTIZERS = ("range", "norm", "none")
+"""The operators of decentralized algorithms."""
 
 _UNCOMPRESSED = ("sgd", "amsgrad")
 _ADAPTIVE = ("amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam")
 _MOMENTS_AT_CLIENTS = "qadam"
 _ADAPTIVE_STEP_SIZE = 1e-3
+_RANGE_LEVELS = 8
+_PROXIMAL = ("malcom", "cdprox-sgt")
+_TAUS = ("exact", "lemma", "none")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_OF_THE_TASK = (
+    "task",
+    "model",
+    "partition",
+    "clients",
+    "seed",
+    "alpha",
+    "data",
+    "device",
+)
 _GRADIENT_KEYS = ("client", "batch_size", "seed")
 _LOCAL_KEYS = (*_GRADIENT_KEYS, "local_steps", "local_step_size")
 
@@ -51,7 +75,8 @@ class Settings:
     Parameters
     ----------
     algorithm : str
-        A name in ``flower_compress.strategies.ALGORITHMS``.
+        A name in ``flower_compress.strategies.ALGORITHMS`` or ``DECENTRALIZED``; what
+        follows calls the nodes of the latter clients too.
     task, model, partition, clients, alpha, data
         See :func:`simulations.tasks.make_task`; `clients` is the number N. `data` is a
         folder of every machine that computes.
@@ -60,8 +85,8 @@ class Settings:
     batch_size : int
         Examples a gradient; 0 for all of them.
     levels : int
-        Levels of the stochastic quantizer, which every compressed link uses that is
-        not defined with a sparsifier.
+        Levels of the quantizer, which every compressed link uses that is not defined
+        with a sparsifier; 0 for 1, and for 8 in a decentralized run.
     sparsity : float
         k / d of the sparsifiers (spars-ams, topk, stoc-mv, stoc-unif, qadam).
     bucket_size : int
@@ -89,6 +114,26 @@ class Settings:
         number.
     initial_memory : {"zero", "first"}
         h_0 = 0, or h_0 = g_1 sent dense (algorithms with an uplink memory).
+    topology : str
+        Who talks to whom (decentralized); a name in
+        ``flower_compress.strategies.topology.TOPOLOGIES``.
+    consensus_step : float
+        gamma of the averaging (decentralized).
+    l1 : str
+        mu of malcom and cdprox-sgt, or ``"auto"`` for the paper's.
+    quantizer : {"range", "norm", "none"}
+        Operator of a decentralized run: levels between the least and the greatest entry
+        (MALCOM's), levels of the largest magnitude (QSGD's), or none.
+    tau : {"exact", "lemma", "none"}
+        How the range quantizer is scaled down.
+    code : str
+        Code of the symbols of a decentralized run; ``"auto"`` for the algorithm's own.
+    residual : bool
+        Whether differences to estimates are sent (decentralized).
+    rate : float
+        Of the estimates (decentralized); 0 for the default of the operator.
+    device : str
+        Where clients compute, as torch names it; ``"cpu"``, ``"cuda"``.
     log_every : int
         Rounds between evaluations; 0 for a thousand evaluations a run.
     name : str
@@ -104,7 +149,7 @@ class Settings:
     data: str = ""
     rounds: int = 100
     batch_size: int = 20
-    levels: int = 1
+    levels: int = 0
     sparsity: float = 0.01
     bucket_size: int = 0
     step_size: str = "auto"
@@ -118,6 +163,15 @@ class Settings:
     downlink_memory: str = "each"
     reset_every: str = "auto"
     initial_memory: str = "zero"
+    topology: str = "ring"
+    consensus_step: float = 1.0
+    l1: str = "auto"
+    quantizer: str = "range"
+    tau: str = "exact"
+    code: str = "auto"
+    residual: bool = True
+    rate: float = 0.0
+    device: str = "cpu"
     log_every: int = 0
     name: str = ""
 
@@ -133,6 +187,10 @@ class Settings:
             ("sampling", get_args(Sampling)),
             ("uplink_memory", get_args(UplinkMemory)),
             ("downlink_memory", get_args(DownlinkMemory)),
+            ("topology", tuple(TOPOLOGIES)),
+            ("quantizer", QUANTIZERS),
+            ("tau", _TAUS),
+            ("code", CODE_NAMES),
         ):
             if getattr(self, name) not in choices:
                 raise UnknownNameError(_dashed(name), getattr(self, name), choices)
@@ -140,6 +198,7 @@ class Settings:
             ("clients", 1),
             ("rounds", 1),
             ("batch_size", 0),
+            ("levels", 0),
             ("bucket_size", 0),
             ("local_steps", 1),
             ("log_every", 0),
@@ -159,13 +218,21 @@ class Settings:
                 f"{self.algorithm} keeps moments of gradients: expected client "
                 f"gradient, got {self.client}"
             )
-        self._check_downlink_memory()
+        if self.is_decentralized:
+            self._check_nodes()
+        else:
+            self._check_downlink_memory()
         self.gamma(check_only=True)
 
     @property
     def label(self) -> str:
         """What the run is called: its name, or else its algorithm's."""
         return self.name or self.algorithm
+
+    @property
+    def is_decentralized(self) -> bool:
+        """Whether nodes talk to neighbours, and no server has a model."""
+        return self.algorithm in DECENTRALIZED
 
     @cached_property
     def problem(self) -> Task:
@@ -174,8 +241,7 @@ class Settings:
 
     @property
     def _task_key(self) -> str:
-        names = ("task", "model", "partition", "clients", "seed", "alpha", "data")
-        return json.dumps([getattr(self, name) for name in names])
+        return json.dumps([getattr(self, name) for name in _OF_THE_TASK])
 
     @property
     def compressor(self) -> Compressor:
@@ -187,7 +253,18 @@ class Settings:
                 return MinVarianceSparsifier(self.sparsity)
             case "stoc-unif":
                 return RandK(fraction=self.sparsity)
-        return StochasticQuantizer(self.levels, bucket_size=self.bucket_size or None)
+        options: dict[str, Any] = {"bucket_size": self.bucket_size or None}
+        if not self.is_decentralized:
+            return StochasticQuantizer(self.levels or 1, **options)
+        levels = self.levels or _RANGE_LEVELS
+        match self.quantizer:
+            case "none":
+                return Identity()
+            case "norm":
+                # Levels on both sides of zero.
+                return StochasticQuantizer(max(levels // 2, 1), norm="inf", **options)
+        options["tau"] = self.tau
+        return DitheredQuantizer(levels, **options)
 
     def gamma(self, *, check_only: bool = False) -> float:
         """Return the server's step size.
@@ -210,7 +287,7 @@ class Settings:
             return gamma
         if self.algorithm in _ADAPTIVE:
             return _ADAPTIVE_STEP_SIZE
-        if check_only or self.client == "local-steps":
+        if check_only or (self.client == "local-steps" and not self.is_decentralized):
             return 1.0
         smoothness = self.problem.smoothness()
         if smoothness is None:
@@ -219,6 +296,34 @@ class Settings:
                 f"{self.model}: give a step size, for example --step-size 0.1"
             )
         return 1.0 / smoothness
+
+    def _check_nodes(self) -> None:
+        if self.client != "gradient" or self.fraction != 1.0:
+            raise ConfigurationError(
+                f"{self.algorithm} has no server: expected client gradient and "
+                f"fraction 1, got {self.client} and {self.fraction}"
+            )
+        if not 0.0 < self.consensus_step <= 1.0:
+            raise ConfigurationError(
+                f"consensus-step must lie in (0, 1], got {self.consensus_step}"
+            )
+        get_topology(self.topology, self.clients)
+        self._l1()
+
+    def _l1(self) -> float | None:
+        """Return mu, None for the algorithm's own."""
+        if self.l1 == "auto":
+            return None
+        try:
+            l1 = float(self.l1)
+        except ValueError:
+            l1 = math.nan
+        if self.algorithm not in _PROXIMAL or not (l1 >= 0 and math.isfinite(l1)):
+            raise ConfigurationError(
+                f'l1 must be "auto", or with {" and ".join(_PROXIMAL)} a number >= 0, '
+                f"got {self.l1!r} with {self.algorithm}"
+            )
+        return l1
 
     def _check_downlink_memory(self) -> None:
         parameters = inspect.signature(get_algorithm(self.algorithm)).parameters
@@ -246,10 +351,29 @@ class Settings:
             f"{self.reset_every!r}"
         )
 
-    def strategy(self, **options: Any) -> CompressedStrategy:
+    def strategy(self, **options: Any) -> CompressedStrategy | Relay:
         """Return the strategy, with further arguments of its class."""
         algorithm = get_algorithm(self.algorithm)
-        options |= {"sampling": self.sampling, "uplink_memory": self.uplink_memory}
+        chosen = (
+            self._relay_options() if self.is_decentralized else self._server_options()
+        )
+        try:
+            return algorithm(
+                step_size=self.gamma(), seed=self.seed, **chosen, **options
+            )
+        except TypeError as error:
+            raise ConfigurationError(f"algorithm {self.algorithm}: {error}") from error
+
+    def _server_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "sampling": self.sampling,
+            "uplink_memory": self.uplink_memory,
+            "weighted_by_key": None,
+            "fraction_train": self.fraction,
+            "min_train_nodes": 1,
+            "min_available_nodes": self.clients,
+            "fraction_evaluate": 0.0,
+        }
         if self.algorithm not in _UNCOMPRESSED:
             options["compressor"] = self.compressor
         if self.initial_memory != "zero":
@@ -257,19 +381,23 @@ class Settings:
         if self.downlink_memory != "each":
             options["memory"] = self.downlink_memory
             options["reset_every"] = self._reset_interval()
-        try:
-            return algorithm(
-                step_size=self.gamma(),
-                seed=self.seed,
-                weighted_by_key=None,
-                fraction_train=self.fraction,
-                min_train_nodes=1,
-                min_available_nodes=self.clients,
-                fraction_evaluate=0.0,
-                **options,
-            )
-        except TypeError as error:
-            raise ConfigurationError(f"algorithm {self.algorithm}: {error}") from error
+        return options
+
+    def _relay_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "topology": get_topology(self.topology, self.clients),
+            "consensus_step": self.consensus_step,
+            "residual": self.residual,
+            "rate": self.rate or None,
+            "collect_every": self.evaluation_interval,
+        }
+        if self.algorithm != "dpsgd":
+            options["compressor"] = self.compressor
+        if self.code != "auto":
+            options["code"] = self.code
+        if (l1 := self._l1()) is not None:
+            options["l1"] = l1
+        return options
 
     @property
     def evaluation_interval(self) -> int:
@@ -316,7 +444,7 @@ class Settings:
 @lru_cache(maxsize=32)
 def task_of(key: str) -> Task:
     """Return the task that a train config names under :data:`TASK_KEY`."""
-    name, model, partition, clients, seed, alpha, data = json.loads(key)
+    name, model, partition, clients, seed, alpha, data, device = json.loads(key)
     return make_task(
         name,
         model=model,
@@ -325,6 +453,7 @@ def task_of(key: str) -> Task:
         seed=seed,
         alpha=alpha,
         data=data,
+        device=device,
     )
 
 

@@ -124,6 +124,9 @@ class Task(Protocol):
     def evaluate(self, arrays: Arrays) -> Evaluation:
         """Return F at `arrays`, and the accuracy on the task's evaluation set."""
 
+    def accuracy(self, arrays: Arrays) -> float:
+        """Return the accuracy on the task's evaluation set."""
+
     def optimum(self) -> float | None:
         """Return min F, or None where it is not known."""
 
@@ -141,6 +144,7 @@ def make_task(
     alpha: float = 0.5,
     l2: float | None = None,
     data: str = "",
+    device: str = "cpu",
 ) -> Task:
     """Return a task; the same arguments give the same object.
 
@@ -163,6 +167,8 @@ def make_task(
     data : str
         Folder with the files of ``mnist`` and ``cifar10``; see
         :func:`simulations.data.load_files`.
+    device : str
+        Where torch computes: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
 
     Raises
     ------
@@ -175,7 +181,9 @@ def make_task(
     MissingExtraError
         scikit-learn, for images torch, or for ``resnet18`` torchvision is missing.
     """
-    return _make_task(name, model, partition, num_clients, seed, alpha, l2, data)
+    return _make_task(
+        name, model, partition, num_clients, seed, alpha, l2, data, device
+    )
 
 
 @lru_cache(maxsize=32)
@@ -188,6 +196,7 @@ def _make_task(
     alpha: float,
     l2: float | None,
     data: str,
+    device: str,
 ) -> Task:
     if name not in TASKS:
         raise UnknownNameError("task", name, TASKS)
@@ -206,6 +215,11 @@ def _make_task(
                 f"parity is logistic regression and has no other model, came "
                 f"model={model!r}: leave the model out, or take the task 'digits'"
             )
+        if device != "cpu":
+            raise ConfigurationError(
+                f"parity is computed in NumPy, came device={device!r}: leave it out, "
+                f"or take the task 'digits'"
+            )
         examples = load_parity()
         parts = partition_examples(
             examples.classes, num_clients, scheme, seed=seed, alpha=alpha
@@ -223,7 +237,8 @@ def _make_task(
     parts = partition_examples(
         train.classes, num_clients, scheme, seed=seed, alpha=alpha
     )
-    return _ImageTask(train, test, parts, model, seed)
+    _check_device(device)
+    return _ImageTask(train, test, parts, model, seed, device)
 
 
 class LogisticObjective:
@@ -421,6 +436,10 @@ class _ParityTask(_Clients):
             loss = self._loss(weights, margins)
             return Evaluation(loss, _accuracy(margins))
 
+    def accuracy(self, arrays: Arrays) -> float:
+        """Return the accuracy on all examples."""
+        return self.evaluate(arrays).accuracy
+
     def optimum(self) -> float | None:
         """Return min F to 1e-12, or None without an L2 term (it may not exist).
 
@@ -503,11 +522,12 @@ class _ImageTask(_Clients):
         parts: list[NDArray[np.intp]],
         model: str,
         seed: int,
+        device: str,
     ) -> None:
         super().__init__(train.name, parts)
         from flower_compress.clients.torch_objective import arrays_of
 
-        self._train = train
+        self._train, self._device = train, device
         self._model_name = model
         # One module for all clients: an objective overwrites its state at each call.
         self._model = _build_model(model, train, seed)
@@ -530,8 +550,11 @@ class _ImageTask(_Clients):
         """Return F, and the accuracy on the test examples."""
         clients = map(self.objective, range(self.num_clients))
         losses = [client.evaluate(arrays)["loss"] for client in clients]
-        accuracy = self._on_test.evaluate(arrays)["accuracy"]
-        return Evaluation(sum(losses) / len(losses), accuracy)
+        return Evaluation(sum(losses) / len(losses), self.accuracy(arrays))
+
+    def accuracy(self, arrays: Arrays) -> float:
+        """Return the accuracy on the test examples."""
+        return self._on_test.evaluate(arrays)["accuracy"]
 
     def optimum(self) -> None:
         """Return None: not known."""
@@ -562,7 +585,23 @@ class _ImageTask(_Clients):
             # The data set is read-only, and torch takes no read-only memory.
             torch.tensor(examples.features),
             torch.tensor(examples.labels),
+            device=self._device,
         )
+
+
+def _check_device(device: str) -> None:
+    """Raise ConfigurationError unless torch can compute there."""
+    try:
+        import torch
+
+        torch.zeros(1, device=device)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torch", "torch") from error
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(
+            f"expected a device that torch can use here, came {device!r} ({error}): "
+            f"take 'cpu', or install torch for this machine's GPU"
+        ) from error
 
 
 def _load(arrays: Arrays, signed: NDArray[np.float64]) -> NDArray[np.float64]:

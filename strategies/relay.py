@@ -49,7 +49,13 @@ from flower_compress.errors import (
 from flower_compress.gossip_contract import GossipContract, Peers
 from flower_compress.layout import EXACT_PATTERN, Layout
 from flower_compress.ledger import EdgeLedger, Ledger
-from flower_compress.mail import Delivery, Posting, find_mail, mail_record
+from flower_compress.mail import (
+    ZEROS_METRIC,
+    Delivery,
+    Posting,
+    find_mail,
+    mail_record,
+)
 from flower_compress.records import array_bytes, records_of, uniform_mean
 
 from .checkpoint import Arrays, Checkpoint
@@ -109,6 +115,9 @@ class Relay(Strategy):
     rate : float, optional
         Of the estimates, y += rate q; default 1 for a contraction, 1 / (omega + 1) for
         an unbiased operator, which is a contraction when scaled so.
+    residual : bool (default: True)
+        Whether what is compressed is the difference to an estimate. If not, C(z) itself
+        takes the estimate's place, with all its noise: for comparisons.
     seed : int (default: 0)
         Fixes every draw of the compressor.
     exact_pattern : str
@@ -139,8 +148,10 @@ class Relay(Strategy):
         What collecting models took.
     node_models : dict[int, ArrayRecord]
         The models collected last, by node.
-    consensus_distance : float
-        1/n sum_i ||x_i - mean x||^2 of those, NaN before the first collection.
+    distances : dict[int, float]
+        ||x_i - mean x||^2 of those, by node.
+    zeros : dict[int, float]
+        Share of zeros in what each node posted last, in [0, 1].
     resumed_from : int
         The round of the checkpoint that the run went on from, 0 for a new run.
     """
@@ -159,6 +170,7 @@ class Relay(Strategy):
         code: str = "auto",
         consensus_step: float = 1.0,
         rate: float | None = None,
+        residual: bool = True,
         seed: int = 0,
         exact_pattern: str = EXACT_PATTERN,
         collect_every: CollectEvery = 0,
@@ -186,7 +198,12 @@ class Relay(Strategy):
                 raise ConfigurationError(
                     f"{label} must be at least {least}, got {number}"
                 )
-        self.topology = topology
+        if isinstance(topology, Schedule) and not (residual or compressor.lossless):
+            raise ConfigurationError(
+                "a topology that changes needs estimates for its edges: expected "
+                "residual=True, or a lossless operator"
+            )
+        self.topology, self.residual = topology, residual
         self.algorithm, self.parameters = algorithm, dict(parameters)
         self.num_phases = num_phases
         self.compressor, self.code = compressor, code
@@ -200,7 +217,8 @@ class Relay(Strategy):
         self.max_failed_rounds = max_failed_rounds
         self.ledger, self.collections, self.edges = Ledger(), Ledger(), EdgeLedger()
         self.node_models: dict[int, ArrayRecord] = {}
-        self.consensus_distance = float("nan")
+        self.distances: dict[int, float] = {}
+        self.zeros: dict[int, float] = {}
         self.resumed_from = 0
         self._layout: Layout | None = None
 
@@ -278,7 +296,7 @@ class Relay(Strategy):
         self._mean = arrays
         self._session = secrets.randbits(32) or 1
         self.ledger, self.collections, self.edges = Ledger(), Ledger(), EdgeLedger()
-        self.node_models, self.consensus_distance = {}, float("nan")
+        self.node_models, self.distances, self.zeros = {}, {}, {}
         self.resumed_from = self._number = self._num_resumes = self._num_rounds = 0
         self._phase = 0
         self._failures = Failures(self.max_failed_rounds)
@@ -292,6 +310,7 @@ class Relay(Strategy):
                 compressor=self.compressor,
                 code=self.code,
                 rate=self._rate(layout.dim),
+                residual=self.residual,
                 consensus_step=self.consensus_step,
                 seed=self.seed,
                 receives=receives[node],
@@ -430,6 +449,11 @@ class Relay(Strategy):
         accepted = self._accept(replies, self.ledger)
         self._phase = (self._phase + 1) % self.num_phases
         contents = [msg.content for _, msg in accepted.values()]
+        for node, (_, msg) in accepted.items():
+            for row in records_of(msg.content, MetricRecord):
+                share = row.get(ZEROS_METRIC)
+                if isinstance(share, float):
+                    self.zeros[node] = share
         with_metrics = [c for c in contents if any(records_of(c, MetricRecord))]
         metrics = uniform_mean(with_metrics, "") if with_metrics else MetricRecord()
         metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
@@ -533,24 +557,29 @@ class Relay(Strategy):
         }
         if models:
             self._collect(models)
-            metrics["consensus-distance"] = self.consensus_distance
+            distances = self.distances.values()
+            metrics["consensus-distance"] = sum(distances) / len(distances)
         return metrics
 
     def _collect(self, models: dict[int, Posting]) -> None:
         layout = self._contracts[0].layout
-        self.node_models = {}
-        vectors: list[Vector] = []
+        vectors: dict[int, Vector] = {}
         for node, posting in models.items():
             layout.check_exact(posting.exact, f"the model of node {node}")
-            vector = self._initial if posting.model is None else posting.model
-            vectors.append(vector)
-            self.node_models[node] = layout.unflatten(vector, posting.exact)
+            if posting.model is not None:
+                vectors[node] = posting.model
+        self.node_models = {
+            node: layout.unflatten(vector, models[node].exact)
+            for node, vector in vectors.items()
+        }
         mean = np.zeros(layout.dim)
-        for vector in vectors:
+        for vector in vectors.values():
             mean += vector
         mean /= len(vectors)
-        distances = [float(np.square(vector - mean).sum()) for vector in vectors]
-        self.consensus_distance = sum(distances) / len(distances)
+        self.distances = {
+            node: float(np.square(vector - mean).sum())
+            for node, vector in vectors.items()
+        }
         exact = b""
         if self._exact:
             exact = layout.average_exact(
@@ -577,7 +606,6 @@ class Relay(Strategy):
             "edges": self.edges.as_rows(),
             "boxes": self._office.save(arrays),
             "greetings": self._greetings.save(),
-            "consensus_distance": self.consensus_distance,
             "metrics": save_metrics(result),
         }
 
@@ -589,7 +617,6 @@ class Relay(Strategy):
         self.ledger = Ledger.from_dict(meta["ledger"])
         self.collections = Ledger.from_dict(meta["collections"])
         self.edges = EdgeLedger.from_rows(meta["edges"])
-        self.consensus_distance = meta["consensus_distance"]
         self._failures.in_a_row = meta["failed_rounds"]
         self._num_resumes = meta["num_resumes"]
         self._begin_mail()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
@@ -222,3 +222,24 @@ def test_cdprox_sgt_is_its_equations(topology: Topology, C: Any) -> None:
 def test_dpsgd_is_its_equations(topology: Topology, gamma: float) -> None:
     relay = DPSGD(topology, step_size=ETA, consensus_step=gamma, seed=SEED)
     check(run(relay), dpsgd_loop(topology.mixing, gamma))
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=lambda t: t.name)
+def test_without_residuals_what_arrives_of_the_model_is_averaged(
+    topology: Topology,
+) -> None:
+    C, W = DitheredQuantizer(8), topology.mixing
+    relay = ChocoSGD(topology, C, step_size=ETA, residual=False, seed=SEED)
+    x = [INITIAL.copy() for _ in W]
+    for t in range(1, ROUNDS + 1):
+        z = [x[i] - np.float32(ETA) * gradient(i, x[i], t) for i in range(len(W))]
+        sent = [compress(C, z[i], i, t).astype(np.float64) for i in range(len(W))]
+        x = []
+        for i in range(len(W)):
+            s, weight = np.zeros(DIM), 0.0
+            for j in range(len(W)):
+                if i != j and W[i, j] > 0:
+                    s = s + W[i, j] * sent[j]
+                    weight += W[i, j]
+            x.append((z[i] + (s - weight * sent[i])).astype(np.float32))
+    check(run(relay), x)
