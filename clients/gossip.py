@@ -137,6 +137,7 @@ class GossipMod:
                 number=0 if state is None else state.number,
                 received=delivery.first,
                 committed=delivery.acked,
+                exact=delivery.exact,
             )
         if state is None:
             return _ask_for_contract(msg, key, delivery)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,8 @@ from flower_compress.mail import (
     Posting,
     payload_crc,
 )
+
+from .blocked import add_scaled, averaged, difference, scaled
 
 __all__ = ["GossipState", "compress", "post", "settle"]
 
@@ -233,7 +235,10 @@ def settle(
         state = replace(state, heard={}, present=frozenset(), received=delivery.first)
     state = _acknowledge(state, delivery, contract)
     if delivery.model is not None:
-        state = _begin(state, delivery.model, delivery.exact, contract, phases)
+        state = _begin(state, delivery.model, contract, phases)
+        if delivery.rebuild:
+            # It is late: what its neighbours have sent since is replaced by snapshots.
+            state = replace(state, heard={}, present=frozenset())
     state = _read_letters(state, delivery, contract)
     if not state.vectors:
         state = _adopt(state, contract, phases)
@@ -250,9 +255,9 @@ def _acknowledge(
         for letter in state.pending:
             key = letter.phase, letter.node
             if contract.keeps_estimates:
-                own[key] = own[key] + _gain(
-                    letter, contract.node, letter.node, contract
-                )
+                own[key] = own[key].copy()
+                q = _gain(letter, contract.node, letter.node, contract)
+                add_scaled(own[key], q, 1.0)
             elif not contract.compressor.lossless:
                 q = _gain(letter, contract.node, letter.node, contract)
                 own[key] = q.astype(np.float64)
@@ -268,7 +273,6 @@ def _acknowledge(
 def _begin(
     state: GossipState,
     model: Vector,
-    exact: bytes,
     contract: GossipContract,
     phases: tuple[str, ...],
 ) -> GossipState:
@@ -292,7 +296,6 @@ def _begin(
         own=own,
         heard=heard,
         present=frozenset(present),
-        exact=exact,
     )
 
 
@@ -309,15 +312,16 @@ def _hear(
     Arrays under the keys in `fresh` are this call's own, and are changed in place.
     """
     key = letter_key
-    if not contract.per_edge:
-        key = letter_key[0], EVERYONE
-        gain = np.multiply(gain, weight, dtype=np.float64)
-    if key in fresh:
-        heard[key] += gain
-    elif key in heard:
-        heard[key] = heard[key] + gain
+    if contract.per_edge:
+        weight = 1.0
     else:
-        heard[key] = gain.astype(np.float64)
+        key = letter_key[0], EVERYONE
+    if key not in heard:
+        heard[key] = scaled(gain, weight)
+    else:
+        if key not in fresh:
+            heard[key] = heard[key].copy()
+        add_scaled(heard[key], gain, weight)
     fresh.add(key)
 
 
@@ -399,12 +403,10 @@ def _average(
     vectors = dict(state.vectors)
     for phase, round_ in state.due.items():
         z = vectors[phases[phase]]
-        term = _disagreement(state, contract, phase, round_, z)
-        if term is not None:
+        sums = _sums(state, contract, phase, round_, z)
+        if sums is not None:
             with np.errstate(over="ignore"):  # A run that diverges shows in its loss.
-                term *= contract.consensus_step
-                term += z
-                vectors[phases[phase]] = term.astype(np.float32)
+                vectors[phases[phase]] = averaged(z, *sums, contract.consensus_step)
     if not contract.keeps_estimates:
         return replace(
             state, vectors=vectors, due={}, own={}, heard={}, present=frozenset()
@@ -412,40 +414,42 @@ def _average(
     return replace(state, vectors=vectors, due={})
 
 
-def _disagreement(
+def _sums(
     state: GossipState,
     contract: GossipContract,
     phase: int,
     round_: int,
     z: Vector,
-) -> Estimate | None:
-    """Return sum_j w_ij (y_j - y_i), a new array, None if nobody is known."""
+) -> tuple[Estimate, NDArray[np.floating], float] | None:
+    """Return s, y and rho, where sum_j w_ij (y_j - y_i) = s - rho y.
+
+    The sum is over the neighbours that are known; None if there are none.
+    """
     index = (round_ - 1) % len(contract.receives)
     known = [(j, w) for j, w in contract.receives[index] if (phase, j) in state.present]
     if not known:
         return None
-    if contract.keeps_estimates and contract.per_edge:
-        if len(known) < len(contract.receives[index]):
-            return None  # As much has to come in as leaves.
-        total = np.zeros(z.size)
-        for j, weight in known:
-            total += weight * state.heard[phase, j]
-        for j, weight in contract.sends[index]:
-            total -= weight * state.own[phase, j]
-        return total
-    weight = sum(w for _, w in known)
-    if contract.keeps_estimates:
-        own: NDArray[np.floating] = state.own[phase, EVERYONE]
-        total = state.heard[phase, EVERYONE]
+    if not contract.per_edge:
+        heard = state.heard[phase, EVERYONE]
     else:
-        own = state.own.get((phase, EVERYONE), z.astype(np.float64))
-        total = (
-            sum(w * state.heard[phase, j] for j, w in known)  # type: ignore[assignment]
-            if contract.per_edge
-            else state.heard[phase, EVERYONE]
-        )
-    result: Estimate = total - weight * own
-    return result
+        heard = _sum((state.heard[phase, j], w) for j, w in known)
+        if contract.keeps_estimates:
+            if len(known) < len(contract.receives[index]):
+                return None  # As much has to come in as leaves.
+            sent = _sum((state.own[phase, j], w) for j, w in contract.sends[index])
+            return heard, sent, 1.0
+    weight = sum(w for _, w in known)
+    own: NDArray[np.floating] = z
+    return heard, state.own.get((phase, EVERYONE), own), weight
+
+
+def _sum(parts: Iterable[tuple[Estimate, float]]) -> Estimate:
+    """Return the sum of weight * vector, in float64."""
+    first, *rest = parts
+    total = scaled(*first)
+    for vector, weight in rest:
+        add_scaled(total, vector, weight)
+    return total
 
 
 def compress(
@@ -464,7 +468,7 @@ def compress(
         x = z
         if contract.keeps_estimates:
             with np.errstate(over="ignore"):
-                x = (z - state.own[delivery.phase, target]).astype(np.float32)
+                x = difference(z, state.own[delivery.phase, target])
         payload = Payload.encode(
             x,
             contract.compressor,

@@ -51,7 +51,7 @@ _FORMAT = 1
 _KEY = "mail"
 _DELIVERY = struct.Struct("<BBIIIBIIIId")
 _POSTING = struct.Struct("<BBIIBII")
-_LETTER = struct.Struct("<IIBBII")
+_LETTER = struct.Struct("<IIBBQI")
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
 
@@ -141,10 +141,10 @@ class Delivery:
         nothing of it.
     contract : bytes, optional
         See :class:`~flower_compress.gossip_contract.GossipContract`.
+    exact : bytes
+        The initial model's exact arrays; they come with the contract only.
     model : NDArray[np.float32], optional
         The common initial model, shape (d,).
-    exact : bytes
-        Its exact arrays.
     letters : tuple[Letter, ...]
         Payloads and snapshots of neighbours, in the order in which they count.
     """
@@ -165,8 +165,8 @@ class Delivery:
     want_snapshot: bool = False
     forget: bool = False
     contract: bytes | None = None
-    model: Vector | None = None
     exact: bytes = b""
+    model: Vector | None = None
     letters: tuple[Letter, ...] = ()
 
     @cached_property
@@ -198,9 +198,9 @@ class Delivery:
         )
         body: list[bytes] = []
         if self.contract is not None:
-            body += (_LENGTH.pack(len(self.contract)), self.contract)
+            body += (*_section(self.contract), *_section(self.exact))
         if self.model is not None:
-            body += _model_parts(self.model, self.exact)
+            body.append(_model_bytes(self.model))
         return _seal(header, (*body, *_letter_parts(self.letters)))
 
     @classmethod
@@ -219,8 +219,9 @@ class Delivery:
         contract, model, exact = None, None, b""
         if flags & _CONTRACT:
             contract, rest = take_section(rest)
+            exact, rest = take_section(rest)
         if flags & _MODEL:
-            model, exact, rest = _take_model(rest, dim)
+            model, rest = _take_model(rest, dim)
         return cls(
             session,
             number,
@@ -238,8 +239,8 @@ class Delivery:
             want_snapshot=bool(flags & _WANT_SNAPSHOT),
             forget=bool(flags & _FORGET),
             contract=contract,
-            model=model,
             exact=exact,
+            model=model,
             letters=tuple(_take_letters(rest)),
         )
 
@@ -294,7 +295,7 @@ class Posting:
         )
         body: tuple[bytes, ...] = ()
         if self.model is not None:
-            body = _model_parts(self.model, self.exact)
+            body = (_model_bytes(self.model), *_section(self.exact))
         return _seal(header, (*body, *_letter_parts(self.letters)))
 
     @cached_property
@@ -315,7 +316,8 @@ class Posting:
         _, flags, session, number, phase, received, dim = numbers
         model, exact = None, b""
         if flags & _POSTED_MODEL:
-            model, exact, rest = _take_model(rest, dim)
+            model, rest = _take_model(rest, dim)
+            exact, rest = take_section(rest)
         return cls(
             session,
             number,
@@ -411,15 +413,17 @@ def _take_letters(rest: memoryview) -> Iterator[Letter]:
         yield Letter(node, version, phase, data, bits, bool(snapshot))
 
 
-def _model_parts(model: Vector, exact: bytes) -> tuple[bytes, ...]:
-    dense = model.astype("<f4", copy=False).tobytes()
-    return dense, _LENGTH.pack(len(exact)), exact
+def _section(data: bytes) -> tuple[bytes, bytes]:
+    return _pack(_LENGTH, len(data)), data
 
 
-def _take_model(rest: memoryview, dim: int) -> tuple[Vector, bytes, memoryview]:
+def _model_bytes(model: Vector) -> bytes:
+    return model.astype("<f4", copy=False).tobytes()
+
+
+def _take_model(rest: memoryview, dim: int) -> tuple[Vector, memoryview]:
     raw, rest = take(rest, 4 * dim)
     model = np.frombuffer(raw, dtype="<f4").astype(np.float32, copy=False)
     if not np.isfinite(model).all():
         raise CorruptPacket("a model holds NaN or infinity")
-    exact, rest = take_section(rest)
-    return model, exact, rest
+    return model, rest

@@ -19,6 +19,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from flower_compress.errors import MissingExtraError, UnknownNameError
+from flower_compress.links import share_decoding
 from flower_compress.testing import InProcessGrid
 
 from .checkpointing import Checkpointing
@@ -35,6 +36,7 @@ Report = Callable[[Settings, int, RoundRecord | None, str | None], None]
 """Called with each round, its record where it is logged, and in the end the SHA-256."""
 
 _PULL_INTERVAL_SECONDS = 0.01
+_SHARED_BYTES = 1 << 28
 
 
 def run_all(
@@ -90,7 +92,7 @@ def _run_in_process(
 ) -> None:
     from .client_app import app
 
-    with quiet_flower():
+    with quiet_flower(), share_decoding(_SHARED_BYTES):
         run_and_report(InProcessGrid(app, job.clients), job, report, checkpointing)
 
 

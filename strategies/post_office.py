@@ -145,7 +145,12 @@ class PostOffice:
             If it says what cannot be.
         """
         sent = self.boxes[node].sent
-        if sent is None or posting.session != sent.session:
+        if sent is None:
+            raise OutOfSyncError(
+                f"nothing is expected, got an answer to delivery {posting.number}: "
+                "late, or a duplicate"
+            )
+        if posting.session != sent.session:
             raise OutOfSyncError("the posting belongs to another session")
         if posting.number != sent.number:
             raise OutOfSyncError(
@@ -187,6 +192,7 @@ class PostOffice:
         box.forget &= not box.sent.forget
         box.contract &= box.sent.contract is None
         box.model &= box.sent.model is None
+        box.sent = None  # A second answer to it would count once more.
         payloads = [letter for letter in posting.letters if not letter.snapshot]
         if payloads:
             box.acked, box.crc = posting.number, posting.crc
@@ -237,16 +243,33 @@ class PostOffice:
         for node, box in enumerate(self.boxes):
             box.forget = not box.contract
             box.sent = None
-            if self._keeps_estimates and not box.model:
-                self._break(node)
+            self._break(node)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no node has a model any more from which another could begin."""
+        return not any(box.model or box.acked for box in self.boxes)
+
+    def begin_anew(self) -> None:
+        """Let all nodes begin from a common model again."""
+        for node, box in enumerate(self.boxes):
+            self._break(node)
+            box.broken.clear()
+            box.contract, box.model = True, True
+            box.rebuild, box.forget, box.sent = False, False, None
 
     def _break(self, node: int) -> None:
         """Let a node forget what it holds of its neighbours, to be told anew."""
         box = self.boxes[node]
-        box.first += len(box.letters)
+        # One number is left out, so that a node that has not forgotten lacks a letter.
+        box.first += len(box.letters) + 1
         box.letters.clear()
-        box.broken = set(self._sources[node])
         box.rebuild = True
+        if self._keeps_estimates:
+            box.broken = set(self._sources[node])
+        if box.sent is not None:
+            # If that asked it to forget, its answer is about the time before.
+            box.sent = replace(box.sent, rebuild=False)
 
     # -- checkpoints ---------------------------------------------------------------
 

@@ -380,16 +380,21 @@ class Relay(Strategy):
         self, delivery: Delivery, config: ConfigRecord, grid: Grid, message_type: str
     ) -> list[Message]:
         nodes = self._online(grid, config)
-        there, contract = set(nodes), self._contracts[0]
-        delivery = replace(delivery, dim=contract.layout.dim)
+        there, layout = set(nodes), self._contracts[0].layout
+        if self._office.is_lost:
+            _log.warning("No node has a model any more: all begin with their last mean")
+            self._initial, self._exact = layout.flatten(self._mean)
+            self._office.begin_anew()
+        delivery = replace(delivery, dim=layout.dim)
         messages = []
         for node in nodes:
             box = self._office.boxes[node]
             own = delivery
             if box.contract:
-                own = replace(own, contract=self._contracts[node].to_bytes())
+                contract = self._contracts[node].to_bytes()
+                own = replace(own, contract=contract, exact=self._exact)
                 if box.model:
-                    own = replace(own, model=self._initial, exact=self._exact)
+                    own = replace(own, model=self._initial)
             own = self._office.deliver(node, own, there)
             self._bill(node, own)
             content = RecordDict(
@@ -412,10 +417,11 @@ class Relay(Strategy):
             self.edges.record(letter.node, node, size, letter.num_bits, dense)
             bits += letter.num_bits
             snapshot_bytes += dense
+        model_bytes = len(delivery.exact)
         if delivery.model is not None:
-            model_bytes = delivery.model.nbytes + len(delivery.exact)
-            bits += 8 * model_bytes
-            snapshot_bytes += model_bytes
+            model_bytes += delivery.model.nbytes
+        bits += 8 * model_bytes
+        snapshot_bytes += model_bytes
         self.ledger.record_bytes("downlink", len(delivery.data), bits, snapshot_bytes)
 
     def _online(self, grid: Grid, config: ConfigRecord) -> list[int]:

@@ -12,7 +12,7 @@ from .broadcast import Broadcast, Carries, CatchUp
 from .direct import Direct
 from .error_feedback import ErrorFeedback
 from .memory import Memory
-from .payload import Channel, Payload
+from .payload import Channel, Payload, share_decoding
 
 __all__ = [
     "LINKS",
@@ -31,6 +31,7 @@ __all__ = [
     "commit",
     "fold",
     "get_link",
+    "share_decoding",
 ]
 
 LINKS: dict[str, type[Link]] = {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +18,7 @@ from ..compressors.base import LARGEST
 from ..errors import CorruptPacket
 from ..streams import Stream
 
-__all__ = ["Channel", "Payload"]
+__all__ = ["Channel", "Payload", "share_decoding"]
 
 _NO_CODE = 0
 _FLOAT32 = np.dtype("<f4")
@@ -119,12 +122,15 @@ class Payload:
         # Kept by hand: a cached_property of Python 3.11 takes a lock.
         vector: Vector | None = self.__dict__.get("_vector")
         if vector is None:
-            if "_decoded" in self.__dict__ or self.dim > _MAX_CACHED_DIM:
-                vector = _vector(self._made, self.channel)
-            else:
+            if "_decoded" not in self.__dict__ and self.dim <= _MAX_CACHED_DIM:
                 # Clients of a shared link decode the same bytes: in one process, once
-                # is enough. Vectors too long to keep are decoded each time.
+                # is enough. Vectors too long to keep are decoded each time, unless
+                # share_decoding() says how many may be kept.
                 vector = _vector_cached(self.data, self.dim, self.channel)
+            elif _SHARED.num_bytes:
+                vector = _SHARED.get(self)
+            else:
+                vector = _vector(self._made, self.channel)
             self.__dict__["_vector"] = vector
         return vector
 
@@ -147,6 +153,52 @@ class Payload:
             decode = _decode if self.dim > _MAX_CACHED_DIM else _decode_cached
             decoded = self.__dict__["_decoded"] = decode(self.data, self.dim, sizes)
         return decoded
+
+
+@contextmanager
+def share_decoding(num_bytes: int) -> Iterator[None]:
+    """Keep so many bytes of decoded vectors for other receivers of the same bytes.
+
+    For several clients in one process, of one thread: each payload is decoded once.
+    """
+    before, _SHARED.num_bytes = _SHARED.num_bytes, num_bytes
+    try:
+        yield
+    finally:
+        _SHARED.num_bytes = before
+        _SHARED.clear()
+
+
+class _SharedVectors:
+    """Vectors of the payloads used last, up to a number of bytes."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._held = 0
+        self._vectors: OrderedDict[tuple[bytes, int, Channel | None], Vector] = (
+            OrderedDict()
+        )
+
+    def get(self, payload: Payload) -> Vector:
+        key = payload.data, payload.dim, payload.channel
+        vector = self._vectors.get(key)
+        if vector is None:
+            vector = _vector(payload._made, payload.channel)
+            self._vectors[key] = vector
+            self._held += vector.nbytes
+            while self._held > self.num_bytes and self._vectors:
+                _, oldest = self._vectors.popitem(last=False)
+                self._held -= oldest.nbytes
+        else:
+            self._vectors.move_to_end(key)
+        return vector
+
+    def clear(self) -> None:
+        self._vectors.clear()
+        self._held = 0
+
+
+_SHARED = _SharedVectors()
 
 
 @dataclass(slots=True, eq=False)
