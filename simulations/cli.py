@@ -88,6 +88,13 @@ _Link = Annotated[
 _Workers = Annotated[
     int, typer.Option(help="Processes of the inprocess engine; 0 for one a core.")
 ]
+_Gpus = Annotated[
+    float,
+    typer.Option(
+        help="GPUs that a client of the ray engine takes, a fraction to share one; "
+        "with --device cuda."
+    ),
+]
 _CheckpointEvery = Annotated[
     int, typer.Option(help="Rounds between checkpoints, kept in --out; 0 for none.")
 ]
@@ -137,6 +144,7 @@ def run(
     algorithm: Annotated[str, typer.Option(help=f"One of: {_NAMES}.")] = "mcm",
     seed: Annotated[int, typer.Option(help="Seed; fixes the whole run.")] = 0,
     engine: _Engine = "inprocess",
+    gpus: _Gpus = 0.0,
     link: _Link = "",
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
@@ -153,7 +161,7 @@ def run(
         checkpoint_every=checkpoint_every,
         resume=resume,
     )
-    _run(experiment, engine)
+    _run(experiment, engine, gpus)
 
 
 @app.command()
@@ -166,6 +174,7 @@ def compare(
     ] = _DEFAULT_ALGORITHMS,
     seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.", min=1)] = 1,
     engine: _Engine = "inprocess",
+    gpus: _Gpus = 0.0,
     workers: _Workers = 0,
     link: _Link = "",
     checkpoint_every: _CheckpointEvery = 0,
@@ -188,7 +197,7 @@ def compare(
         checkpoint_every=checkpoint_every,
         resume=resume,
     )
-    _run(experiment, engine, workers)
+    _run(experiment, engine, gpus, workers)
 
 
 @app.command()
@@ -211,7 +220,11 @@ def reproduce(
         str, typer.Option(help="Another task than the experiment's, as mnist.")
     ] = "",
     data: Annotated[str, typer.Option(help=_DATA)] = "",
+    device: Annotated[
+        str, typer.Option(help="Where clients compute; the experiment's if not given.")
+    ] = "",
     engine: _Engine = "inprocess",
+    gpus: _Gpus = 0.0,
     workers: _Workers = 0,
     link: _Link = "",
     checkpoint_every: _CheckpointEvery = 100,
@@ -226,7 +239,9 @@ def reproduce(
         return
     reproduction = load_reproduction(name, quick=quick)
     experiment = Experiment(
-        reproduction.jobs(seeds=seeds, rounds=rounds, task=task, data=data),
+        reproduction.jobs(
+            seeds=seeds, rounds=rounds, task=task, data=data, device=device
+        ),
         out or Path("runs") / (f"{name}-quick" if quick else name),
         link=parse_network(link) if link else None,
         checkpoint_every=checkpoint_every,
@@ -234,7 +249,7 @@ def reproduce(
         about={"experiment": reproduction.title, "source": reproduction.source},
         cutoff=reproduction.cutoff,
     )
-    _run(experiment, engine, workers)
+    _run(experiment, engine, gpus, workers)
 
 
 def _list_reproductions() -> None:
@@ -244,8 +259,8 @@ def _list_reproductions() -> None:
         console.print(f"  {entry.title}\n  {entry.source}", markup=False)
 
 
-def _run(experiment: Experiment, engine: str, workers: int = 1) -> None:
-    path = experiment.run(engine, workers=workers)
+def _run(experiment: Experiment, engine: str, gpus: float, workers: int = 1) -> None:
+    path = experiment.run(engine, workers=workers, gpus=gpus)
     experiment.console.print(f"Report: {path.resolve()}", soft_wrap=True)
 
 

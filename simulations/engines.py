@@ -18,7 +18,11 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from flower_compress.errors import MissingExtraError, UnknownNameError
+from flower_compress.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    UnknownNameError,
+)
 from flower_compress.links import share_decoding
 from flower_compress.testing import InProcessGrid
 
@@ -46,6 +50,7 @@ def run_all(
     checkpointing: Checkpointing,
     *,
     workers: int = 0,
+    gpus: float = 0.0,
 ) -> None:
     """Compute all jobs.
 
@@ -61,9 +66,18 @@ def run_all(
         How the runs are saved.
     workers : int
         With ``"inprocess"``: how many processes share the jobs; 0 for one a core.
+    gpus : float
+        With ``"ray"``: GPUs that a client takes, a fraction to share one.
+
+    Raises
+    ------
+    ConfigurationError
+        If `gpus` is negative.
     """
+    if not gpus >= 0.0:
+        raise ConfigurationError(f"gpus must be at least 0, got {gpus}")
     if engine == "ray":
-        _run_on_ray(jobs, report, checkpointing)
+        _run_on_ray(jobs, report, checkpointing, gpus)
     elif engine == "inprocess":
         workers = min(len(jobs), workers or _num_cores())
         if workers <= 1:
@@ -193,7 +207,10 @@ def _drain(events: Queue[_Event], jobs: Sequence[Settings], report: Report) -> N
 
 
 def _run_on_ray(
-    jobs: Sequence[Settings], report: Report, checkpointing: Checkpointing
+    jobs: Sequence[Settings],
+    report: Report,
+    checkpointing: Checkpointing,
+    gpus: float,
 ) -> None:
     """All jobs in one simulation: a session each, so nothing leaks between them."""
     if find_spec("ray") is None:
@@ -211,7 +228,7 @@ def _run_on_ray(
             run_and_report(grid, job, report, checkpointing)
 
     backend: dict[str, Any] = {
-        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "client_resources": {"num_cpus": 1, "num_gpus": gpus},
         "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
     }
     for job in jobs:

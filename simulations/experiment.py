@@ -169,18 +169,25 @@ class Experiment:
             self._sha256[key] = sha256
         self._show(latest=record)
 
-    def run(self, engine: str, *, workers: int = 0) -> Path:
+    def run(self, engine: str, *, workers: int = 0, gpus: float = 0.0) -> Path:
         """Compute all jobs and write the files; return the report's path.
 
         If a run fails, ``rounds.csv`` holds every round up to there.
 
         Parameters
         ----------
-        engine, workers
+        engine, workers, gpus
             See :func:`simulations.engines.run_all`.
         """
         with self:
-            run_all(self.jobs, engine, self.report, self.checkpointing, workers=workers)
+            run_all(
+                self.jobs,
+                engine,
+                self.report,
+                self.checkpointing,
+                workers=workers,
+                gpus=gpus,
+            )
         return self.finish()
 
     def finish(self) -> Path:

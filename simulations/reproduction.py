@@ -103,7 +103,13 @@ class Reproduction:
         return cls(name, title, source, seeds, runs, _cutoff(table, labels))
 
     def jobs(
-        self, *, seeds: int = 0, rounds: int = 0, task: str = "", data: str = ""
+        self,
+        *,
+        seeds: int = 0,
+        rounds: int = 0,
+        task: str = "",
+        data: str = "",
+        device: str = "",
     ) -> list[Settings]:
         """Return all runs with all seeds; 0 and "" stand for the experiment's own."""
         return [
@@ -113,6 +119,7 @@ class Reproduction:
                 rounds=rounds or run.rounds,
                 task=task or run.task,
                 data=data or run.data,
+                device=device or run.device,
             )
             for run in self.runs
             for seed in range(seeds or self.seeds)
