@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from .errors import CorruptPacket
 from .layout import Layout
 from .links import Channel, Link, get_link
 from .streams import Purpose, Stream
 
-__all__ = ["PROTOCOL", "Contract"]
+__all__ = ["PROTOCOL", "Contract", "read_contract"]
+
+_C = TypeVar("_C")
 
 PROTOCOL = 1
 """Version of the protocol above the packet format."""
@@ -84,6 +87,28 @@ class Contract:
 
 @lru_cache(maxsize=64)
 def _parse(data: bytes) -> Contract:
+    return read_contract(data, _build)
+
+
+def _build(config: dict[str, Any]) -> Contract:
+    rate = config["downlink_rate"]
+    return Contract(
+        layout=Layout.from_config(config["layout"]),
+        uplink=get_link(config["uplink"]),
+        downlink_rate=None if rate is None else float(rate),
+        seed=int(config["seed"]),
+        downlink_groups=_groups(config["downlink_groups"]),
+    )
+
+
+def read_contract(data: bytes, build: Callable[[dict[str, Any]], _C]) -> _C:
+    """Return what `build` makes of a contract's JSON.
+
+    Raises
+    ------
+    CorruptPacket
+        If the bytes are no such contract, or one of another protocol.
+    """
     try:
         config = json.loads(data)
         protocol = config["protocol"]
@@ -92,14 +117,7 @@ def _parse(data: bytes) -> Contract:
                 f"expected protocol {PROTOCOL}, got {protocol}: install the same "
                 "major version of flower-compress at both ends"
             )
-        rate = config["downlink_rate"]
-        return Contract(
-            layout=Layout.from_config(config["layout"]),
-            uplink=get_link(config["uplink"]),
-            downlink_rate=None if rate is None else float(rate),
-            seed=int(config["seed"]),
-            downlink_groups=_groups(config["downlink_groups"]),
-        )
+        return build(config)
     except CorruptPacket:
         raise
     except (

@@ -10,7 +10,7 @@ from typing import Any
 
 from .coding import CODE_NAMES
 from .compressors import Compressor, get_compressor
-from .contract import PROTOCOL
+from .contract import PROTOCOL, read_contract
 from .errors import CorruptPacket
 from .layout import Layout
 from .links import Channel
@@ -134,43 +134,29 @@ class GossipContract:
 
 @lru_cache(maxsize=64)
 def _parse(data: bytes) -> GossipContract:
-    try:
-        config = json.loads(data)
-        if config["protocol"] != PROTOCOL:
-            raise CorruptPacket(
-                f"expected protocol {PROTOCOL}, got {config['protocol']}: install the "
-                "same major version of flower-compress at both ends"
-            )
-        receives, sends = _peers(config["receives"]), _peers(config["sends"])
-        if config["code"] not in CODE_NAMES or not receives:
-            raise CorruptPacket("a contract without a known code, or without peers")
-        if len(receives) != len(sends):
-            raise CorruptPacket("a contract whose two lists of peers differ in length")
-        return GossipContract(
-            layout=Layout.from_config(config["layout"]),
-            node=int(config["node"]),
-            algorithm=str(config["algorithm"]),
-            parameters={str(k): float(v) for k, v in config["parameters"].items()},
-            compressor=get_compressor(config["compressor"]),
-            code=config["code"],
-            rate=float(config["rate"]),
-            residual=bool(config["residual"]),
-            consensus_step=float(config["consensus_step"]),
-            seed=int(config["seed"]),
-            receives=receives,
-            sends=sends,
-        )
-    except CorruptPacket:
-        raise
-    except (
-        AttributeError,
-        KeyError,
-        OverflowError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise CorruptPacket(f"not a contract of a node: {error}") from error
+    return read_contract(data, _build)
+
+
+def _build(config: dict[str, Any]) -> GossipContract:
+    receives, sends = _peers(config["receives"]), _peers(config["sends"])
+    if config["code"] not in CODE_NAMES or not receives:
+        raise CorruptPacket("a contract without a known code, or without peers")
+    if len(receives) != len(sends):
+        raise CorruptPacket("a contract whose two lists of peers differ in length")
+    return GossipContract(
+        layout=Layout.from_config(config["layout"]),
+        node=int(config["node"]),
+        algorithm=str(config["algorithm"]),
+        parameters={str(k): float(v) for k, v in config["parameters"].items()},
+        compressor=get_compressor(config["compressor"]),
+        code=config["code"],
+        rate=float(config["rate"]),
+        residual=bool(config["residual"]),
+        consensus_step=float(config["consensus_step"]),
+        seed=int(config["seed"]),
+        receives=receives,
+        sends=sends,
+    )
 
 
 def _peers(rounds: Any) -> tuple[Peers, ...]:

@@ -377,7 +377,7 @@ def summarise(
         )
         for algorithm, seeds in runs.items()
     }
-    baseline = next((s for a, s in algorithms.items() if a in _BASELINES), None)
+    baseline = next((s for a, s in algorithms.items() if a.lower() in _BASELINES), None)
     for entry in algorithms.values():
         entry["bits_fraction_of_sgd"] = _fraction(entry, baseline)
     return {"settings": _to_json(settings), "algorithms": algorithms}

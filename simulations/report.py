@@ -711,6 +711,19 @@ def _page(
 
 # The content policy makes the promise of no external resource the browser's to keep.
 _TEMPLATE: Final = """\
+{% macro table(columns, rows) %}
+<div class="wide">
+<table>
+<thead><tr>{% for name in columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{% for row in rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endmacro %}
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -738,17 +751,7 @@ p, figcaption { color: #555; } code { font-size: .85em; }
 {% for title, columns, rows in tables %}
 {% if not loop.first %}<h2>{{ title }}</h2>{% endif %}
 
-<div class="wide">
-<table>
-<thead><tr>{% for name in columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{% for row in rows %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
+{{ table(columns, rows) }}
 {% endfor %}
 <p>Mean{% if banded %} ± standard deviation{% endif %} over seeds. Loss, accuracy and
 bytes (over all clients, framing included) at the last round; log10 excess loss is the
@@ -765,17 +768,7 @@ out.{% endif %}</p>
 {% endfor %}
 {% for algorithm, columns, rows in edges %}
 <h2>Edges of {{ algorithm }}, megabytes</h2>
-<div class="wide">
-<table>
-<thead><tr>{% for name in columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{% for row in rows %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
+{{ table(columns, rows) }}
 {% endfor %}
 <h2>Settings</h2>
 <div class="wide">

@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,14 +27,16 @@ from simulations.network import (
     round_seconds,
 )
 from simulations.records import (
+    Nodes,
     RecordsError,
     RoundRecord,
     RoundsCsv,
+    cut_off,
     read_rounds,
     summarise,
     write_json,
 )
-from simulations.report import summary_table, write_report
+from simulations.report import summary_tables, write_report
 
 ALGORITHMS = (
     "sgd",
@@ -339,7 +342,7 @@ def test_report_says_what_it_lacks(tmp_path: Path) -> None:
 
 def test_summary_table_has_a_row_per_algorithm() -> None:
     rows = list(comparison())
-    table = summary_table(summarise(rows, {}, SETTINGS))
+    table = summary_tables(summarise(rows, {}, SETTINGS))[0]
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(table)
     console.file.close()
@@ -409,3 +412,41 @@ def test_impossible_networks_are_refused() -> None:
 
 def test_the_example_of_the_network_runs() -> None:
     assert doctest.testmod(network).failed == 0
+
+
+def test_decentralized_runs_show_nodes_edges_and_the_cut_off(tmp_path: Path) -> None:
+    rows = []
+    for name, bits in (("malcom", 10**9), ("dpsgd", 4 * 10**9)):
+        for round_ in (0, 5, 10):
+            nodes = Nodes(
+                node=(0, 1),
+                accuracy=(0.5, 0.75),
+                distance=(1.0, 3.0),
+                zeros=(0.25, 0.25),
+                sent_bytes=(round_, 2 * round_),
+                sent_bits=(8 * round_, 16 * round_),
+                edges=(0, 1, 10**6, 80, 1, 0, 2 * 10**6, 160) if round_ == 10 else (),
+            )
+            row = record(name, 0, round_, bits=bits * round_ // 10)
+            rows.append(replace(row, downlink_bits=0, nodes=nodes if round_ else None))
+    summary = summarise(rows, {}, SETTINGS)
+    summary["cutoff"] = cut_off(rows, 0.1, {"malcom": 5.0, "dpsgd": 50.0})
+    assert summary["algorithms"]["malcom"]["nodes"] == {
+        "accuracy": {"mean": 0.625, "std": None},
+        "least_accuracy": {"mean": 0.5, "std": None},
+        "consensus_distance": {"mean": 2.0, "std": None},
+        "zeros": {"mean": 0.25, "std": None},
+        "bits_a_node": {"mean": 120.0, "std": None},
+        "bits_an_edge": {"mean": 120.0, "std": None},
+    }
+    tables = summary_tables(summary)
+    assert len(tables) == 3
+    assert "down" not in [column.header for column in tables[0].columns]
+    assert "bits of DPSGD's" in [column.header for column in tables[0].columns]
+    page = write_report(tmp_path, rows, summary).read_text()
+    assert page.count("<img ") == 3
+    for text in ("Edges of malcom", "the paper&#39;s GB", "to 1", "the nodes of"):
+        assert text in page
+    cells = re.findall(r"<tr><td>from 0</td><td>(.*?)</td><td>(.*?)</td></tr>", page)
+    assert cells == [("", "1"), ("", "1")]
+    assert "10 %" in page  # of the paper's error-free number

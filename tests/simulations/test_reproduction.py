@@ -68,7 +68,7 @@ def test_a_file_gives_its_runs(tmp_path: Path) -> None:
     assert (figure.name, figure.title) == ("figure-1", "A comparison")
     assert figure.source == "A paper, figure 1"
     sgd, fine = figure.runs
-    assert (sgd.label, sgd.rounds, sgd.batch_size, sgd.levels) == ("sgd", 6, 3, 1)
+    assert (sgd.label, sgd.rounds, sgd.batch_size, sgd.levels) == ("sgd", 6, 3, 0)
     assert (fine.label, fine.algorithm, fine.rounds) == ("fine", "mcm", 12)
     assert (fine.clients, fine.levels) == (4, 8)
 
