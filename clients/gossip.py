@@ -147,6 +147,11 @@ class GossipMod:
                 f"expected vectors of length {contract.layout.dim}, got {delivery.dim}"
             )
         algorithm = _algorithm(contract)
+        if delivery.phase >= len(algorithm.phases):
+            raise CorruptPacket(
+                f"{contract.algorithm} has {len(algorithm.phases)} exchanges a round, "
+                f"got phase {delivery.phase}: is num_phases right at the relay?"
+            )
         try:
             state = settle(state, delivery, contract, algorithm.phases)
         except StalePacketError:

@@ -150,7 +150,7 @@ class GossipState:
         rest = memoryview(data)[_LENGTH.size :]
         try:
             return cls._read(json.loads(bytes(rest[:size])), rest[size:])
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
             return None
 
     @classmethod
@@ -220,8 +220,8 @@ def settle(
     StalePacketError
         If the delivery was answered before, or a newer one.
     OutOfSyncError
-        If it builds on what the node does not have: letters, or an acknowledged
-        payload.
+        If it builds on what the node does not have: a state that is as new, letters,
+        or an acknowledged payload.
     CorruptPacket
         If a letter's bytes are no payload of the vectors' length.
     """
@@ -229,6 +229,11 @@ def settle(
         raise StalePacketError(
             f"delivery {delivery.number} is not newer than delivery {state.number}, "
             "which was answered before: a duplicate, or late"
+        )
+    if delivery.contract is None and state.number < delivery.answered:
+        raise OutOfSyncError(
+            f"this node has answered delivery {delivery.answered}, and its state is "
+            f"that of delivery {state.number}: it was taken back"
         )
     state = replace(state, number=delivery.number)
     if delivery.rebuild:

@@ -49,7 +49,7 @@ Estimate = NDArray[np.float64]
 
 _FORMAT = 1
 _KEY = "mail"
-_DELIVERY = struct.Struct("<BBIIIBIIIId")
+_DELIVERY = struct.Struct("<BBIIIBIIIIId")
 _POSTING = struct.Struct("<BBIIBII")
 _LETTER = struct.Struct("<IIBBQI")
 _CRC = struct.Struct("<I")
@@ -126,6 +126,9 @@ class Delivery:
         what it took in; 0 if none.
     first : int
         Running number of the first letter: how many the relay had for the node before.
+    answered : int
+        Number of the last delivery of which the relay took the node's answer in, 0 if
+        none: a node whose state is older has been taken back.
     dim : int
         Length d of the vectors.
     step_size : float
@@ -156,6 +159,7 @@ class Delivery:
     acked: int = 0
     crc: int = 0
     first: int = 0
+    answered: int = 0
     dim: int = 0
     step_size: float = 0.0
     train: bool = False
@@ -193,6 +197,7 @@ class Delivery:
             self.acked,
             self.crc,
             self.first,
+            self.answered,
             self.dim,
             self.step_size,
         )
@@ -213,9 +218,8 @@ class Delivery:
             If the bytes are damaged, or are no delivery.
         """
         numbers, rest = _open(_DELIVERY, data)
-        (_, flags, session, number, round_, phase, acked, crc, first, dim, eta) = (
-            numbers
-        )
+        _, flags, session, number, round_, phase, *more = numbers
+        acked, crc, first, answered, dim, eta = more
         contract, model, exact = None, None, b""
         if flags & _CONTRACT:
             contract, rest = take_section(rest)
@@ -230,6 +234,7 @@ class Delivery:
             acked,
             crc,
             first,
+            answered,
             dim,
             eta,
             train=bool(flags & _TRAIN),

@@ -30,7 +30,16 @@ __all__ = ["Box", "PostOffice"]
 
 _BYTES_A_FLOAT64 = 8
 _LEAST_ROOM = 1 << 16
-_SAVED = ("first", "acked", "crc", "rebuild", "contract", "model", "forget")
+_SAVED = (
+    "first",
+    "answered",
+    "acked",
+    "crc",
+    "rebuild",
+    "contract",
+    "model",
+    "forget",
+)
 
 
 @dataclass(slots=True)
@@ -43,6 +52,8 @@ class Box:
         For the node, not confirmed yet, in the order in which they count.
     first : int
         How many letters were confirmed before.
+    answered : int
+        The last delivery of which the answer was taken in.
     acked, crc : int
         The node's last payload that was taken in.
     broken : set[int]
@@ -61,6 +72,7 @@ class Box:
 
     letters: deque[Letter] = field(default_factory=deque)
     first: int = 0
+    answered: int = 0
     acked: int = 0
     crc: int = 0
     broken: set[int] = field(default_factory=set)
@@ -128,6 +140,7 @@ class PostOffice:
             acked=box.acked,
             crc=box.crc,
             first=box.first,
+            answered=box.answered,
             rebuild=box.rebuild,
             want_snapshot=self.wants_snapshot(node, online),
             forget=box.forget,
@@ -192,6 +205,7 @@ class PostOffice:
         box.forget &= not box.sent.forget
         box.contract &= box.sent.contract is None
         box.model &= box.sent.model is None
+        box.answered = posting.number
         box.sent = None  # A second answer to it would count once more.
         payloads = [letter for letter in posting.letters if not letter.snapshot]
         if payloads:
@@ -261,8 +275,7 @@ class PostOffice:
     def _break(self, node: int) -> None:
         """Let a node forget what it holds of its neighbours, to be told anew."""
         box = self.boxes[node]
-        # One number is left out, so that a node that has not forgotten lacks a letter.
-        box.first += len(box.letters) + 1
+        box.first += len(box.letters)
         box.letters.clear()
         box.rebuild = True
         if self._keeps_estimates:

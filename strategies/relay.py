@@ -245,9 +245,9 @@ class Relay(Strategy):
         CheckpointError
             If no checkpoint can be written, or none of those found is intact.
         ConfigurationError
-            If there are fewer nodes in the grid than in the topology, for good; if the
-            folder holds checkpoints and the run is not to be resumed, or they are of
-            another run.
+            If nodes are numbered otherwise than in the topology, or a grid of this
+            process has fewer (on any other, nodes are waited for); if the folder holds
+            checkpoints and the run is not to be resumed, or they are of another run.
         """
         self._greeting_timeout = min(self.greeting_timeout, timeout)
         saved = self.saving.begin()
@@ -298,7 +298,7 @@ class Relay(Strategy):
         self.ledger, self.collections, self.edges = Ledger(), Ledger(), EdgeLedger()
         self.node_models, self.distances, self.zeros = {}, {}, {}
         self.resumed_from = self._number = self._num_resumes = self._num_rounds = 0
-        self._phase = 0
+        self._phase, self._round_metrics = 0, MetricRecord()
         self._failures = Failures(self.max_failed_rounds)
         sends, receives = self._peers()
         self._contracts = [
@@ -330,8 +330,23 @@ class Relay(Strategy):
         )
         greeting = Delivery(session=self._session, number=0)
         self._greetings = Greetings(
-            mail_record(greeting.data), _read_greeting, "GossipMod", self.ledger
+            mail_record(greeting.data), self._read_greeting, "GossipMod", self.ledger
         )
+
+    def _read_greeting(self, content: RecordDict) -> Greeted:
+        """Read a node's answer to the greeting."""
+        found = find_mail(content)
+        if found is None:
+            raise MissingModError("it answered with a reply that holds no mail")
+        posting = Posting.parse(found[1])
+        if posting.number or posting.session != self._session:
+            raise OutOfSyncError("it answered an earlier delivery, late")
+        if len(posting.letters) != 1:
+            raise MissingModError(
+                "it answered with mail that is no answer to a greeting"
+            )
+        about = posting.letters[0]
+        return Greeted(about.node, about.version, about.phase)
 
     def _peers(self) -> tuple[list[tuple[Peers, ...]], list[tuple[Peers, ...]]]:
         topology, nodes = self.topology, range(self.topology.num_nodes)
@@ -445,6 +460,11 @@ class Relay(Strategy):
             started = self._number > 1 or self.resumed_from
             if len(online) == n or (online and started):
                 return online
+            if len(node_ids) < n and isinstance(grid, KeepsClients):
+                raise ConfigurationError(
+                    f"expected {n} nodes, as the topology has, got {len(node_ids)} in "
+                    "this process, where no more will come"
+                )
             _log.info("Waiting for nodes: %d of %d are there.", len(online), n)
             sleep(_RETRY_SECONDS)
 
@@ -453,6 +473,7 @@ class Relay(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the nodes' payloads in, to be handed on with the next exchange."""
         accepted = self._accept(replies, self.ledger)
+        earlier = self._round_metrics if self._phase else MetricRecord()
         self._phase = (self._phase + 1) % self.num_phases
         contents = [msg.content for _, msg in accepted.values()]
         for node, (_, msg) in accepted.items():
@@ -462,6 +483,9 @@ class Relay(Strategy):
                     self.zeros[node] = share
         with_metrics = [c for c in contents if any(records_of(c, MetricRecord))]
         metrics = uniform_mean(with_metrics, "") if with_metrics else MetricRecord()
+        # Result keeps one record a round, and the first exchange may be what trains.
+        metrics = MetricRecord({**earlier, **metrics})
+        self._round_metrics = metrics
         metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
         metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
         return None, metrics
@@ -471,7 +495,7 @@ class Relay(Strategy):
     ) -> dict[int, tuple[Posting, Message]]:
         """Return the usable postings by node, in the order of the nodes."""
         found: dict[int, tuple[Posting, Message]] = {}
-        reasons = []
+        reasons, layout = [], self._contracts[0].layout
         for msg in replies:
             if msg.has_error():
                 reasons.append(str(msg.error.reason))
@@ -482,6 +506,8 @@ class Relay(Strategy):
                 if node in found:
                     raise StalePacketError("a second answer of the same node")
                 self._office.check(node, posting)
+                if posting.model is not None:
+                    layout.check_exact(posting.exact, f"the model of node {node}")
             except FlowerCompressError as error:
                 reasons.append(f"{type(error).__name__}: {error}")
                 _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
@@ -492,7 +518,12 @@ class Relay(Strategy):
             if posting.resync:
                 _log.info("node %d asks to be synchronised", node)
             self._office.take_in(node, posting)
-        self._failures.count(len(found), reasons)
+        if any(posting.letters for posting, _ in found.values()):
+            self._failures.count(len(found), [])
+        elif not found:
+            self._failures.count(0, reasons)
+        # Else nodes answered, and made no step: no reason to stop, or to begin to count
+        # anew, if every step of an earlier exchange has failed.
         return found
 
     def _open(self, msg: Message, ledger: Ledger) -> tuple[int, Posting]:
@@ -535,7 +566,9 @@ class Relay(Strategy):
             collect=collect,
             evaluate=self.evaluate_at_nodes,
         )
-        return self._messages(delivery, config, grid, MessageType.EVALUATE)
+        # The mod answers a collection by itself, and an app need not evaluate.
+        kind = MessageType.EVALUATE if self.evaluate_at_nodes else MessageType.TRAIN
+        return self._messages(delivery, config, grid, kind)
 
     def _is_due(self, server_round: int) -> bool:
         if self.collect_every is None:
@@ -559,7 +592,7 @@ class Relay(Strategy):
         models = {
             node: posting
             for node, (posting, _) in accepted.items()
-            if posting.model is not None
+            if posting.model is not None and not posting.resync
         }
         if models:
             self._collect(models)
@@ -571,7 +604,6 @@ class Relay(Strategy):
         layout = self._contracts[0].layout
         vectors: dict[int, Vector] = {}
         for node, posting in models.items():
-            layout.check_exact(posting.exact, f"the model of node {node}")
             if posting.model is not None:
                 vectors[node] = posting.model
         self.node_models = {
@@ -599,6 +631,9 @@ class Relay(Strategy):
         """Return what JSON can hold of the run's state; add the rest to `arrays`."""
         arrays["mean"], exact = self._contracts[0].layout.flatten(self._mean)
         arrays["exact"] = np.frombuffer(exact, dtype=np.uint8)
+        if any(box.model for box in self._office.boxes):
+            arrays["initial"] = self._initial
+            arrays["initial/exact"] = np.frombuffer(self._exact, dtype=np.uint8)
         if isinstance(grid, KeepsClients):
             arrays["clients"] = np.frombuffer(grid.save_clients(), dtype=np.uint8)
         return {
@@ -635,6 +670,11 @@ class Relay(Strategy):
             self._num_resumes = self.saving.count_resume(saved, self._num_resumes)
             self._number = max(self._number, self._num_resumes * VERSIONS_A_RESUME)
             self._office.lose_track()
+        initial = saved.find("initial")
+        if initial is not None:
+            # Nodes that have yet to begin do so from what their neighbours began with.
+            self._initial = initial
+            self._exact = saved.array("initial/exact").tobytes()
         self.resumed_from = saved.server_round
         self._mean = layout.unflatten(
             saved.array("mean"), saved.array("exact").tobytes()
@@ -667,15 +707,3 @@ class Relay(Strategy):
         ]
         for line in lines:
             _log.info("\t%s", line)
-
-
-def _read_greeting(content: RecordDict) -> Greeted:
-    """Read a node's answer to the greeting."""
-    found = find_mail(content)
-    if found is None:
-        raise MissingModError("it answered with a reply that holds no mail")
-    posting = Posting.parse(found[1])
-    if len(posting.letters) != 1:
-        raise MissingModError("it answered with mail that is no answer to a greeting")
-    about = posting.letters[0]
-    return Greeted(about.node, about.version, about.phase)

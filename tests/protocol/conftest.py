@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flower_compress.strategies import base
+from flower_compress.strategies import base, relay
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +16,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Flower's log of a thousand rounds takes longer than the rounds, so does fsync."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(base, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(relay, "_RETRY_SECONDS", 0.0)
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

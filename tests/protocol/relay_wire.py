@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,7 @@ from tests.strategies.problem import (
 )
 
 Estimate = NDArray[np.float64]
+Key = tuple[int, int]
 SEED = 3
 SIZES = (3, 20)
 CALM_ROUNDS = 8
@@ -81,8 +82,8 @@ ALGORITHMS: dict[str, Callable[..., Relay]] = {
     "cdprox-sgt": CDProxSGT,
     "dpsgd": DPSGD,
 }
-KEPT = ("malcom", "choco", "cdprox-sgt")
-"""Those whose nodes keep estimates."""
+PHASES = dict.fromkeys(ALGORITHMS, ("model",))
+PHASES["cdprox-sgt"] = ("tracker", "model")
 
 
 def make_relay(
@@ -122,6 +123,19 @@ class NodesGrid(FaultyGrid):
         What the relay has got back.
     steps : Counter[tuple[int, int]]
         How often a node has trained in a round.
+    is_away : Callable[[int, int], bool], optional
+        Whether a node is away when the relay asks for the n-th time who is there.
+    before_train : Callable[[int, int], None], optional
+        Called with node and round before each step.
+    before_exchange, after_exchange : Callable[[Delivery], None], optional
+        Called with the first delivery of an exchange.
+    compares : bool
+        Whether to compare after each exchange what a node holds of its neighbours with
+        what these had of themselves when they sent what it has read.
+    draws_anew : bool
+        Whether a node that steps twice in a round does so on another batch.
+    num_compared : int
+        How often that was done.
     """
 
     def __init__(
@@ -136,9 +150,18 @@ class NodesGrid(FaultyGrid):
         self.came: list[Message] = []
         self.down_bytes = 0
         self.steps: Counter[tuple[int, int]] = Counter()
-        self.absent: set[int] = set()
-        self.returns, self.state_dir = returns, state_dir
+        self.num_asked = self.num_compared = 0
+        self.compares, self.draws_anew = state_dir is None, True
+        # By node: how many letters it has read; of each neighbour the last one, or
+        # what it began with. By payload: the sender's estimate of itself with it.
+        self._num_read: dict[int, int] = {}
+        self._read: dict[int, dict[Key, Letter | Estimate]] = {}
+        self._with: dict[tuple[int, Letter], Estimate] = {}
+        self.is_away: Callable[[int, int], bool] | None = None
         self.before_train: Callable[[int, int], None] | None = None
+        self.before_exchange: Callable[[Delivery], None] | None = None
+        self.after_exchange: Callable[[Delivery], None] | None = None
+        self.returns, self.state_dir = returns, state_dir
         point = FaultPoint()
         app = ClientApp(mods=[GossipMod(returns, state_dir=state_dir), point])
         app.train()(self._train)
@@ -152,7 +175,7 @@ class NodesGrid(FaultyGrid):
         if self.before_train is not None:
             self.before_train(node, server_round)
         # A node that is to step twice in a round does so on another batch.
-        batch = self.steps[node, server_round]
+        batch = self.steps[node, server_round] if self.draws_anew else 0
         self.steps[node, server_round] += 1
         x = to_vector(msg.content["arrays"])
         result = gradient(node, x, server_round + 1000 * batch)
@@ -164,7 +187,11 @@ class NodesGrid(FaultyGrid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that are there."""
-        return [i for i in super().get_node_ids() if i - 1001 not in self.absent]
+        nodes = list(super().get_node_ids())
+        if self.is_away is None:
+            return nodes
+        self.num_asked += 1
+        return [i for i in nodes if not self.is_away(self.num_asked, i - 1001)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -172,13 +199,20 @@ class NodesGrid(FaultyGrid):
         """Deliver; nobody fails to answer a greeting."""
         messages = list(messages)
         deliveries = [delivery_of(message) for message in messages]
+        is_exchange = bool(deliveries and deliveries[0].number)
+        if is_exchange and self.before_exchange is not None:
+            self.before_exchange(deliveries[0])
         self.down_bytes += sum(weigh(message) for message in messages)
         for message, delivery in zip(messages, deliveries, strict=True):
             if delivery.number:
                 self.sent[message.metadata.dst_node_id - 1001].append(delivery)
-        with self._calm(any(not delivery.number for delivery in deliveries)):
+        with self._calm(not is_exchange):
             replies = list(super().send_and_receive(messages, timeout=timeout))
         self.came += replies
+        for node in self.sent:
+            self._compare(node)
+        if is_exchange and self.after_exchange is not None:
+            self.after_exchange(deliveries[0])
         return replies
 
     @contextlib.contextmanager
@@ -191,10 +225,74 @@ class NodesGrid(FaultyGrid):
 
     def _note(self, message: Message, reply: Message) -> None:
         found = find_mail(reply.content) if reply.has_content() else None
-        if found is not None:
-            posting = Posting.parse(found[1])
-            node = message.metadata.dst_node_id - 1001
-            self.answers[node, posting.number, posting.crc] = posting
+        if found is None:
+            return
+        posting, delivery = Posting.parse(found[1]), delivery_of(message)
+        node = message.metadata.dst_node_id - 1001
+        self.answers[node, posting.number, posting.crc] = posting
+        data = self.state_bytes(node)
+        state = None if data is None else GossipState.from_bytes(data)
+        # What a file keeps may be newer than any answer: the call raised after it.
+        if state is None or posting.resync or not delivery.number or not self.compares:
+            return
+        assert state.number == delivery.number
+        contract = GossipContract.from_bytes(state.contract)
+        if contract.keeps_estimates:
+            self._note_letters(node, delivery, contract)
+            for letter in state.pending:
+                y = state.own[letter.phase, letter.node]
+                gained = gain_of(contract, node, letter, letter.node)
+                self._with[node, letter] = y + gained
+
+    def _note_letters(
+        self, node: int, delivery: Delivery, contract: GossipContract
+    ) -> None:
+        if delivery.contract is not None or delivery.rebuild:
+            self._read[node], self._num_read[node] = {}, delivery.first
+        read = self._read[node]
+        if delivery.model is not None and not delivery.rebuild:
+            last = len(PHASES[contract.algorithm]) - 1
+            for phase in range(last + 1):
+                start = delivery.model.astype(np.float64)
+                if phase < last:
+                    start = np.zeros(DIM)
+                read |= {(phase, j): start for j in contract.sources}
+        for place, letter in enumerate(delivery.letters, delivery.first):
+            if place >= self._num_read[node]:
+                read[letter.phase, letter.node] = letter
+                self._num_read[node] = place + 1
+
+    def _compare(self, node: int) -> None:
+        """What a node holds is what its neighbours had when they sent what it read."""
+        data = self.state_bytes(node)
+        state = None if data is None else GossipState.from_bytes(data)
+        if state is None or not self.compares:
+            return
+        contract = GossipContract.from_bytes(state.contract)
+        if not contract.keeps_estimates:
+            return
+        target = node if contract.per_edge else EVERYONE
+        expected: dict[Key, Estimate] = {}
+        for (phase, j), last in self._read[node].items():
+            if isinstance(last, np.ndarray):
+                expected[phase, j] = last
+            elif last.snapshot:
+                expected[phase, j] = last.estimate(DIM)
+            elif (y := self._with.get((j, replace(last, node=target)))) is not None:
+                expected[phase, j] = y
+        assert state.present == self._read[node].keys()
+        if len(expected) < len(state.present):
+            return  # One of them has forgotten what it had.
+        self.num_compared += 1
+        if contract.per_edge:
+            for key, y in expected.items():
+                assert state.heard[key].tobytes() == y.tobytes()
+            return
+        for phase in {phase for phase, _ in expected}:
+            parts = [
+                contract.sources[j] * y for (p, j), y in expected.items() if p == phase
+            ]
+            assert_sum(state.heard[phase, EVERYONE], parts)
 
     def state_bytes(self, node: int) -> bytes | None:
         """Return what a node remembers."""
@@ -229,6 +327,24 @@ def _evaluate(msg: Message, context: Context) -> Message:
     x = to_vector(msg.content["arrays"])
     metrics = MetricRecord({"norm": float(np.abs(x).sum())})
     return Message(RecordDict({"metrics": metrics}), reply_to=msg)
+
+
+def gain_of(
+    contract: GossipContract, sender: int, letter: Letter, target: int
+) -> Estimate:
+    """Return what an estimate gains by a payload, decoded once more."""
+    index = sender if target == EVERYONE else sender | (target + 1) << 32
+    stream = Stream(SEED, Purpose.GOSSIP, index, letter.version)
+    q = Payload(letter.data, DIM, Channel(stream, SIZES)).vector
+    if contract.rate == 1.0:
+        return q.astype(np.float64)
+    return np.float64(contract.rate) * q.astype(np.float64)
+
+
+def assert_sum(found: Estimate, parts: list[Estimate]) -> None:
+    """Raise unless it is the sum, to the rounding of float64."""
+    scale = sum(float(np.abs(part).max()) for part in parts)
+    np.testing.assert_allclose(found, sum(parts), rtol=0, atol=1e-12 * scale)
 
 
 def delivery_of(message: Message) -> Delivery:
@@ -273,6 +389,41 @@ def run(
     return {node: to_vector(model) for node, model in relay.node_models.items()}
 
 
+class KilledError(Exception):
+    """The relay is gone."""
+
+
+def run_with_deaths(
+    make: Callable[..., Relay],
+    grid: NodesGrid,
+    faulty_rounds: int,
+    deaths: Iterable[int],
+    folder: Path,
+    checkpoint_every: int = 1,
+) -> Relay:
+    """Run relays one after the other, each of which goes on from a checkpoint.
+
+    The k-th dies at the end of its ``deaths[k]``-th round, before that is saved, if it
+    has not come to the rounds without faults. Returns the last one.
+    """
+    for num_lived in (*deaths, None):
+        relay = make(
+            checkpoint_dir=folder, checkpoint_every=checkpoint_every, resume=True
+        )
+
+        def after_round(
+            server_round: int, relay: Relay = relay, num_lived: int | None = num_lived
+        ) -> None:
+            lived = server_round - relay.resumed_from
+            if lived == num_lived and server_round <= faulty_rounds:
+                raise KilledError
+
+        with contextlib.suppress(KilledError):
+            run(relay, grid, faulty_rounds, after_round=after_round)
+            break
+    return relay
+
+
 # -- what must hold --------------------------------------------------------------------
 
 
@@ -297,14 +448,8 @@ class Graph:
         return np.zeros(DIM)
 
     def gain(self, sender: int, letter: Letter, target: int) -> Estimate:
-        """What an estimate gains by a payload, decoded once more."""
-        contract = self.contracts[sender]
-        index = sender if target == EVERYONE else sender | (target + 1) << 32
-        stream = Stream(SEED, Purpose.GOSSIP, index, letter.version)
-        q = Payload(letter.data, DIM, Channel(stream, SIZES)).vector
-        if contract.rate == 1.0:
-            return q.astype(np.float64)
-        return np.float64(contract.rate) * q.astype(np.float64)
+        """What an estimate gains by a payload."""
+        return gain_of(self.contracts[sender], sender, letter, target)
 
 
 def check_folds(grid: NodesGrid, relay: Relay) -> int:
@@ -412,12 +557,10 @@ def check_agreement(grid: NodesGrid, relay: Relay) -> None:
                     own = states[j].own[phase, node]
                     assert state.heard[phase, j].tobytes() == own.tobytes()
                 continue
-            s = state.heard[phase, EVERYONE]
             parts = [
                 w * states[j].own[phase, EVERYONE] for j, w in contract.sources.items()
             ]
-            scale = sum(float(np.abs(part).max()) for part in parts)
-            np.testing.assert_allclose(s, sum(parts), rtol=0, atol=1e-12 * scale)
+            assert_sum(state.heard[phase, EVERYONE], parts)
 
 
 def check_average(grid: NodesGrid, relay: Relay) -> None:
