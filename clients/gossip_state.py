@@ -519,6 +519,7 @@ def post(state: GossipState, delivery: Delivery, contract: GossipContract) -> Po
         phase=delivery.phase,
         received=state.received,
         dim=contract.layout.dim,
+        empty=not state.vectors,
         model=state.vectors["model"] if collected else None,
         exact=state.exact if collected else b"",
         letters=(*letters, *state.pending),

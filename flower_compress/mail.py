@@ -59,7 +59,7 @@ _LENGTH = struct.Struct("<I")
 _CONTRACT, _MODEL, _TRAIN, _COLLECT = 1, 2, 4, 8
 _REBUILD, _WANT_SNAPSHOT, _FORGET, _EVALUATE = 16, 32, 64, 128
 # Of a posting.
-_POSTED_MODEL, _RESYNC = 1, 2
+_POSTED_MODEL, _RESYNC, _EMPTY = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +266,8 @@ class Posting:
         Length d of the vectors.
     resync : bool
         The node lacks what the delivery builds on.
+    empty : bool
+        It has no model yet.
     model : NDArray[np.float32], optional
         Its model, shape (d,), where it was to be collected.
     exact : bytes
@@ -280,6 +282,7 @@ class Posting:
     received: int = 0
     dim: int = 0
     resync: bool = False
+    empty: bool = False
     model: Vector | None = None
     exact: bytes = b""
     letters: tuple[Letter, ...] = ()
@@ -287,7 +290,11 @@ class Posting:
     @cached_property
     def data(self) -> bytes:
         """The posting as bytes."""
-        flags = _POSTED_MODEL * (self.model is not None) | _RESYNC * self.resync
+        flags = (
+            _POSTED_MODEL * (self.model is not None)
+            | _RESYNC * self.resync
+            | _EMPTY * self.empty
+        )
         header = _pack(
             _POSTING,
             _FORMAT,
@@ -329,10 +336,11 @@ class Posting:
             phase,
             received,
             dim,
-            bool(flags & _RESYNC),
-            model,
-            exact,
-            tuple(_take_letters(rest)),
+            resync=bool(flags & _RESYNC),
+            empty=bool(flags & _EMPTY),
+            model=model,
+            exact=exact,
+            letters=tuple(_take_letters(rest)),
         )
 
 

@@ -38,6 +38,7 @@ _SAVED = (
     "rebuild",
     "contract",
     "model",
+    "begun",
     "forget",
 )
 
@@ -64,6 +65,8 @@ class Box:
         Whether it still needs the contract.
     model : bool
         Whether it still needs the initial model.
+    begun : bool
+        Whether it has a model, as it said last.
     forget : bool
         Whether the relay does not know what it took in of the node.
     sent : Delivery, optional
@@ -79,6 +82,7 @@ class Box:
     rebuild: bool = False
     contract: bool = True
     model: bool = True
+    begun: bool = False
     forget: bool = False
     sent: Delivery | None = None
 
@@ -205,7 +209,7 @@ class PostOffice:
         box.forget &= not box.sent.forget
         box.contract &= box.sent.contract is None
         box.model &= box.sent.model is None
-        box.answered = posting.number
+        box.answered, box.begun = posting.number, not posting.empty
         box.sent = None  # A second answer to it would count once more.
         payloads = [letter for letter in posting.letters if not letter.snapshot]
         if payloads:
@@ -244,7 +248,7 @@ class PostOffice:
         box = self.boxes[node]
         if box.model and not box.acked:
             return  # It has yet to begin, and is sent what it needs for that.
-        box.contract, box.model, box.forget = True, False, False
+        box.contract, box.model, box.begun, box.forget = True, False, False, False
         box.acked = box.crc = 0
         if self._keeps_estimates:
             self._break(node)
@@ -262,7 +266,7 @@ class PostOffice:
     @property
     def is_lost(self) -> bool:
         """Whether no node has a model any more from which another could begin."""
-        return not any(box.model or box.acked for box in self.boxes)
+        return not any(box.model or box.begun for box in self.boxes)
 
     def begin_anew(self) -> None:
         """Let all nodes begin from a common model again."""

@@ -23,6 +23,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from ..errors import ConfigurationError
+from ..mail import Delivery, find_mail
 from ..mods import find_packet
 from ..packet import Packet
 from .faults import CLIENT_FAULTS, RAISES, Fault, Faults, Schedule
@@ -414,6 +415,9 @@ def _in_process(grid: Grid, what: str) -> InProcessGrid:
 def _kind(message: Message) -> str:
     found = find_packet(message.content)
     if found is not None and Packet.parse(found[1]).greeting:
+        return GREETING
+    mail = find_mail(message.content)  # of a relay
+    if mail is not None and Delivery.parse(mail[1]).number == 0:
         return GREETING
     return message.metadata.message_type
 

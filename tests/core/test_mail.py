@@ -101,6 +101,7 @@ def postings(draw: st.DrawFn) -> Posting:
         received=draw(uint32),
         dim=dim if model is not None else draw(uint32),
         resync=draw(st.booleans()),
+        empty=draw(st.booleans()),
         model=model,
         exact=b"" if model is None else draw(st.binary(max_size=20)),
         letters=tuple(draw(st.lists(letters(), max_size=4))),
@@ -170,6 +171,7 @@ ANSWER = Posting(
     received=8,
     dim=DIM,
     resync=True,
+    empty=True,
     model=np.linspace(-2, 3, DIM).astype(np.float32),
     exact=b"\1\2\3",
     letters=FULL.letters,
@@ -239,7 +241,7 @@ def test_bytes_are_pinned() -> None:
     )
     expected = with_crc(header + bytes(4) + body, DELIVERY_BYTES)
     assert FULL.data == expected
-    header = POSTING.pack(1, 1 | 2, 0xFFFFFFFE, 77, 1, 8, DIM)
+    header = POSTING.pack(1, 1 | 2 | 4, 0xFFFFFFFE, 77, 1, 8, DIM)
     body = b"".join(
         (
             FULL.model.astype("<f4").tobytes(),

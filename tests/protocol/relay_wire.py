@@ -134,6 +134,8 @@ class NodesGrid(FaultyGrid):
         what these had of themselves when they sent what it has read.
     draws_anew : bool
         Whether a node that steps twice in a round does so on another batch.
+    greets_calmly : bool
+        Whether nothing happens to greetings.
     num_compared : int
         How often that was done.
     """
@@ -152,6 +154,7 @@ class NodesGrid(FaultyGrid):
         self.steps: Counter[tuple[int, int]] = Counter()
         self.num_asked = self.num_compared = 0
         self.compares, self.draws_anew = state_dir is None, True
+        self.greets_calmly = True
         # By node: how many letters it has read; of each neighbour the last one, or
         # what it began with. By payload: the sender's estimate of itself with it.
         self._num_read: dict[int, int] = {}
@@ -206,7 +209,7 @@ class NodesGrid(FaultyGrid):
         for message, delivery in zip(messages, deliveries, strict=True):
             if delivery.number:
                 self.sent[message.metadata.dst_node_id - 1001].append(delivery)
-        with self._calm(not is_exchange):
+        with self._calm(self.greets_calmly and not is_exchange):
             replies = list(super().send_and_receive(messages, timeout=timeout))
         self.came += replies
         for node in self.sent:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from flower_compress.errors import ConfigurationError
+from flower_compress.mail import Delivery
 from flower_compress.strategies import MCM, Relay, post_office
 from flower_compress.strategies.post_office import PostOffice
 from flower_compress.testing import Fault, InProcessGrid
@@ -173,9 +174,14 @@ def test_what_the_dead_relay_has_sent_does_no_harm(
 
 def test_a_late_answer_is_no_answer_to_a_greeting(tmp_path: Path) -> None:
     """What the dead relay had asked for comes when the next one greets."""
-    plan = {(3, node): [Fault.DELAY_REPLY] for node in range(5)}
+
+    def relay(**keywords: Any) -> Relay:
+        return make_relay("cdprox-sgt", **keywords)
+
+    plan = {(6, node): [Fault.DELAY_REPLY] for node in range(5)}
     grid = NodesGrid(PlannedSchedule(plan))
-    last = run_with_deaths(make_relay, grid, 6, [3], tmp_path, 2)
+    grid.greets_calmly = False
+    last = run_with_deaths(relay, grid, 6, [3], tmp_path, 2)
     assert last.resumed_from == 2
     assert grid.happened[Fault.DELAY_REPLY] == 5
     assert len(grid.acknowledged(0)) > 5
@@ -223,6 +229,27 @@ def test_nodes_that_forget_everything_begin_with_the_last_mean(
     begun = [d.model for d in grid.sent[0] if d.model is not None]
     np.testing.assert_array_equal(begun[0], begun[-1])
     assert not np.array_equal(begun[0], INITIAL)
+
+
+def test_nodes_say_that_they_have_no_model(tmp_path: Path) -> None:
+    """The checkpoint is of a time when they had one."""
+    grid = NodesGrid()
+
+    def forget(delivery: Delivery) -> None:
+        if delivery.round == 6 and not delivery.forget:
+            for context in grid.contexts.values():
+                context.state.clear()
+
+    grid.before_exchange = forget
+    # The last one that has a model, as far as the relay knows, does not come back.
+    grid.is_away = lambda exchange, node: node == 4 and 6 <= exchange <= 8
+    last = run_with_deaths(make_relay, grid, 9, [8], tmp_path, 4)
+    assert last.resumed_from == 4
+    first = [d for d in grid.sent[0] if d.forget][0]
+    assert first.acked == 4
+    assert grid.answers[0, first.number, 0].empty
+    assert [d.round for d in grid.sent[0] if d.model is not None] == [1, 6]
+    check(grid, last)
 
 
 @pytest.mark.parametrize("with_file", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from flower_compress import DitheredQuantizer
-from flower_compress.clients import GossipMod
+from flower_compress.clients import GossipMod, gossip
 from flower_compress.clients.gossip_state import GossipState
 from flower_compress.errors import (
     ConfigurationError,
@@ -210,6 +211,41 @@ def test_a_node_that_is_taken_back_by_an_unanswered_delivery_goes_on() -> None:
     run(relay, grid, 8, after_round=after_round)
     assert not resyncs(grid)
     check_folds(grid, relay)
+
+
+def test_being_taken_back_shows_where_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had no payload taken in since, and no letter: only an answer without any.
+
+    It was told to forget what it held, and it remembers it all the same.
+    """
+
+    def attempt() -> list[int]:
+        plan = {(k, node): [Fault.LOSE_REPLY] for k in (1, 2, 3) for node in (0, 2)}
+        grid, saved = NodesGrid(PlannedSchedule(plan)), []
+        grid.compares = False
+        relay = make_relay("malcom", "ring")
+
+        def after_round(server_round: int) -> None:
+            state = grid.contexts[1002].state
+            if server_round == 1:
+                saved.append(state.pop(KEY))
+            elif server_round == 3:
+                state[KEY] = saved[0]
+
+        run(relay, grid, 4, after_round=after_round)
+        check(grid, relay)
+        return resyncs(grid)
+
+    def trust(state: Any, delivery: Delivery, *rest: Any) -> Any:
+        return settle(state, replace(delivery, answered=0), *rest)
+
+    assert attempt() == [2, 4]
+    settle = gossip.settle
+    monkeypatch.setattr(gossip, "settle", trust)
+    with pytest.raises(AssertionError):
+        attempt()
 
 
 def test_two_payloads_of_one_version_are_told_apart() -> None:
@@ -565,11 +601,8 @@ def test_two_nodes_with_one_number() -> None:
 
 
 def test_greetings_may_be_lost() -> None:
-    class Greeted(NodesGrid):
-        def _calm(self, yes: bool) -> Any:
-            return super()._calm(False)
-
-    grid = Greeted(RandomFaults(seed=1, lose_messages=0.5, lose_replies=0.3))
+    grid = NodesGrid(RandomFaults(seed=1, lose_messages=0.5, lose_replies=0.3))
+    grid.greets_calmly = False
     relay = make_relay()
     run(relay, grid, 10)
     check(grid, relay)
