@@ -26,7 +26,13 @@ from flower_compress.errors import (
     NonFiniteError,
     UnknownNameError,
 )
-from flower_compress.links import Channel, Payload, ReceiverState, SenderState
+from flower_compress.links import (
+    Channel,
+    Payload,
+    ReceiverState,
+    SenderState,
+    share_decoding,
+)
 from flower_compress.packet import HEADER_BYTES
 from flower_compress.streams import Purpose, Stream
 from tests.core.operators import EVERY, TABLE, Row, make, row_id, sizes_of
@@ -490,3 +496,33 @@ def test_short_bytes_for_a_huge_dimension_are_refused_at_once() -> None:
         data = encode(vector(9), compressor, "fixed-width").data
         assert decode_or_refuse(data, 2**32 - 1) is None
     assert time.perf_counter() - started < 1.0
+
+
+def test_long_vectors_are_decoded_once_where_receivers_share_them() -> None:
+    dim = 1 << 15
+    channels = [Channel(Stream(1, Purpose.GOSSIP, i, 7)) for i in range(3)]
+    generator = np.random.default_rng(0)
+    sent = [
+        Payload.encode(
+            generator.standard_normal(dim).astype(np.float32),
+            StochasticQuantizer(4),
+            "auto",
+            channel,
+        )
+        for channel in channels
+    ]
+
+    def receive(index: int) -> Vector:
+        return Payload(bytes(sent[index].data), dim, channels[index]).vector
+
+    assert receive(0) is not receive(0)
+    with share_decoding(2 * 4 * dim):
+        first, second = receive(0), receive(1)
+        assert receive(0) is first and not first.flags.writeable
+        np.testing.assert_array_equal(first, sent[0].vector)
+        assert receive(2) is receive(2)  # takes the place of the second
+        assert receive(0) is first
+        assert receive(1) is not second
+    assert receive(0) is not first
+    with share_decoding(4 * dim - 1):
+        assert receive(0) is not receive(0)
