@@ -509,7 +509,11 @@ class CompressedStrategy(FedAvg):
             try:
                 client, packet = self._open_reply(msg)
                 if packet.resync:
-                    _log.info("client %d asks to be synchronised", client.identity)
+                    # A second answer to a message that reached it twice says nothing
+                    # new; if it has lost its state since, it will say so again.
+                    if client.identity not in accepted:
+                        _log.info("client %d asks to be synchronised", client.identity)
+                        self._downlinks.forget(client.downlink)
                     continue
                 if client.identity in accepted:
                     raise StalePacketError("a second answer of the same client")
@@ -586,9 +590,7 @@ class CompressedStrategy(FedAvg):
                 f"expected an answer to version {client.downlink.sent}, got one to "
                 f"{packet.version}: late"
             )
-        if packet.resync:
-            self._downlinks.forget(client.downlink)
-        else:
+        if not packet.resync:
             self._downlinks.acknowledge(
                 client.identity, client.downlink, packet.version
             )

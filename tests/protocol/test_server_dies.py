@@ -130,3 +130,19 @@ def test_training_goes_on(tmp_path: Path) -> None:
     # The mean of the clients' numbers, plus 2 or 0, as TinyApp has it.
     expected = np.repeat(np.float32([3, 1, 3]), [8, 3, 1])
     np.testing.assert_allclose(lock_step.strategy._model, expected, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["topk", "artemis-weights", "mcm", "diana"])
+def test_a_dead_servers_late_message_undoes_no_answer(
+    name: str, tmp_path: Path
+) -> None:
+    """It replaces the client's state between two copies of one message.
+
+    The answer to the one counts, the other one's request to be synchronised does not.
+    """
+    late = {Fault.DELAY_MESSAGE, Fault.DELAY_REPLY}
+    twice = {Fault.DUPLICATE_MESSAGE, Fault.DUPLICATE_REPLY}
+    faults = random_faults(seed=0, probability=0.08, faults=frozenset(late | twice))
+    grid = TinyApp(CASES[name].returns).grid(2, faults)
+    lock_step = run_with_deaths(CASES[name], grid, 4, [1], tmp_path, 1)
+    assert lock_step.in_step() == {0, 1}
