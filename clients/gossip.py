@@ -6,13 +6,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from logging import getLogger
-from typing import Literal
 
 import numpy as np
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
-from flwr.common.constant import ErrorCode
 
 from flower_compress.compressors import Vector
 from flower_compress.contract import PROTOCOL
@@ -34,7 +32,13 @@ from flower_compress.mail import (
     find_mail,
     mail_record,
 )
-from flower_compress.mods import stable_identity, with_record
+from flower_compress.mods import (
+    Returns,
+    check_returns,
+    refusal,
+    stable_identity,
+    with_record,
+)
 from flower_compress.records import only_array_record, records_of
 from flower_compress.state_store import StateStore
 
@@ -89,15 +93,11 @@ class GossipMod:
 
     def __init__(
         self,
-        returns: Literal["weights", "gradient"] = "weights",
+        returns: Returns = "weights",
         identity: Callable[[Context], int] | None = None,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        if returns not in ("weights", "gradient"):
-            raise ConfigurationError(
-                f'returns must be "weights" or "gradient", got {returns!r}'
-            )
-        self.returns = returns
+        self.returns = check_returns(returns)
         self.identity = identity or stable_identity
         self._store = StateStore(_STATE_KEY, state_dir, kind="node")
 
@@ -111,11 +111,7 @@ class GossipMod:
         try:
             return self._answer(msg, context, call_next, *found)
         except FlowerCompressError as error:
-            reason = f"{type(error).__name__}: {error}"
-            _log.error("GossipMod: %s", reason)
-            return Message(
-                Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=msg
-            )
+            return refusal(msg, "GossipMod", error)
 
     def _answer(
         self,

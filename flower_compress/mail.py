@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
 from .compressors import Vector
 from .errors import ConfigurationError, CorruptPacket
 from .packet import take, take_section
+from .records import bytes_record, find_bytes
 
 __all__ = [
     "EVERYONE",
@@ -355,17 +356,12 @@ def payload_crc(letters: tuple[Letter, ...]) -> int:
 
 def mail_record(data: bytes) -> ArrayRecord:
     """Return a record with one array, which holds a delivery or a posting."""
-    return ArrayRecord({_KEY: Array("uint8", (len(data),), MAIL_STYPE, data)})
+    return bytes_record(_KEY, MAIL_STYPE, data)
 
 
 def find_mail(content: RecordDict) -> tuple[str, bytes] | None:
     """Return the record key and the bytes of the mail in `content`, if any."""
-    for key, record in content.items():
-        if isinstance(record, ArrayRecord) and _KEY in record:
-            array = record[_KEY]
-            if array.stype == MAIL_STYPE:
-                return key, array.data
-    return None
+    return find_bytes(content, _KEY, MAIL_STYPE)
 
 
 def _pack(form: struct.Struct, *numbers: float) -> bytes:

@@ -8,11 +8,10 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from logging import getLogger
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from flwr.app import (
-    Array,
     ArrayRecord,
     ConfigRecord,
     Context,
@@ -36,20 +35,26 @@ from .errors import (
 from .layout import Layout
 from .links import ReceiverState, SenderState, accept
 from .packet import STYPE, Packet
-from .records import only_array_record, records_of
+from .records import bytes_record, find_bytes, only_array_record, records_of
 from .state_store import StateStore
 
 __all__ = [
     "SESSION_KEY",
     "CompressionMod",
+    "Returns",
+    "check_returns",
     "find_packet",
     "packet_record",
+    "refusal",
     "stable_identity",
     "with_record",
 ]
 
 SESSION_KEY = "flower-compress-session"
 """Key in an evaluation's ConfigRecord: whose model is to be evaluated."""
+
+Returns = Literal["weights", "gradient"]
+"""What a train function returns."""
 
 _PACKET_KEY = "packet"
 _STATE_KEY = "flower_compress"
@@ -95,15 +100,11 @@ class CompressionMod:
 
     def __init__(
         self,
-        returns: Literal["weights", "gradient"] = "weights",
+        returns: Returns = "weights",
         identity: Callable[[Context], int] | None = None,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        if returns not in ("weights", "gradient"):
-            raise ConfigurationError(
-                f'returns must be "weights" or "gradient", got {returns!r}'
-            )
-        self.returns = returns
+        self.returns = check_returns(returns)
         self.identity = identity or stable_identity
         self._store = StateStore(_STATE_KEY, state_dir)
 
@@ -118,11 +119,7 @@ class CompressionMod:
             if msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE:
                 return self._evaluate(msg, context, call_next)
         except FlowerCompressError as error:
-            reason = f"{type(error).__name__}: {error}"
-            _log.error("CompressionMod: %s", reason)
-            return Message(
-                Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=msg
-            )
+            return refusal(msg, "CompressionMod", error)
         return call_next(msg, context)
 
     def _train(
@@ -244,20 +241,30 @@ class CompressionMod:
         return None if data is None else ClientState.from_bytes(data)
 
 
+def check_returns(returns: Returns) -> Returns:
+    """Return what a mod was told that the train function returns, if it may."""
+    if returns not in get_args(Returns):
+        raise ConfigurationError(
+            f'returns must be "weights" or "gradient", got {returns!r}'
+        )
+    return returns
+
+
+def refusal(msg: Message, mod: str, error: FlowerCompressError) -> Message:
+    """Log why a mod cannot handle a message, and return the reply that says so."""
+    reason = f"{type(error).__name__}: {error}"
+    _log.error("%s: %s", mod, reason)
+    return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=msg)
+
+
 def find_packet(content: RecordDict) -> tuple[str, bytes] | None:
     """Return the record key and the bytes of the packet in `content`, if any."""
-    for key, record in content.items():
-        if isinstance(record, ArrayRecord) and _PACKET_KEY in record:
-            array = record[_PACKET_KEY]
-            if array.stype == STYPE:
-                return key, array.data
-    return None
+    return find_bytes(content, _PACKET_KEY, STYPE)
 
 
 def packet_record(packet: Packet) -> ArrayRecord:
     """Return a record with one array, which holds the packet's bytes."""
-    data = packet.data
-    return ArrayRecord({_PACKET_KEY: Array("uint8", (len(data),), STYPE, data)})
+    return bytes_record(_PACKET_KEY, STYPE, packet.data)
 
 
 def stable_identity(context: Context) -> int:

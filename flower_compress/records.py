@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from .errors import LayoutMismatchError
 
-__all__ = ["array_bytes", "only_array_record", "records_of", "uniform_mean"]
+__all__ = [
+    "array_bytes",
+    "bytes_record",
+    "find_bytes",
+    "only_array_record",
+    "records_of",
+    "uniform_mean",
+]
 
 _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -28,6 +35,21 @@ def array_bytes(content: RecordDict) -> int:
         for record in records_of(content, ArrayRecord)
         for array in record.values()
     )
+
+
+def bytes_record(name: str, stype: str, data: bytes) -> ArrayRecord:
+    """Return a record with one array of that name and stype, which holds `data`."""
+    return ArrayRecord({name: Array("uint8", (len(data),), stype, data)})
+
+
+def find_bytes(content: RecordDict, name: str, stype: str) -> tuple[str, bytes] | None:
+    """Return key and data of the record that :func:`bytes_record` made, if any."""
+    for key, record in content.items():
+        if isinstance(record, ArrayRecord) and name in record:
+            array = record[name]
+            if array.stype == stype:
+                return key, array.data
+    return None
 
 
 def only_array_record(content: RecordDict, where: str) -> tuple[str, ArrayRecord]:

@@ -125,10 +125,6 @@ class PostOffice:
         self._keeps_estimates = keeps_estimates
         self.boxes = [Box() for _ in sources]
 
-    def readers(self, node: int) -> list[int]:
-        """Return who ever hears a node."""
-        return self._readers[node]
-
     def wants_snapshot(self, node: int, online: set[int]) -> bool:
         """Whether a node that is there holds nothing of `node`."""
         return any(

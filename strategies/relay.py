@@ -74,13 +74,12 @@ from .saving import (
 from .server_optimizers import StepSize, check_step_size, step_size_of
 from .topology import Schedule, Topology, from_matrix
 
-__all__ = ["CollectEvery", "Relay"]
+__all__ = ["Relay"]
 
 _log = getLogger("flwr")
 _RETRY_SECONDS = 0.5
 _KEY = "arrays"
 _CONFIG_KEY = "config"
-CollectEvery = int | None
 
 
 class Relay(Strategy):
@@ -173,7 +172,7 @@ class Relay(Strategy):
         residual: bool = True,
         seed: int = 0,
         exact_pattern: str = EXACT_PATTERN,
-        collect_every: CollectEvery = 0,
+        collect_every: int | None = 0,
         evaluate_at_nodes: bool = False,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
@@ -589,25 +588,24 @@ class Relay(Strategy):
         if self.evaluate_at_nodes:
             contents = [msg.content for _, msg in accepted.values()]
             metrics = uniform_mean(contents, "") if contents else metrics
-        models = {
-            node: posting
-            for node, (posting, _) in accepted.items()
-            if posting.model is not None and not posting.resync
-        }
-        if models:
-            self._collect(models)
+        if self._collect({node: posting for node, (posting, _) in accepted.items()}):
             distances = self.distances.values()
             metrics["consensus-distance"] = sum(distances) / len(distances)
         return metrics
 
-    def _collect(self, models: dict[int, Posting]) -> None:
+    def _collect(self, postings: Mapping[int, Posting]) -> bool:
+        """Take the models over that postings hold, and say whether there are any."""
         layout = self._contracts[0].layout
-        vectors: dict[int, Vector] = {}
-        for node, posting in models.items():
-            if posting.model is not None:
-                vectors[node] = posting.model
+        vectors: dict[int, Vector] = {
+            node: posting.model
+            for node, posting in postings.items()
+            if posting.model is not None and not posting.resync
+        }
+        if not vectors:
+            return False
+        exacts = {node: postings[node].exact for node in vectors}
         self.node_models = {
-            node: layout.unflatten(vector, models[node].exact)
+            node: layout.unflatten(vector, exacts[node])
             for node, vector in vectors.items()
         }
         mean = np.zeros(layout.dim)
@@ -620,10 +618,9 @@ class Relay(Strategy):
         }
         exact = b""
         if self._exact:
-            exact = layout.average_exact(
-                [posting.exact for posting in models.values()], [1.0] * len(models)
-            )
+            exact = layout.average_exact([*exacts.values()], [1.0] * len(exacts))
         self._mean = layout.unflatten(mean.astype(np.float32), exact)
+        return True
 
     # -- checkpoints ---------------------------------------------------------------
 

@@ -51,7 +51,7 @@ class Problem:
         return 0.0, {name: array.numpy() for name, array in record.items()}
 
     def local_steps(self, *_: object) -> tuple[float, Arrays]:
-        raise NotImplementedError
+        raise AssertionError("QAdam keeps moments of gradients: no local steps")
 
     def evaluate(self, arrays: Arrays) -> dict[str, float]:
         return {"loss": 0.0}
