@@ -25,12 +25,12 @@ from .checkpointing import Checkpointing
 from .engines import quiet_flower, run_all
 from .network import Network
 from .records import (
-    NodesCsv,
     RoundRecord,
     RoundsCsv,
     cut_off,
     summarise,
     write_json,
+    write_nodes,
 )
 from .report import summary_tables, write_report
 from .settings import Settings
@@ -205,7 +205,7 @@ class Experiment:
         summary = summarise(records, self._sha256, settings)
         if self._cutoff is not None:
             summary["cutoff"] = cut_off(records, *self._cutoff)
-        NodesCsv.write(self.out, records)
+        write_nodes(self.out, records)
         write_json(self.out / "summary.json", summary)
         path = write_report(self.out, records, summary, link=self.link)
         for table in summary_tables(summary):

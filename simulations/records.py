@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Final, NotRequired, Self, TextIO, TypedDict
+from typing import Any, Final, NotRequired, Self, TextIO, TypedDict
 
 import numpy as np
 
@@ -27,7 +27,6 @@ __all__ = [
     "AlgorithmSummary",
     "CutOff",
     "Nodes",
-    "NodesCsv",
     "RecordsError",
     "RoundRecord",
     "RoundsCsv",
@@ -37,6 +36,7 @@ __all__ = [
     "read_rounds",
     "summarise",
     "write_json",
+    "write_nodes",
 ]
 
 _BASELINES: Final = ("sgd", "dpsgd")
@@ -61,7 +61,8 @@ class Nodes:
     distance : tuple[float, ...]
         ||x_i - mean x||^2; their mean is the consensus distance.
     zeros : tuple[float, ...]
-        Share of zeros in z_i, what the node posted last, in [0, 1]; empty if unknown.
+        Share of zeros in z_i, what the node posted last, in [0, 1]; empty if one is
+        not known.
     sent_bytes, sent_bits : tuple[int, ...]
         Since the start, on all edges that leave the node: bytes of the letters, and
         the exact bits that they carry.
@@ -124,6 +125,25 @@ class RoundRecord:
 
 
 _HEADER: Final = tuple(f.name for f in fields(RoundRecord) if f.name != "nodes")
+_NODES_HEADER: Final = (
+    "algorithm",
+    "seed",
+    "round",
+    "node",
+    "accuracy",
+    "distance",
+    "zeros",
+    "sent_bytes",
+    "sent_bits",
+)
+_EDGES_HEADER: Final = (
+    "algorithm",
+    "seed",
+    "sender",
+    "receiver",
+    "num_bytes",
+    "payload_bits",
+)
 _FLOATS: Final = ("loss", "accuracy")
 _INTEGERS: Final = (
     "seed",
@@ -193,59 +213,35 @@ class RoundsCsv:
         self._file.flush()
 
 
-class NodesCsv:
-    """``nodes.csv`` and ``edges.csv`` of decentralized runs, written at the end.
+def write_nodes(folder: Path, records: Iterable[RoundRecord]) -> None:
+    """Write ``nodes.csv`` and ``edges.csv``, if a run was decentralized.
 
-    One row for each node and logged round: algorithm, seed, round, node, accuracy,
-    distance, zeros, sent_bytes, sent_bits; and one for each edge: algorithm, seed,
-    sender, receiver, num_bytes, payload_bits. See :class:`Nodes`.
+    One row for each node and logged round, and one for each edge; see :class:`Nodes`.
     """
-
-    _NODES: ClassVar = ("algorithm", "seed", "round", "node", "accuracy") + (
-        "distance",
-        "zeros",
-        "sent_bytes",
-        "sent_bits",
-    )
-    _EDGES: ClassVar = (
-        "algorithm",
-        "seed",
-        "sender",
-        "receiver",
-        "num_bytes",
-        "payload_bits",
-    )
-
-    @classmethod
-    def write(cls, folder: Path, records: Iterable[RoundRecord]) -> None:
-        """Write both files, if there is anything to write."""
-        nodes: list[list[str]] = []
-        edges: list[list[str]] = []
-        for record in records:
-            if record.nodes is None:
-                continue
-            key = [record.algorithm, str(record.seed)]
-            zeros = record.nodes.zeros or (None,) * len(record.nodes.node)
-            columns = zip(
-                record.nodes.node,
-                record.nodes.accuracy,
-                record.nodes.distance,
-                zeros,
-                record.nodes.sent_bytes,
-                record.nodes.sent_bits,
-                strict=True,
-            )
-            nodes += [
-                [*key, str(record.round), *map(_to_field, row)] for row in columns
-            ]
-            edges += [[*key, *map(str, row)] for row in record.nodes.edge_rows()]
-        for name, header, rows in (
-            ("nodes.csv", cls._NODES, nodes),
-            ("edges.csv", cls._EDGES, edges),
-        ):
-            if rows:
-                with (folder / name).open("w", encoding="utf-8", newline="") as file:
-                    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    nodes: list[list[str]] = []
+    edges: list[list[str]] = []
+    for record in records:
+        if record.nodes is None:
+            continue
+        key = [record.algorithm, str(record.seed)]
+        columns = zip(
+            record.nodes.node,
+            record.nodes.accuracy,
+            record.nodes.distance,
+            record.nodes.zeros or (None,) * len(record.nodes.node),
+            record.nodes.sent_bytes,
+            record.nodes.sent_bits,
+            strict=True,
+        )
+        nodes += [[*key, str(record.round), *map(_to_field, row)] for row in columns]
+        edges += [[*key, *map(str, row)] for row in record.nodes.edge_rows()]
+    for name, header, rows in (
+        ("nodes.csv", _NODES_HEADER, nodes),
+        ("edges.csv", _EDGES_HEADER, edges),
+    ):
+        if rows:
+            with (folder / name).open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def read_rounds(path: Path | str) -> list[RoundRecord]:

@@ -95,6 +95,7 @@ def run_on_grid(
 def _nodes(relay: Relay, task: Task, *, last: bool) -> Nodes:
     """Measure the models that the relay has collected, and what each node sent."""
     nodes = tuple(relay.node_models)
+    zeros = [relay.zeros[node] for node in nodes if node in relay.zeros]
     sent = [relay.edges.sent_by(node) for node in nodes]
     edges: tuple[int, ...] = ()
     if last:
@@ -106,7 +107,7 @@ def _nodes(relay: Relay, task: Task, *, last: bool) -> Nodes:
             task.accuracy(_to_numpy(relay.node_models[node])) for node in nodes
         ),
         distance=tuple(relay.distances[node] for node in nodes),
-        zeros=tuple(relay.zeros[node] for node in nodes if node in relay.zeros),
+        zeros=tuple(zeros) if len(zeros) == len(nodes) else (),
         sent_bytes=tuple(traffic.num_bytes for traffic in sent),
         sent_bits=tuple(traffic.payload_bits for traffic in sent),
         edges=edges,

@@ -23,8 +23,9 @@ from flower_compress.testing import InProcessGrid
 from simulations.client_app import app
 from simulations.engines import quiet_flower
 from simulations.experiment import Experiment
-from simulations.records import RoundRecord, cut_off, read_rounds
+from simulations.records import RoundRecord, cut_off, read_rounds, write_nodes
 from simulations.reproduction import load_reproduction
+from simulations.runner import _nodes
 from simulations.settings import Settings
 from tests.simulations.test_files import write_cifar10
 
@@ -91,6 +92,24 @@ def test_the_files_agree_with_each_other(tmp_path: Path) -> None:
     assert bits["malcom"] < bits["choco-qsgd"] < bits["dpsgd"] / 4
     assert bits["cdprox-sgt"] > 1.5 * bits["malcom"]
     assert summary["malcom"]["bits_fraction_of_sgd"] == bits["malcom"] / bits["dpsgd"]
+
+
+def test_a_node_that_has_made_no_step_leaves_the_files_whole(tmp_path: Path) -> None:
+    relay, task = SMALL.strategy(), SMALL.problem
+    assert isinstance(relay, Relay)
+    initial = ArrayRecord(
+        {name: write_array(a) for name, a in task.initial_arrays().items()}
+    )
+    with quiet_flower():
+        config = SMALL.train_config()
+        relay.start(InProcessGrid(app, 5), initial, num_rounds=1, train_config=config)
+    assert len(_nodes(relay, task, last=True).zeros) == 5
+    del relay.zeros[3]
+    nodes = _nodes(relay, task, last=True)
+    assert nodes.zeros == ()
+    record = RoundRecord("malcom", 0, 1, 1.0, None, 0.5, 0, 0, 0, 0, nodes)
+    write_nodes(tmp_path, [record])
+    assert [row["zeros"] for row in rows_of(tmp_path / "nodes.csv")] == [""] * 5
 
 
 @pytest.mark.ray
