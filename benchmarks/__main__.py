@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 
 from . import (
     baselines,
@@ -95,13 +95,23 @@ def main(
             typer.echo(f"no {needed}: the suite {name!r} is left out")
             names.remove(name)
     out.mkdir(parents=True, exist_ok=True)
+    # Refreshed between measurements: a thread that does it waits for the interpreter's
+    # lock, and each time NumPy gives that up and takes it back costs microseconds then.
     with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
+        *Progress.get_default_columns(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        auto_refresh=False,
     ) as progress:
         for name in names:
             steps, measure = chosen[name]
             task = progress.add_task(name, total=steps)
-            rows = measure(partial(progress.advance, task))
+
+            def advance(task: TaskID = task) -> None:
+                progress.update(task, advance=1, refresh=True)
+
+            progress.refresh()
+            rows = measure(advance)
             once = name == "server-memory"
             result = {
                 "machine": machine(),
