@@ -86,11 +86,12 @@ def choose_code(name: str, symbols: Symbols) -> Code:
 def encode_symbols(name: str, symbols: Symbols) -> tuple[Code, bytes, int]:
     """Return the code that :func:`choose_code` chooses, its bytes and their bits."""
     if name == "auto" and symbols.dim < _MIN_HUFFMAN_DIM:
-        fixed, count = _BY_NAME["fixed-width"], symbols.num_nonzero
-        if not _is_short_and_dense(symbols, count):
+        fixed = _BY_NAME["fixed-width"]
+        if not _is_short_and_dense(symbols):
             # Writing the runs takes hardly longer than counting them.
             runs = _runs_code(symbols)
             data, num_bits = runs.encode(symbols)
+            count = symbols.num_nonzero
             # Zeros beside other symbols take a bit each in fixed width, at least.
             few = num_bits < symbols.dim and 0 < count < symbols.dim
             if few or num_bits < fixed.num_bits(symbols):
@@ -115,15 +116,16 @@ def _runs_code(symbols: Symbols) -> Code:
     return _BY_NAME["indices" if binary else "nested-golomb"]
 
 
-def _is_short_and_dense(symbols: Symbols, num_nonzero: int) -> bool:
-    wide = max(-symbols.low, symbols.high) > 1
-    return wide and symbols.dim <= FEW and 2 * num_nonzero > symbols.dim
+def _is_short_and_dense(symbols: Symbols) -> bool:
+    if symbols.dim > FEW or max(-symbols.low, symbols.high) <= 1:
+        return False
+    return 2 * symbols.num_nonzero > symbols.dim
 
 
 def _choose_fast(symbols: Symbols) -> Code:
     runs = _runs_code(symbols)
     best = _BY_NAME["fixed-width"]
-    if _is_short_and_dense(symbols, symbols.num_nonzero):
+    if _is_short_and_dense(symbols):
         return best
     sample, saving = symbols, 0.0
     if symbols.dim > SAMPLE_SIZE:

@@ -56,7 +56,7 @@ class PackedCode(Code):
 
     def encode(self, symbols: Symbols) -> tuple[bytes, int]:
         """Return the code and its length in bits, a multiple of 8."""
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         values = np.ascontiguousarray(symbols.dense())
         for layer in range(_MAX_LAYERS):
             if not values.size:
@@ -68,7 +68,7 @@ class PackedCode(Code):
             low_bits, packed, escaped = packing.pack(values)
             flags = packing.shift | _GAP * packing.gap | _ESCAPE * packing.escape
             parts.append(_HEADER.pack(packing.base - 1, flags, packing.low))
-            parts.append(low_bits.tobytes())
+            parts.append(low_bits.data)
             if packed.size:
                 parts += self.compress(packed, packing.num_byte_values)
             values = escaped

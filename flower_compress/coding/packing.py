@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptPacket
-from .symbols import Integers
+from .symbols import Integers, nonzero_mask
 
 __all__ = ["BLOCK_BYTES", "GROUPS", "Bytes", "Packing"]
 
@@ -106,7 +106,7 @@ class Packing:
                 if each == 8:
                     plane[start : start + count] = (block >> bit).astype(np.uint8)
                 else:
-                    bits = np.packbits((block & (1 << bit)).astype(bool))
+                    bits = np.packbits(nonzero_mask(block & (1 << bit)))
                     plane[start // 8 :][: bits.size] = bits
             if not packed.size:
                 continue
@@ -115,11 +115,12 @@ class Packing:
             # Unsigned: what lies below the window wraps around to far above it.
             np.subtract(block.view(unsigned), offset, out=work[:count])
             if self.escape:
-                np.minimum(work[:count], last[:count], out=work[:count])
-                if self.gap and np.count_nonzero(symbols) < count:
+                if self.gap and np.count_nonzero(nonzero_mask(symbols)) < count:
                     work[:count][symbols == 0] = self.base - 1
-                escapes = work[:count] == last[:count]
-                escaped.append(symbols[np.flatnonzero(escapes)])
+                if int(np.maximum.reduce(work[:count])) >= self.base - 1:
+                    np.minimum(work[:count], last[:count], out=work[:count])
+                    escapes = work[:count] == last[:count]
+                    escaped.append(symbols[np.flatnonzero(escapes)])
             if values.itemsize > 1:
                 digits[:count] = work[:count]
             size = self.num_bytes(count)

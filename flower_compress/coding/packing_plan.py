@@ -20,6 +20,8 @@ __all__ = ["ByteCoder", "plan_all", "plan_packing"]
 
 # Zeros rarer than this are escaped where the alphabet has no zero else.
 _RARE_ZERO = 1 / 256
+# What the time is worth that it takes to close a gap, in bits a symbol.
+_PER_GAP = 0.005
 # The bulk of a wide alphabet, all but two tails, is narrowed to 2^7 levels: with ten
 # levels to a standard deviation the low bits are uniform to 0.1 %.
 _TAIL = 1 / 1024
@@ -94,7 +96,6 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
     lowest, highest = int(values.min()), int(values.max())
     if lowest == highest:
         return Packing(1, lowest)
-    best, least = _pack_range(lowest, highest), math.inf
     coarse = max(0, (highest - lowest).bit_length() - _MAX_LEVELS_LOG2)
     lowest, highest = lowest >> coarse, highest >> coarse
     sample = sample_runs(values) >> coarse
@@ -102,18 +103,39 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
     counts = np.bincount(
         sample.astype(np.int64) - lowest, minlength=highest - lowest + 1
     )
-    gap, covers = False, True
-    if coarse == 0 and lowest < 0 < highest:
-        gap = bool(counts[-lowest] < _RARE_ZERO * sample.size)
-    if gap:
+    plans = [(False, True, counts)]
+    inner = coarse == 0 and lowest < 0 < highest
+    if inner and counts[-lowest] < _RARE_ZERO * sample.size:
         covers = np.count_nonzero(nonzero_mask(values)) == values.size
-        counts = np.delete(counts, -lowest)
+        plans.append((True, covers, np.delete(counts, -lowest)))
+    found = [
+        _plan_levels(left, lowest, coarse, gap, covers, values.size, coder)
+        for gap, covers, left in plans
+    ]
+    return min(found, key=lambda plan: plan[1])[0]
+
+
+def _plan_levels(
+    counts: NDArray[np.int64],
+    lowest: int,
+    coarse: int,
+    gap: bool,
+    covers: bool,
+    size: int,
+    coder: ByteCoder,
+) -> tuple[Packing, float]:
+    """Return the best packing of `size` symbols with these counts, and its cost.
+
+    `counts` are those of lowest, lowest + 1, ... after `coarse` low bits are taken off;
+    `covers` says whether all symbols are among them.
+    """
+    best, least = Packing(1, lowest), math.inf
     min_shift = _min_shift(counts)
     for shift in range(min_shift, min_shift + _MORE_SHIFTS):
         first, levels = _levels(counts, lowest, shift)
         occurring = levels[levels > 0]
         entropy = -float(occurring @ np.log2(occurring))
-        base_cost = coarse + shift + (1 + coder.per_bit) * entropy
+        base_cost = coarse + shift + (1 + coder.per_bit) * entropy + _PER_GAP * gap
         if base_cost > least:
             break
         sums = np.concatenate(([0.0], levels.cumsum()))
@@ -128,13 +150,13 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
             # The entropy of the digits and that of the escaped symbols add up to that
             # of the levels.
             cost = base_cost + outside * (coder.per_escape + coarse + shift)
-            cost += coder.packing_bits(group, digits, max(top, outside), values.size)
+            cost += coder.packing_bits(group, digits, max(top, outside), size)
             if cost < least:
                 least = cost
                 best = Packing(
                     window + escape, first + start, coarse + shift, gap, escape
                 )
-    return best
+    return best, least
 
 
 def _pack_range(lowest: int, highest: int) -> Packing:

@@ -31,7 +31,9 @@ from flower_compress.coding.packing import BLOCK_BYTES, GROUPS, Packing
 from flower_compress.coding.packing_plan import plan_all, plan_packing
 from flower_compress.coding.sampling import sample_symbols
 from flower_compress.coding.symbols import symbol_dtype
+from flower_compress.compressors import DitheredQuantizer
 from flower_compress.errors import CorruptPacket, MissingExtraError, UnknownNameError
+from flower_compress.streams import Purpose, Stream
 
 PACKED = pytest.mark.parametrize("name", ["packed-huffman", "entropy"])
 
@@ -689,3 +691,20 @@ def test_sparse_symbols_are_runs_in_place_of_ans(count: int) -> None:
     runs, num_bits = NestedGolomb().encode(symbols)
     assert check_round_trip(Entropy(), symbols) == b"\1" + runs
     assert Entropy().num_bits(symbols) == 8 + num_bits
+
+
+@pytest.mark.parametrize(("levels", "gap"), [(8, False), (16, True)])
+def test_a_gap_is_closed_only_where_that_saves_bits(levels: int, gap: bool) -> None:
+    """That costs passes over the symbols, and an escape if there is a zero."""
+    # About 13 levels, pairs in a byte with or without a zero, and twice as many: of
+    # their pairs that of 0 and 1 would be half as frequent as it should.
+    x = np.random.default_rng(1).standard_normal(512 * 256, dtype=np.float32)
+    compressor = DitheredQuantizer(levels, bucket_size=512)
+    symbols = compressor.compress(x, Stream(1, Purpose.UPLINK)).symbols
+    assert symbols is not None
+    values = symbols.dense()
+    for zeros in (0, 1):
+        values[:zeros] = 0
+        packing = plan_packing(values, PackedHuffman.byte_coder)
+        assert (packing.gap, packing.shift, packing.group) == (gap, gap, 2)
+        assert gap or not packing.escape
