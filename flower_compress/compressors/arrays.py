@@ -9,6 +9,7 @@ bits on every machine.
 from __future__ import annotations
 
 import math
+import struct
 import sys
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -18,10 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..coding.bits import FEW
 from ..coding.symbols import symbol_dtype
+from ..errors import CorruptPacket
 from ..streams import Draws, Stream
 
-__all__ = ["NUMPY", "ArrayOps", "array_ops"]
+__all__ = ["NUMPY", "ArrayOps", "array_ops", "no_level"]
 
 Array = Any
 """A NumPy array or a torch tensor."""
@@ -31,16 +34,25 @@ _MANY = 1 << 17
 _FEW = 8
 """So many entries are looked at one by one: faster than a reduction."""
 
-_SMALLEST = np.float32(2.0**-149)
+_SMALLEST = 2.0**-149
+_FLOAT32 = struct.Struct("<f")
 
 _NOTHING: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+_ZERO = np.zeros(1, dtype=np.float32)
 
 _BLOCK = 1 << 16
 """Entries that are processed at a time: they stay in the cache."""
 
 
 class ArrayOps(ABC):
-    """Functions on arrays of one library. Tables have shape (rows, width), float32."""
+    """Functions on arrays of one library. Tables have shape (rows, width), float32.
+
+    *Row numbers* are what there is one of for each row: an array, shape (rows,), or a
+    Python float where there is one row and that is faster. Functions that take arrays
+    elementwise take row numbers as well. A float32 result is made of them in float64
+    and rounded once by :meth:`float32`: for sums, products, quotients and square roots
+    of float32 numbers that is the float32 operation, bit for bit.
+    """
 
     @abstractmethod
     def vector(self, x: Array) -> Array:
@@ -67,15 +79,26 @@ class ArrayOps(ABC):
 
     @abstractmethod
     def squares(self, table: Array) -> Array:
-        """Return each row's sum of squares, summed in float64. Shape (rows,)."""
+        """Return each row's sum of squares, summed in float64, as row numbers."""
 
     @abstractmethod
     def abs_sums(self, table: Array) -> Array:
-        """Return each row's sum of magnitudes, summed in float64. Shape (rows,)."""
+        """Return each row's sum of magnitudes, summed in float64, as row numbers."""
+
+    @abstractmethod
+    def reaches(self, table: Array, bounds: Array) -> Array:
+        """Return which |x| are at least the row's bound, shape of `table`."""
+
+    @abstractmethod
+    def same(self, x: Array, y: Array) -> bool:
+        """Whether all row numbers are the same."""
 
     @abstractmethod
     def tails(self, table: Array, bounds: Array) -> tuple[Array, Array]:
-        """Return how many |x| are at least the row's bound, and their sum, float64."""
+        """Return how many |x| are at least the row's bound, and their sum, in float64.
+
+        Row numbers, all three.
+        """
 
     @abstractmethod
     def limit(self, table: Array, bounds: Array) -> Array:
@@ -83,9 +106,10 @@ class ArrayOps(ABC):
 
     @abstractmethod
     def extremes(self, table: Array) -> tuple[Array, Array]:
-        """Return each row's least and greatest entry; rows are not empty.
+        """Return each row's least and greatest entry, as row numbers.
 
-        A zero is +0.0, whichever sign the row's zeros have: libraries disagree.
+        Rows are not empty. A zero is +0.0, whichever sign the row's zeros have:
+        libraries disagree.
         """
 
     def moments(self, table: Array) -> tuple[Array, Array, Array]:
@@ -136,12 +160,24 @@ class ArrayOps(ABC):
         """Return integers in the smallest dtype that holds [low, high]."""
 
     @abstractmethod
+    def values(self, numbers: list[Array]) -> Array:
+        """Return row numbers that are float32, one after the other, as an array."""
+
+    @abstractmethod
+    def row_numbers(self, values: Array, rows: int) -> list[Array]:
+        """Return what :meth:`values` was given."""
+
+    @abstractmethod
     def concat(self, parts: list[Array]) -> Array:
         """Return the arrays one after the other."""
 
     @abstractmethod
     def empty(self) -> Array:
         """Return a float32 array without entries."""
+
+    @abstractmethod
+    def integers(self, count: int, low: int, high: int) -> Array:
+        """Return an array for `count` integers in [low, high], not filled."""
 
     @abstractmethod
     def falses(self, dim: int) -> Array:
@@ -208,6 +244,7 @@ class ArrayOps(ABC):
         dither: Array,
         refine: Draws | None,
         below: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
         """Return k = floor((x - offset) / scale * levels + j / 2^b), shape of `table`.
 
@@ -222,7 +259,7 @@ class ArrayOps(ABC):
         table : Array
             Shape (rows, width).
         offsets, scales : Array
-            Shape (rows,), float32.
+            Row numbers, float32; no offset exceeds an entry of its row.
         levels : float
             At most 2^15 - 1, where |x - offset| is at most the scale.
         high : int
@@ -232,9 +269,15 @@ class ArrayOps(ABC):
         refine : Draws, optional
             Where the uniforms come from.
         below : Array, optional
-            Shape (rows,), integers: count k from there, without a zero. k becomes
+            Row numbers, integers: count k from there, without a zero. k becomes
             k - below if k < below, else k - below + 1, and 0 where x = 0.
+        out : Array, optional
+            Where to write k.
         """
+
+    @abstractmethod
+    def product(self, integers: Array, scales: Array) -> Array:
+        """Return k * scale in float32, of an array and row numbers or an array."""
 
     @abstractmethod
     def scaled(
@@ -255,7 +298,7 @@ class ArrayOps(ABC):
         integers : Array
             k, shape (rows, width).
         scales, offsets : Array
-            Shape (rows,), float32.
+            Row numbers, float32.
         dither : Array, optional
             j, shape (rows * width,).
         """
@@ -267,12 +310,14 @@ class ArrayOps(ABC):
         below: Array,
         scales: Array,
         offsets: Array,
+        highest: int,
         dither: Array | None,
     ) -> Array:
         """Return :meth:`scaled` of levels that count from zero, 0 for the symbol 0.
 
-        The level of a symbol k is k + below if k < 0, and k + below - 1 if k > 0.
-        `below`, `scales` and `offsets` have shape (rows,).
+        The level of a symbol k is k + below if k < 0, and k + below - 1 if k > 0, with
+        |k| and `below` at most highest + 1. `below`, `scales` and `offsets` are row
+        numbers. Raises CorruptPacket unless the levels lie in [0, highest].
         """
 
     @abstractmethod
@@ -308,6 +353,8 @@ class NumpyOps(ArrayOps):
 
     def within(self, x: Array, low: float, high: float) -> bool:
         # No comparison with NaN holds, and a NaN is its array's minimum.
+        if isinstance(x, float):
+            return low <= x <= high
         if x.size <= _FEW:
             return all(low <= entry <= high for entry in x.tolist())
         return bool(x.min() >= low) and bool(x.max() <= high)
@@ -317,29 +364,36 @@ class NumpyOps(ArrayOps):
         return int(x.size - np.count_nonzero(finite)), int(np.argmin(finite))
 
     def squares(self, table: Array) -> Array:
-        return _row_sums(table, _add_squares)
+        return _row_number(_row_sums(table, _add_squares))
 
     def abs_sums(self, table: Array) -> Array:
-        return _row_sums(table, _add_magnitudes)
+        return _row_number(_row_sums(table, _add_magnitudes))
+
+    def reaches(self, table: Array, bounds: Array) -> Array:
+        return np.abs(table) >= _column(bounds)
+
+    def same(self, x: Array, y: Array) -> bool:
+        return x == y if isinstance(x, float) else bool((x == y).all())
 
     def tails(self, table: Array, bounds: Array) -> tuple[Array, Array]:
         counts, sums = np.zeros((2, table.shape[0]), dtype=np.float64)
-        bounds = bounds[:, None]
+        bounds = _column(bounds)
         for r, c in _blocks(*table.shape):
             magnitudes = np.abs(table[r, c])
-            large = magnitudes >= bounds[r]
-            counts[r] += np.count_nonzero(large, axis=1)
+            large = magnitudes >= _of_rows(bounds, r)
+            counts[r] += np.add.reduce(large, axis=1, dtype=np.int64)
             magnitudes *= large
-            sums[r] += magnitudes.sum(axis=1, dtype=np.float64)
-        return counts, sums
+            sums[r] += np.add.reduce(magnitudes, axis=1, dtype=np.float64)
+        return _row_number(counts), _row_number(sums)
 
     def limit(self, table: Array, bounds: Array) -> Array:
-        limited = np.maximum(table, -bounds[:, None])
-        return np.minimum(limited, bounds[:, None], out=limited)
+        bounds = _column(bounds)
+        limited = np.maximum(table, -bounds)
+        return np.minimum(limited, bounds, out=limited)
 
     def extremes(self, table: Array) -> tuple[Array, Array]:
         low, high = _extremes(table)
-        return low + 0.0, high + 0.0
+        return _row_number(low) + 0.0, _row_number(high) + 0.0
 
     def moments(self, table: Array) -> tuple[Array, Array, Array]:
         if table.size <= _BLOCK:
@@ -352,31 +406,39 @@ class NumpyOps(ArrayOps):
             np.minimum(low[r], least, out=low[r])
             np.maximum(high[r], greatest, out=high[r])
             squares[r] += _add_squares(block)
-        return low + 0.0, high + 0.0, squares
+        low, high = _row_number(low), _row_number(high)
+        return low + 0.0, high + 0.0, _row_number(squares)
 
     def where(self, condition: Array, yes: Any, no: Any) -> Array:
+        if isinstance(condition, bool):
+            return yes if condition else no
         return np.where(condition, yes, no)
 
     def divide(self, x: Array, divisor: Array | float) -> Array:
         return x / divisor
 
     def sqrt(self, x: Array) -> Array:
-        return np.sqrt(x)
+        return math.sqrt(x) if isinstance(x, float) else np.sqrt(x)
 
     def ceil(self, x: Array) -> Array:
-        return np.ceil(x)
+        return float(math.ceil(x)) if isinstance(x, float) else np.ceil(x)
 
     def clip(self, x: Array, low: float | None, high: float | None) -> Array:
+        if isinstance(x, float):
+            x = x if low is None else max(x, low)
+            return x if high is None else min(x, high)
         # np.clip takes three times as long on a few entries.
         if low is not None:
             x = np.maximum(x, low)
         return x if high is None else np.minimum(x, high)
 
     def float32(self, x: Array) -> Array:
+        if isinstance(x, float):
+            return _FLOAT32.unpack(_FLOAT32.pack(x))[0]
         return x.astype(np.float32)
 
     def float64(self, x: Array) -> Array:
-        return x.astype(np.float64)
+        return x if isinstance(x, float) else x.astype(np.float64)
 
     def int64(self, x: Array) -> Array:
         return x.astype(np.int64)
@@ -384,11 +446,25 @@ class NumpyOps(ArrayOps):
     def narrow(self, x: Array, low: int, high: int) -> Array:
         return x.astype(symbol_dtype(low, high))
 
+    def values(self, numbers: list[Array]) -> Array:
+        if isinstance(numbers[0], float):
+            return np.array(numbers, dtype=np.float32)
+        return np.concatenate(numbers)
+
+    def row_numbers(self, values: Array, rows: int) -> list[Array]:
+        if rows == 1:
+            numbers: list[float] = values.tolist()
+            return numbers
+        return [values[i : i + rows] for i in range(0, len(values), rows)]
+
     def concat(self, parts: list[Array]) -> Array:
         return np.concatenate(parts)
 
     def empty(self) -> Array:
         return np.zeros(0, dtype=np.float32)
+
+    def integers(self, count: int, low: int, high: int) -> Array:
+        return np.empty(count, dtype=symbol_dtype(low, high))
 
     def falses(self, dim: int) -> Array:
         return np.zeros(dim, dtype=bool)
@@ -449,36 +525,46 @@ class NumpyOps(ArrayOps):
         dither: Array,
         refine: Draws | None,
         below: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
         rows, width = table.shape
-        dtype = symbol_dtype(-high, high)
-        first = None if below is None else below.astype(dtype)[:, None]
+        dtype = symbol_dtype(-high, high) if out is None else out.dtype
+        first = None if below is None else _integer_column(below, dtype)
         # Any positive scale gives the zeros of a row of zeros.
-        scales = np.maximum(scales, _SMALLEST)[:, None]
-        shifts = None if offsets is None else offsets[:, None]
+        scales = _column(self.clip(scales, _SMALLEST, None))
+        shifts = None if offsets is None else _column(offsets)
         factor = levels * 256.0**dither.itemsize
         dither = dither.reshape(rows, width)
         if table.size <= _BLOCK:
             zeros = None if first is None else table == 0
-            k, tied, at_ties = _round(table, shifts, scales, factor, dither, refine)
-            result = k.astype(dtype)
+            result, tied, at_ties = _round(
+                table, shifts, scales, factor, dither, refine, dtype
+            )
             if first is not None:
                 _count_from_zero(result, first, zeros)
+            if out is not None:
+                out[...] = result
+                result = out
         else:
-            result = np.empty((rows, width), dtype)
+            result = np.empty((rows, width), dtype) if out is None else out
             places: list[Array] = []
             values: list[Array] = []
             for r, c in _blocks(rows, width):
                 x, block = table[r, c], result[r, c]
                 # The first to read `x` waits for the memory: this one least of all.
                 zeros = None if first is None else x == 0
-                part = None if shifts is None else shifts[r]
                 k, tied, at_ties = _round(
-                    x, part, scales[r], factor, dither[r, c], refine
+                    x,
+                    _of_rows(shifts, r),
+                    _of_rows(scales, r),
+                    factor,
+                    dither[r, c],
+                    refine,
+                    dtype,
                 )
                 block[...] = k
                 if first is not None:
-                    _count_from_zero(block, first[r], zeros)
+                    _count_from_zero(block, _of_rows(first, r), zeros)
                 if tied.size:
                     # A block has whole rows, or is a part of one.
                     places.append(tied + (r.start * width + c.start))
@@ -498,6 +584,9 @@ class NumpyOps(ArrayOps):
             flat[tied] = more
         return result
 
+    def product(self, integers: Array, scales: Array) -> Array:
+        return np.multiply(integers, scales, dtype=np.float32)
+
     def scaled(
         self,
         integers: Array,
@@ -506,15 +595,15 @@ class NumpyOps(ArrayOps):
         dither: Array | None = None,
     ) -> Array:
         rows, width = integers.shape
-        scales = scales[:, None]
-        shifts = None if offsets is None else offsets[:, None]
+        scales = _column(scales)
+        shifts = None if offsets is None else _column(offsets)
         result = np.empty((rows, width), dtype=np.float32)
         if dither is not None:
             dither = dither.reshape(rows, width)
         for r, c in _blocks(rows, width):
             part = None if dither is None else dither[r, c]
-            shift = None if shifts is None else shifts[r]
-            _scale(integers[r, c], scales[r], shift, part, result[r, c])
+            scale, shift = _of_rows(scales, r), _of_rows(shifts, r)
+            _scale(integers[r, c], scale, shift, part, result[r, c])
         return result
 
     def scaled_from_zero(
@@ -523,21 +612,27 @@ class NumpyOps(ArrayOps):
         below: Array,
         scales: Array,
         offsets: Array,
+        highest: int,
         dither: Array | None,
     ) -> Array:
         rows, width = integers.shape
-        below = below.astype(integers.dtype)[:, None]
-        scales, shifts = scales[:, None], offsets[:, None]
+        below = _integer_column(below, integers.dtype)
+        if rows == 1 and width <= FEW and highest < 127 and dither is None:
+            return _look_up(integers, below, scales, offsets, highest)
+        scales, shifts = _column(scales), _column(offsets)
         result = np.empty((rows, width), dtype=np.float32)
         if dither is not None:
             dither = dither.reshape(rows, width)
         for r, c in _blocks(rows, width):
             block, value = integers[r, c], result[r, c]
-            levels = block + below[r]
+            levels = block + _of_rows(below, r)
+            # Integers that overflow become negative.
+            if levels.min() < 0 or levels.max() > highest + 1:
+                raise no_level(highest)
             # As integers: NumPy is slow where it must convert.
             levels -= (block > 0).view(np.int8)
             part = None if dither is None else dither[r, c]
-            _scale(levels, scales[r], shifts[r], part, value)
+            _scale(levels, _of_rows(scales, r), _of_rows(shifts, r), part, value)
             if np.count_nonzero(block) < block.size:
                 value[block == 0] = 0.0
         return result
@@ -581,6 +676,30 @@ def _torch_ops(device: Any) -> ArrayOps:
     return TorchOps(device)
 
 
+def no_level(highest: int) -> CorruptPacket:
+    """Return the error for a symbol that stands for none of the levels."""
+    return CorruptPacket(f"a symbol is none of the {highest + 1} levels")
+
+
+def _row_number(x: Array) -> Array:
+    """Return the entry of an array of one row, or the array."""
+    return x.item() if x.size == 1 else x
+
+
+def _column(x: Array) -> Array:
+    """Return row numbers so that they meet the entries of their rows."""
+    return x if isinstance(x, float) else x[:, None]
+
+
+def _integer_column(x: Array, dtype: np.dtype[Any]) -> Array:
+    return int(x) if isinstance(x, float) else x.astype(dtype)[:, None]
+
+
+def _of_rows(column: Array, rows: slice) -> Array:
+    """Return a part of a column, or what all rows have in common."""
+    return column[rows] if isinstance(column, np.ndarray) else column
+
+
 def _blocks(
     rows: int, width: int, *, whole_rows: bool = False
 ) -> list[tuple[slice, slice]]:
@@ -603,6 +722,7 @@ def _round(
     factor: float,
     dither: Array,
     refine: Draws | None,
+    dtype: np.dtype[Any],
 ) -> tuple[Array, Array, Array]:
     """Return k of one block, the flat places of ties, and t there."""
     with _row_buffers(*t.shape):
@@ -610,20 +730,29 @@ def _round(
             t = t - shifts
         t = t / scales
     t *= factor
-    # Without refinement the nearest integer stands for t: no bias to one side.
-    whole = np.rint(t) if refine is None else np.floor(t)
-    # |t| is at most 127 * 2^8 or 32767 * 2^16, and a dither stays below the next.
-    total = whole.astype(np.int16 if dither.itemsize == 1 else np.int32)
-    np.add(total, dither, out=total)
+    whole = t
+    if refine is None:
+        # The nearest integer stands for t: no bias to one side.
+        whole = np.rint(t)
+    elif shifts is None:
+        whole = np.floor(t)
+    # Else t is not negative, and its floor is what a cast leaves. |t| is at most
+    # 127 * 2^8 or 32767 * 2^16.
+    bits = 8 * dither.itemsize
+    whole = whole.astype(np.int16 if bits == 8 else np.int32)
+    # The low bits by themselves and the carry: NumPy is slow where it must convert.
+    total = whole.astype(dither.dtype)
+    total += dither
     tied = at_ties = _NOTHING
     if refine is not None:
         # The lowest bits all set: the dither fell into t's own interval.
-        last = (1 << 8 * dither.itemsize) - 1
-        tied = (total.astype(dither.dtype) == last).reshape(-1).nonzero()[0]
+        tied = (total == (1 << bits) - 1).reshape(-1).nonzero()[0]
         if tied.size:
             at_ties = t.reshape(-1)[tied]
-    total >>= 8 * dither.itemsize
-    return total, tied, at_ties
+    whole >>= bits
+    k = whole.astype(dtype)
+    k += (total < dither).view(np.int8)
+    return k, tied, at_ties
 
 
 def _count_from_zero(block: Array, first: Array, zeros: Array) -> None:
@@ -653,6 +782,26 @@ def _scale(
         np.multiply(integers, scales, out=out, dtype=np.float32, casting="unsafe")
         if shifts is not None:
             out += shifts
+
+
+def _look_up(
+    integers: Array, below: int, scale: float, offset: float, highest: int
+) -> Array:
+    """Return :meth:`ArrayOps.scaled_from_zero` of a few entries of one row."""
+    values = _levels_up_to(highest) * scale
+    values += offset
+    values = np.concatenate((values[:below], _ZERO, values[below:]))
+    try:
+        # What lies below the levels wraps around to far above them.
+        found: Array = values.take((integers + below).view(np.uint8))
+    except IndexError:
+        raise no_level(highest) from None
+    return found
+
+
+@lru_cache(maxsize=64)
+def _levels_up_to(highest: int) -> NDArray[np.float32]:
+    return np.arange(highest + 1, dtype=np.float32)
 
 
 def _extremes(block: Array) -> tuple[Array, Array]:
@@ -704,7 +853,7 @@ def _add_squares(block: Array) -> Array:
 
 
 def _add_magnitudes(block: Array) -> Array:
-    return np.abs(block).sum(axis=1, dtype=np.float64)
+    return np.add.reduce(np.abs(block), axis=1, dtype=np.float64)
 
 
 def _row_sums(table: Array, sums: Any) -> Array:
@@ -762,27 +911,19 @@ def _hadamard(table: Array) -> Array:
     """Walsh-Hadamard transform of each row, in stages of falling stride; overwrites.
 
     A stage of stride s replaces every pair (a_i, a_{i+s}) by its sum and difference.
+    Here the two halves of a row meet in every stage, and what they make is written
+    pairwise, which brings the pairs of the next stage into the halves, and in the end
+    all into their places: every stage has long loops.
     """
-    rows, width = table.shape
-    table = np.ascontiguousarray(table)
-    inner = 1 << ((width.bit_length() - 1) // 2)
-    outer = width // inner
-    # The short strides run along the other axis, so that all loops are long.
-    table = _stages(table.reshape(rows, outer, inner))
-    table = _stages(np.ascontiguousarray(table.swapaxes(1, 2)))
-    return np.ascontiguousarray(table.swapaxes(1, 2)).reshape(rows, width)
-
-
-def _stages(table: Array) -> Array:
-    """All stages along the middle axis of an array, shape (rows, length, inner)."""
-    shape = rows, length, inner = table.shape
-    spare = np.empty_like(table)
-    stride = length // 2
-    while stride >= 1:
-        old = table.reshape(rows, -1, 2, stride * inner)
-        new = spare.reshape(rows, -1, 2, stride * inner)
-        np.add(old[:, :, 0], old[:, :, 1], out=new[:, :, 0])
-        np.subtract(old[:, :, 0], old[:, :, 1], out=new[:, :, 1])
-        table, spare = new, old
-        stride //= 2
-    return table.reshape(shape)
+    stages, half = table.shape[1].bit_length() - 1, table.shape[1] // 2
+    # Of one row a flat array: a loop over rows takes time, even over one.
+    start = table.reshape(-1) if len(table) == 1 else np.ascontiguousarray(table)
+    tables = start, np.empty_like(start)
+    halves = [(each[..., :half], each[..., half:]) for each in tables]
+    pairs = [(each[..., ::2], each[..., 1::2]) for each in tables]
+    for stage in range(stages):
+        first, second = halves[stage % 2]
+        sums, differences = pairs[1 - stage % 2]
+        np.add(first, second, out=sums)
+        np.subtract(first, second, out=differences)
+    return tables[stages % 2].reshape(table.shape)

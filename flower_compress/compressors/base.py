@@ -241,7 +241,7 @@ class Compressor(ABC):
         try:
             if len(tables) == 1:
                 _, rows, width = tables[0]
-                part = self._compress(x.reshape(rows, width), draws, ops)
+                part = self._compress(x.reshape(rows, width), draws, ops, None)
             else:
                 part = self._compress_all(x, tables, draws, ops)
         except NonFiniteError:
@@ -319,8 +319,14 @@ class Compressor(ABC):
     # --- One table, for subclasses ----------------------------------------------------
 
     @abstractmethod
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
-        """Quantize a table of finite entries, shape (rows, width), width >= 1."""
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
+        """Quantize a table of finite entries, shape (rows, width), width >= 1.
+
+        `out` has the shape of the table and the dtype of the symbols: integers of all
+        entries may be written there and returned, so that nobody has to join tables.
+        """
 
     @abstractmethod
     def _decompress(
@@ -367,24 +373,22 @@ class Compressor(ABC):
         self, x: Array, tables: Tables, draws: Draws, ops: ArrayOps
     ) -> Part:
         """Compress the tables of `x` one after the other, or none."""
-        values, entries, positions = [], [], []
+        alphabet = self.alphabet(x.shape[0])
+        whole = None if alphabet is None else ops.integers(x.shape[0], *alphabet)
+        values, entries, positions = [ops.empty()], [], []
         for start, rows, width in tables:
-            table = x[start : start + rows * width].reshape(rows, width)
-            part = self._compress(table, draws, ops)
+            span = slice(start, start + rows * width)
+            out = None if whole is None else whole[span].reshape(rows, width)
+            part = self._compress(x[span].reshape(rows, width), draws, ops, out)
             values.append(part.values)
-            if part.entries is not None:
-                entries.append(part.entries.reshape(-1))
             if part.positions is not None:
                 positions.append(part.positions + start)
-        none = ops.empty()
-        if not tables:
-            alphabet = self.alphabet(0)
-            return Part(none, None if alphabet is None else ops.narrow(none, *alphabet))
-        return Part(
-            ops.concat(values),
-            ops.concat(entries) if entries else None,
-            ops.concat(positions) if positions else None,
-        )
+                entries.append(part.entries)
+            elif out is not None and part.entries is not out:
+                out[...] = part.entries
+        if positions:
+            return Part(ops.concat(values), ops.concat(entries), ops.concat(positions))
+        return Part(ops.concat(values), whole)
 
     # --- The wire ---------------------------------------------------------------------
 
@@ -488,7 +492,7 @@ def scale_symbols(
     if positions is None:
         return ops.scaled(entries, scales)
     kept = scales[positions // width] if rows > 1 else scales
-    return ops.scatter(rows * width, positions, entries * kept)
+    return ops.scatter(rows * width, positions, ops.product(entries, kept))
 
 
 def check_integer(name: str, value: object, highest: int) -> None:

@@ -103,7 +103,9 @@ class DitheredQuantizer(Compressor):
         """The v in V <= r^2 d / (v L^2)."""
         return 12.0 if self.subtractive else 4.0
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         rows, width = table.shape
         if self.tau == "exact":
             least, greatest, squares = ops.moments(table)
@@ -111,8 +113,9 @@ class DitheredQuantizer(Compressor):
             least, greatest = ops.extremes(table)
         require_scales(least, ops, table, _MAX_ENTRY)
         require_scales(greatest, ops, table, _MAX_ENTRY)
-        ranges = greatest - least
-        low, wide = ops.float64(least), ops.float64(ranges)
+        low = ops.float64(least)
+        ranges = ops.float32(ops.float64(greatest) - low)
+        wide = ops.float64(ranges)
         if self.tau != "none":
             worth = width / self.levels**2
             if self.tau == "exact":
@@ -127,29 +130,25 @@ class DitheredQuantizer(Compressor):
         else:
             dither, refine = ops.dither(draws, rows * width, levels), draws
         entries = ops.round(
-            table, least, ranges, levels, levels + 1, dither, refine, below
+            table, least, ranges, levels, levels + 1, dither, refine, below, out
         )
-        return Part(ops.concat([low, step]), entries)
+        return Part(ops.values([low, step]), entries)
 
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
-        low, ranges = part.values[:rows], part.values[rows:]
+        low, ranges = ops.row_numbers(part.values, rows)[:2]
         check_scales(ranges, ops, 2.0 * _MAX_ENTRY)
         if not ops.within(low, -_MAX_ENTRY, _MAX_ENTRY):
             raise CorruptPacket(f"expected a range within +-{_MAX_ENTRY:.3g}")
         entries = self._dense(part, rows, width, ops)
         dither = None if draws is None else draws.dither(rows * width)
         below = self._below(low, ranges, ops)
-        least, greatest = ops.extremes(entries)
-        levels = ops.concat([least + below, greatest + below])
-        if not ops.within(levels, 0.0, self.levels + 1.0):
-            raise CorruptPacket(f"a symbol is none of the {self.levels + 1} levels")
-        steps = ops.divide(ranges, self.levels)
-        return ops.scaled_from_zero(entries, below, steps, low, dither)
+        steps = ops.float32(ops.divide(ops.float64(ranges), self.levels))
+        return ops.scaled_from_zero(entries, below, steps, low, self.levels, dither)
 
     def _below(self, low: Array, ranges: Array, ops: ArrayOps) -> Array:
-        """Return how many levels lie below zero in each row, shape (rows,), float64.
+        """Return how many levels lie below zero in each row, as float64.
 
         ceil(-L m / r), in float64 from the values that travel, within [0, L + 1]; one
         or none where r = 0.

@@ -28,7 +28,9 @@ class Identity(Compressor):
     def _omega(self, width: int) -> float:
         return 0.0
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         return Part(table.reshape(-1))
 
     def _decompress(

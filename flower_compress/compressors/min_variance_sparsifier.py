@@ -53,17 +53,18 @@ class MinVarianceSparsifier(Compressor):
     def _omega(self, width: int) -> float:
         return 1.0 / self.density - 1.0
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         rows, width = table.shape
         inverse = self._inverse(table, ops)
         # C(x) c is x c rounded to an integer at random, where that is -1, 0 or 1.
         dither = ops.dither(draws, rows * width, 1)
         limited = ops.limit(table, inverse)
-        entries = ops.round(limited, None, inverse, 1, 2, dither, draws)
-        reached = (limited == inverse[:, None]) | (limited == -inverse[:, None])
-        certain = reached & (table != 0)
+        entries = ops.round(limited, None, inverse, 1, 2, dither, draws, out=out)
+        certain = ops.reaches(table, inverse) & (table != 0)
         entries[certain] = 2
-        return Part(ops.concat([inverse, table[certain]]), entries)
+        return Part(ops.concat([ops.values([inverse]), table[certain]]), entries)
 
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
@@ -103,6 +104,6 @@ class MinVarianceSparsifier(Compressor):
             lower = ops.where(some, rest / ops.where(left > 0, left, 1.0), 0.0)
             # It only falls, but for the last bit.
             lower = ops.where(lower < inverse, lower, inverse)
-            if bool((ops.float32(lower) == ops.float32(inverse)).all()):
+            if ops.same(ops.float32(lower), ops.float32(inverse)):
                 return ops.float32(inverse)
             inverse = lower

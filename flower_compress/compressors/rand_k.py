@@ -55,7 +55,9 @@ class RandK(Count):
     def _omega(self, width: int) -> float:
         return 1.0 / self._share(width) - 1.0
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         rows, width = table.shape
         kept = self._count(width)
         if kept == width:

@@ -38,7 +38,9 @@ class RandomSparsifier(Sparsifier):
     def _omega(self, width: int) -> float:
         return (1.0 - self.p) / self.p
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         """Draw the support; zeros are never sent."""
         x = table.reshape(-1)
         positions = ops.positions(ops.bernoulli(self.p, len(x), draws) & (x != 0))

@@ -12,6 +12,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
@@ -81,7 +83,9 @@ class RotatedQuantizer(Compressor):
     def _omega(self, width: int) -> float:
         return self.step**2 / 12.0
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         rows, width = table.shape
         levels = math.sqrt(width) / self.step
         if levels > _MAX_LEVELS:
@@ -96,19 +100,20 @@ class RotatedQuantizer(Compressor):
         signs = ops.rotation_signs(rows, width, draws)
         rotated = ops.rotate(table, signs, inverse=False)
         dither, high = draws.dither(rows * width), self.alphabet(width)[1]
-        k = ops.round(rotated, None, norms, levels, high, dither, None)
-        return Part(norms, k)
+        k = ops.round(rotated, None, norms, levels, high, dither, None, out=out)
+        return Part(ops.values([norms]), k)
 
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
         if draws is None:
             raise ConfigurationError("the rotation needs the stream")
-        norms = part.values
+        norms = ops.row_numbers(part.values, rows)[0]
         check_scales(norms, ops, _MAX_NORM)
         # The sender's order: the signs of the rotation, then the dither.
         signs = ops.rotation_signs(rows, width, draws)
         dither = draws.dither(rows * width)
-        scales = norms * (self.step / math.sqrt(width))
+        factor = float(np.float32(self.step / math.sqrt(width)))
+        scales = ops.float32(ops.float64(norms) * factor)
         table = ops.scaled(self._dense(part, rows, width, ops), scales, None, dither)
         return ops.rotate(table, signs, inverse=True)

@@ -40,11 +40,14 @@ class ScaledSign(Compressor):
     def _contraction(self, width: int) -> float:
         return 1.0 / width
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         scales = ops.divide(ops.abs_sums(table), table.shape[1])
         require_scales(scales, ops, table)
         positive = ops.narrow(table > 0, -1, 1)
-        return Part(ops.float32(scales), positive - ops.narrow(table < 0, -1, 1))
+        scales = ops.values([ops.float32(scales)])
+        return Part(scales, positive - ops.narrow(table < 0, -1, 1))
 
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps

@@ -94,7 +94,9 @@ class StochasticQuantizer(Compressor):
             return min(d / s**2, math.sqrt(d) / s)
         return min(d / (4.0 * s**2), (1.0 + math.sqrt(d)) / (2.0 * s))
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         rows, width = table.shape
         if self.norm == 2:
             norms = ops.sqrt(ops.squares(table))
@@ -110,15 +112,18 @@ class StochasticQuantizer(Compressor):
             dither, refine = draws.dither(count), None
         else:
             dither, refine = ops.dither(draws, count, s), draws
-        return Part(norms, ops.round(table, None, norms, s, s, dither, refine))
+        entries = ops.round(table, None, norms, s, s, dither, refine, out=out)
+        return Part(ops.values([norms]), entries)
 
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
-        check_scales(part.values, ops)
+        norms = ops.row_numbers(part.values, rows)[0]
+        check_scales(norms, ops)
         # s * (||x|| / s) may round to infinity where ||x|| is the largest float32.
         bound = LARGEST * (1.0 - 2.0**-23) / (self.levels + self.subtractive)
-        scales = ops.clip(ops.divide(part.values, self.levels), None, bound)
+        scales = ops.divide(ops.float64(norms), self.levels)
+        scales = ops.float32(ops.clip(scales, None, bound))
         if draws is not None:
             dense = self._dense(part, rows, width, ops)
             return ops.scaled(dense, scales, None, draws.dither(rows * width))

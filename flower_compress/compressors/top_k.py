@@ -45,7 +45,9 @@ class TopK(Count, Sparsifier):
     def _contraction(self, width: int) -> float:
         return self._share(width)
 
-    def _compress(self, table: Array, draws: Draws, ops: ArrayOps) -> Part:
+    def _compress(
+        self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
+    ) -> Part:
         x, kept = table.reshape(-1), self._count(table.shape[1])
         if kept == table.shape[1]:
             positions = ops.positions(x != 0)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..coding.symbols import symbol_dtype
 from ..streams import Draws, Stream
-from .arrays import NUMPY, Array, ArrayOps
+from .arrays import NUMPY, Array, ArrayOps, no_level
 
 __all__ = ["TorchOps"]
 
@@ -157,6 +157,12 @@ class TorchOps(ArrayOps):
     def abs_sums(self, table: Array) -> Array:
         return _row_sums(table.to(torch.float64).abs_())
 
+    def reaches(self, table: Array, bounds: Array) -> Array:
+        return table.abs() >= bounds[:, None]
+
+    def same(self, x: Array, y: Array) -> bool:
+        return torch.equal(x, y)
+
     def tails(self, table: Array, bounds: Array) -> tuple[Array, Array]:
         magnitudes = table.abs()
         large = magnitudes >= bounds[:, None]
@@ -200,11 +206,21 @@ class TorchOps(ArrayOps):
     def narrow(self, x: Array, low: int, high: int) -> Array:
         return x.to(_DTYPES[symbol_dtype(low, high)])
 
+    def values(self, numbers: list[Array]) -> Array:
+        return torch.cat(numbers)
+
+    def row_numbers(self, values: Array, rows: int) -> list[Array]:
+        return [values[i : i + rows] for i in range(0, len(values), rows)]
+
     def concat(self, parts: list[Array]) -> Array:
         return torch.cat(parts)
 
     def empty(self) -> Array:
         return torch.zeros(0, dtype=torch.float32, device=self._device)
+
+    def integers(self, count: int, low: int, high: int) -> Array:
+        dtype = _DTYPES[symbol_dtype(low, high)]
+        return torch.empty(count, dtype=dtype, device=self._device)
 
     def falses(self, dim: int) -> Array:
         return torch.zeros(dim, dtype=torch.bool, device=self._device)
@@ -267,6 +283,7 @@ class TorchOps(ArrayOps):
         dither: Array,
         refine: Draws | None,
         below: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
         # Any positive scale gives the zeros of a row of zeros.
         scales = torch.where(scales > 0, scales, 1.0)[:, None]
@@ -277,7 +294,7 @@ class TorchOps(ArrayOps):
         whole = torch.round(t) if refine is None else torch.floor(t)
         total = whole.to(torch.int32)
         total += dither.reshape(total.shape)
-        dtype = _DTYPES[symbol_dtype(-high, high)]
+        dtype = _DTYPES[symbol_dtype(-high, high)] if out is None else out.dtype
         if refine is not None:
             # The lowest bits all set: the dither fell into t's own interval.
             last = (1 << bits) - 1
@@ -288,11 +305,14 @@ class TorchOps(ArrayOps):
                 # The lowest bits overflow into the next integer.
                 total.reshape(-1)[tied] += up.to(torch.int32)
         result = total.bitwise_right_shift_(bits).to(dtype)
-        if below is None:
-            return result
-        result -= below.to(dtype)[:, None]
-        result += (result >= 0).to(dtype)
-        return result.masked_fill_(table == 0, 0)
+        if below is not None:
+            result -= below.to(dtype)[:, None]
+            result += (result >= 0).to(dtype)
+            result.masked_fill_(table == 0, 0)
+        return result if out is None else out.copy_(result)
+
+    def product(self, integers: Array, scales: Array) -> Array:
+        return integers * scales
 
     def scaled(
         self,
@@ -317,9 +337,13 @@ class TorchOps(ArrayOps):
         below: Array,
         scales: Array,
         offsets: Array,
+        highest: int,
         dither: Array | None,
     ) -> Array:
         levels = integers + below.to(integers.dtype)[:, None]
+        # Integers that overflow become negative.
+        if not self.within(levels, 0.0, highest + 1.0):
+            raise no_level(highest)
         levels -= (integers > 0).to(integers.dtype)
         result = self.scaled(levels, scales, offsets, dither)
         return result.masked_fill_(integers == 0, 0.0)

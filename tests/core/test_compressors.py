@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flower_compress.coding import Symbols
+from flower_compress.coding.symbols import symbol_dtype
 from flower_compress.compressors import (
     COMPRESSORS,
     Compressed,
@@ -740,6 +741,35 @@ def test_negative_ranges_and_norms_are_refused() -> None:
         received = Compressed(4, np.array(values, dtype=np.float32), symbols)
         with pytest.raises(CorruptPacket, match="expected"):
             compressor.decompress(received, STREAM)
+
+
+@pytest.mark.parametrize("dim", [4, 256, 257, 70_000])  # a table of levels, or not
+@pytest.mark.parametrize("levels", [1, 8, 126, 127, 5000, 32_766])
+@pytest.mark.parametrize("below", ["none", "some", "all"])
+def test_symbols_are_levels_of_the_range(below: str, levels: int, dim: int) -> None:
+    """Of the symbols in [-L - 1, L + 1] those that stand for a level, and no others."""
+    compressor = DitheredQuantizer(levels)
+    low, high = compressor.alphabet(dim)
+    num_below = {"none": 0, "some": (levels + 1) // 2, "all": levels + 1}[below]
+    least = {"none": 0.5, "some": -num_below / levels, "all": -2.0}[below]
+    values = np.array([least, 1.0], dtype=np.float32)
+    first, last = -num_below, levels + 1 - num_below
+    for symbol in {low, first - 1, first, -1, 0, 1, last, last + 1, high}:
+        if not low <= symbol <= high:
+            continue
+        entries = np.zeros(dim, dtype=symbol_dtype(low, high))
+        entries[dim // 2] = symbol
+        received = Compressed(dim, values, Symbols(dim, low, high, entries))
+        if not first <= symbol <= last:
+            with pytest.raises(CorruptPacket, match=f"none of the {levels + 1} levels"):
+                compressor.decompress(received)
+            continue
+        level = symbol + num_below - (symbol > 0)
+        step = values[1] / np.float32(levels)
+        expected = np.zeros(dim, dtype=np.float32)
+        if symbol:
+            expected[dim // 2] = np.float32(level) * step + values[0]
+        np.testing.assert_array_equal(compressor.decompress(received), expected)
 
 
 @pytest.mark.parametrize("row", CODED, ids=row_id)
