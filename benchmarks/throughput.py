@@ -17,13 +17,16 @@ from .vectors import random_vector
 CHANNEL = Channel(Stream(2026, Purpose.UPLINK, 1, 1))
 
 QSGD = {"name": "stochastic-quantizer"}
+RANGE = {"name": "dithered-quantizer"}
 OPERATORS: dict[str, dict[str, object]] = {
     "QSGD s=1": {**QSGD, "levels": 1},
     "QSGD s=1, buckets": {**QSGD, "levels": 1, "bucket_size": 512},
     "QSGD s=4, buckets": {**QSGD, "levels": 4, "bucket_size": 512},
     "QSGD s=16, buckets": {**QSGD, "levels": 16, "bucket_size": 512},
-    "range L=8": {"name": "dithered-quantizer", "levels": 8},
-    "range L=16": {"name": "dithered-quantizer", "levels": 16},
+    "range L=8": {**RANGE, "levels": 8},
+    "range L=16": {**RANGE, "levels": 16},
+    "range L=8, buckets": {**RANGE, "levels": 8, "bucket_size": 512},
+    "range L=16, buckets": {**RANGE, "levels": 16, "bucket_size": 512},
     "rotated, step 2": {"name": "rotated-quantizer"},
     "scaled sign": {"name": "scaled-sign"},
     "TopK 1 %": {"name": "top-k", "fraction": 0.01},
@@ -32,7 +35,14 @@ OPERATORS: dict[str, dict[str, object]] = {
     "min. variance 1 %": {"name": "min-variance-sparsifier", "density": 0.01},
     "identity": {"name": "identity"},
 }
-CODED = ("QSGD s=4, buckets", "QSGD s=16, buckets", "range L=8", "range L=16")
+CODED = (
+    "QSGD s=4, buckets",
+    "QSGD s=16, buckets",
+    "range L=8",
+    "range L=16",
+    "range L=8, buckets",
+    "range L=16, buckets",
+)
 """Operators that are measured with every code, the others with the code "auto"."""
 
 CODES = (

@@ -7,20 +7,36 @@ from __future__ import annotations
 
 import struct
 import zlib
+from enum import IntEnum
 
 from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import get_compressor
 from flower_compress.contract import Contract
 from flower_compress.errors import CorruptPacket
+from flower_compress.gossip_contract import GossipContract
 from flower_compress.links import Channel, Payload
 from flower_compress.links.payload import _decode, _vector
+from flower_compress.mail import EVERYONE, Delivery, Letter, Posting
 from flower_compress.packet import HEADER_BYTES, Packet
 from flower_compress.streams import Purpose, Stream
 
 MAX_DIM = 600
 CHANNEL = Channel(Stream(1, Purpose.UPLINK, 2, 3))
 _PREFIX = struct.Struct("<BH")
-PAYLOAD, PACKET, CONTRACT = 0, 1, 2
+# Of mail without a body.
+DELIVERY_BYTES, POSTING_BYTES = len(Delivery(0, 0).data), len(Posting(0, 0).data)
+
+
+class Target(IntEnum):
+    """The decoders."""
+
+    PAYLOAD = 0
+    PACKET = 1
+    CONTRACT = 2
+    DELIVERY = 3
+    POSTING = 4
+    GOSSIP_CONTRACT = 5
+
 
 OPERATORS: tuple[dict[str, object], ...] = (
     {"name": "identity"},
@@ -51,26 +67,46 @@ def fuzz_one(data: bytes) -> bool:
     # A tensor of its own for the first third, for operators that act on each.
     channel = Channel(CHANNEL.stream, (dim // 3, dim - dim // 3))
     try:
-        if target % 3 == PAYLOAD:
-            _vector(_decode(body, dim, channel.sizes), channel)
-        elif target % 3 == PACKET:
-            packet = Packet.parse(with_checksum(body))
-            packet.require_dim(dim)
-            for payload in packet.on(channel).payloads:
-                _vector(_decode(payload.data, dim, channel.sizes), payload.channel)
-        else:
-            Contract.from_bytes(body)
+        match Target(target % len(Target)):
+            case Target.PAYLOAD:
+                _vector(_decode(body, dim, channel.sizes), channel)
+            case Target.PACKET:
+                packet = Packet.parse(with_checksum(body, HEADER_BYTES))
+                packet.require_dim(dim)
+                for payload in packet.on(channel).payloads:
+                    _vector(_decode(payload.data, dim, channel.sizes), payload.channel)
+            case Target.CONTRACT:
+                Contract.from_bytes(body)
+            case Target.DELIVERY:
+                delivery = Delivery.parse(with_checksum(body, DELIVERY_BYTES))
+                _read_letters(delivery.letters, dim, channel)
+            case Target.POSTING:
+                posting = Posting.parse(with_checksum(body, POSTING_BYTES))
+                _read_letters(posting.letters, dim, channel)
+            case Target.GOSSIP_CONTRACT:
+                GossipContract.from_bytes(body)
     except CorruptPacket:
         return False
     return True
 
 
-def with_checksum(data: bytes) -> bytes:
-    """Return the packet with the checksum that its bytes should have."""
-    if len(data) < HEADER_BYTES:
+def with_checksum(data: bytes, header_bytes: int) -> bytes:
+    """Return a packet, or mail, with the checksum that its bytes should have.
+
+    It is the last four bytes of a header of that length.
+    """
+    if len(data) < header_bytes:
         return data
-    head, rest = data[: HEADER_BYTES - 4], data[HEADER_BYTES:]
+    head, rest = data[: header_bytes - 4], data[header_bytes:]
     return head + struct.pack("<I", zlib.crc32(rest, zlib.crc32(head))) + rest
+
+
+def _read_letters(letters: tuple[Letter, ...], dim: int, channel: Channel) -> None:
+    for letter in letters:
+        if letter.snapshot:
+            letter.estimate(dim)
+        else:
+            _vector(_decode(letter.data, dim, channel.sizes), channel)
 
 
 def seeds() -> list[bytes]:
@@ -91,13 +127,37 @@ def seeds() -> list[bytes]:
                     continue
                 payload = Payload.encode(x, compressor, code, channel)
                 packet = Packet(7, 2, 3, 1, 0, dim, (payload,)).data
-                inputs.append(_PREFIX.pack(PAYLOAD, dim) + payload.data)
-                inputs.append(_PREFIX.pack(PACKET, dim) + packet)
-                contract = Contract(
-                    Layout((Tensor("w", (dim,), "float32", False),)),
-                    Memory(compressor, code),
+                inputs.append(_PREFIX.pack(Target.PAYLOAD, dim) + payload.data)
+                inputs.append(_PREFIX.pack(Target.PACKET, dim) + packet)
+                layout = Layout((Tensor("w", (dim,), "float32", False),))
+                contract = Contract(layout, Memory(compressor, code), 0.5, 3)
+                inputs.append(_PREFIX.pack(Target.CONTRACT, 0) + contract.to_bytes())
+                peers = (((0, 0.25), (2, 0.25)),)
+                gossip = GossipContract(
+                    layout,
+                    1,
+                    "choco-sgd",
+                    {},
+                    compressor,
+                    code,
+                    1.0,
+                    True,
                     0.5,
                     3,
+                    peers,
+                    peers,
                 )
-                inputs.append(_PREFIX.pack(CONTRACT, 0) + contract.to_bytes())
+                inputs.append(
+                    _PREFIX.pack(Target.GOSSIP_CONTRACT, 0) + gossip.to_bytes()
+                )
+                letters = (
+                    Letter(0, 1, 0, bytes(8 * dim), 64 * dim, snapshot=True),
+                    Letter(EVERYONE, 2, 1, payload.data, payload.num_bits),
+                )
+                delivery = Delivery(
+                    7, 3, contract=gossip.to_bytes(), model=x, dim=dim, letters=letters
+                )
+                posting = Posting(7, 3, model=x, exact=b"x", dim=dim, letters=letters)
+                inputs.append(_PREFIX.pack(Target.DELIVERY, dim) + delivery.data)
+                inputs.append(_PREFIX.pack(Target.POSTING, dim) + posting.data)
     return inputs
