@@ -169,7 +169,7 @@ class Packing:
             if digits[out.size : group * size].any():
                 raise CorruptPacket("a packed digit past the end is not 0")
             block = digits[: out.size]
-            if self.escape:
+            if self.escape and int(np.maximum.reduce(block)) == base - 1:
                 places.append(np.flatnonzero(block == np.uint8(base - 1)) + start)
             bare = out.view(unsigned)
             np.add(block, offset, out=bare)

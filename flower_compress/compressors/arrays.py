@@ -370,7 +370,11 @@ class NumpyOps(ArrayOps):
         return _row_number(_row_sums(table, _add_magnitudes))
 
     def reaches(self, table: Array, bounds: Array) -> Array:
-        return np.abs(table) >= _column(bounds)
+        bounds = _column(bounds)
+        result = np.empty(table.shape, dtype=bool)
+        for r, c in _blocks(*table.shape):
+            np.greater_equal(np.abs(table[r, c]), _of_rows(bounds, r), out=result[r, c])
+        return result
 
     def same(self, x: Array, y: Array) -> bool:
         return x == y if isinstance(x, float) else bool((x == y).all())
