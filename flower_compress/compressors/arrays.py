@@ -371,6 +371,8 @@ class NumpyOps(ArrayOps):
 
     def reaches(self, table: Array, bounds: Array) -> Array:
         bounds = _column(bounds)
+        if table.size <= _BLOCK:
+            return np.abs(table) >= bounds
         result = np.empty(table.shape, dtype=bool)
         for r, c in _blocks(*table.shape):
             np.greater_equal(np.abs(table[r, c]), _of_rows(bounds, r), out=result[r, c])
@@ -380,14 +382,15 @@ class NumpyOps(ArrayOps):
         return x == y if isinstance(x, float) else bool((x == y).all())
 
     def tails(self, table: Array, bounds: Array) -> tuple[Array, Array]:
-        counts, sums = np.zeros((2, table.shape[0]), dtype=np.float64)
         bounds = _column(bounds)
-        for r, c in _blocks(*table.shape):
-            magnitudes = np.abs(table[r, c])
-            large = magnitudes >= _of_rows(bounds, r)
-            counts[r] += np.add.reduce(large, axis=1, dtype=np.int64)
-            magnitudes *= large
-            sums[r] += np.add.reduce(magnitudes, axis=1, dtype=np.float64)
+        if table.size <= _BLOCK:
+            counts, sums = _tails(table, bounds)
+        else:
+            counts, sums = np.zeros((2, table.shape[0]), dtype=np.float64)
+            for r, c in _blocks(*table.shape):
+                more, larger = _tails(table[r, c], _of_rows(bounds, r))
+                counts[r] += more
+                sums[r] += larger
         return _row_number(counts), _row_number(sums)
 
     def limit(self, table: Array, bounds: Array) -> Array:
@@ -858,6 +861,18 @@ def _add_squares(block: Array) -> Array:
 
 def _add_magnitudes(block: Array) -> Array:
     return np.add.reduce(np.abs(block), axis=1, dtype=np.float64)
+
+
+def _tails(block: Array, bounds: Array) -> tuple[Array, Array]:
+    magnitudes = np.abs(block)
+    large = magnitudes >= bounds
+    magnitudes *= large
+    if len(block) == 1:
+        # Without an axis it is ten times as fast.
+        counts = np.float64(np.count_nonzero(large))
+    else:
+        counts = np.add.reduce(large, axis=1, dtype=np.int64)
+    return counts, np.add.reduce(magnitudes, axis=1, dtype=np.float64)
 
 
 def _row_sums(table: Array, sums: Any) -> Array:
