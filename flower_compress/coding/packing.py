@@ -172,7 +172,8 @@ class Packing:
             if self.escape and int(np.maximum.reduce(block)) == base - 1:
                 places.append(np.flatnonzero(block == np.uint8(base - 1)) + start)
             bare = out.view(unsigned)
-            np.add(block, offset, out=bare)
+            # Before NumPy 2 a small offset would be added in 8 bits.
+            np.add(block, offset, out=bare, dtype=unsigned)
             if self.shift:
                 # Several times faster than NumPy's shift to the left.
                 bare *= unsigned.type(1 << self.shift)
