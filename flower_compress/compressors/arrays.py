@@ -357,7 +357,7 @@ class NumpyOps(ArrayOps):
             return low <= x <= high
         if x.size <= _FEW:
             return all(low <= entry <= high for entry in x.tolist())
-        return bool(x.min() >= low) and bool(x.max() <= high)
+        return bool(x.min().item() >= low) and bool(x.max().item() <= high)
 
     def num_infinite(self, x: Array) -> tuple[int, int]:
         finite = np.isfinite(x)
