@@ -21,7 +21,9 @@ from ..errors import (
     NonFiniteError,
 )
 from ..streams import Draws, Stream
-from .arrays import NUMPY, Array, ArrayOps, array_ops
+from .arrays import Array, ArrayOps
+from .backends import array_ops
+from .numpy_arrays import NUMPY
 
 __all__ = ["Compressed", "Compressor", "Part", "Vector", "as_vector"]
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ..coding.symbols import symbol_dtype
 from ..streams import Draws, Stream
-from .arrays import NUMPY, Array, ArrayOps, no_level
+from .arrays import Array, ArrayOps, no_level
+from .numpy_arrays import NUMPY
 
 __all__ = ["TorchOps"]
 

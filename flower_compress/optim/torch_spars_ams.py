@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, overload
 
-from ..compressors.arrays import array_ops
+from ..compressors.backends import array_ops
 from ..compressors.base import require_finite
 from ..errors import MissingExtraError
 

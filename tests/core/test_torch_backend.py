@@ -27,9 +27,10 @@ from flower_compress.compressors import (
     StochasticQuantizer,
     TopK,
     Vector,
-    arrays,
+    backends,
 )
-from flower_compress.compressors.arrays import NUMPY, NumpyOps, array_ops
+from flower_compress.compressors.backends import array_ops
+from flower_compress.compressors.numpy_arrays import NUMPY, NumpyOps
 from flower_compress.errors import (
     ConfigurationError,
     NonFiniteError,
@@ -310,7 +311,7 @@ def test_arrays_on_the_host_are_not_copied() -> None:
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A device, or the CPU treated like one."""
     monkeypatch.setattr(
-        arrays, "_torch_ops", lambda device: TorchOps(device, as_device=True)
+        backends, "_torch_ops", lambda device: TorchOps(device, as_device=True)
     )
     return torch.device(request.param)
 
@@ -421,10 +422,10 @@ def test_the_same_uniforms_give_the_same_symbols(
 ) -> None:
     ops = Recording(device, as_device=True)
     ops.drawn = []
-    monkeypatch.setattr(arrays, "_torch_ops", lambda device: ops)
+    monkeypatch.setattr(backends, "_torch_ops", lambda device: ops)
     x = make_input("heavy-tailed", dim)
     theirs = compressor.compress(tensor(x, device), STREAM)
-    monkeypatch.setattr(arrays, "NUMPY", Replaying(ops.drawn))
+    monkeypatch.setattr(backends, "NUMPY", Replaying(ops.drawn))
     assert_same(compressor.compress(x, STREAM), theirs)
 
 

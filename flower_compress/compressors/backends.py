@@ -1,0 +1,32 @@
+"""Which library computes."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, ArrayOps
+from .numpy_arrays import NUMPY
+
+__all__ = ["array_ops"]
+
+
+def array_ops(x: Array) -> ArrayOps:
+    """Return the functions for `x`, a NumPy array or a torch tensor."""
+    if isinstance(x, np.ndarray):
+        return NUMPY
+    # Who made a tensor has imported torch.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return _torch_ops(x.device)
+    return NUMPY
+
+
+@lru_cache(maxsize=64)
+def _torch_ops(device: Any) -> ArrayOps:
+    from .torch_arrays import TorchOps
+
+    return TorchOps(device)
