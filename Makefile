@@ -92,8 +92,8 @@ oldest: $(STAMP) ## codes and operators on the oldest NumPy that is supported
 	@if $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
 		echo 'left out: it has no wheels for this Python'; \
 	else \
-		$(PY) -m pip install -qq --no-deps --upgrade --target $(VENV)/oldest 'numpy==$(OLDEST_NUMPY)' && \
-		export PYTHONPATH=$(VENV)/oldest && \
+		export PYTHONPATH=$(VENV)/numpy-$(OLDEST_NUMPY) && \
+		{ test -d $$PYTHONPATH || $(PY) -m pip install -qq --no-deps --target $$PYTHONPATH 'numpy==$(OLDEST_NUMPY)'; } && \
 		$(PY) -c 'import numpy; assert numpy.__version__ == "$(OLDEST_NUMPY)", numpy' && \
 		$(PY) -m pytest $(OLDEST_TESTS); \
 	fi

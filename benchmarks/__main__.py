@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from . import (
     baselines,
@@ -106,12 +106,8 @@ def main(
         for name in names:
             steps, measure = chosen[name]
             task = progress.add_task(name, total=steps)
-
-            def advance(task: TaskID = task) -> None:
-                progress.update(task, advance=1, refresh=True)
-
             progress.refresh()
-            rows = measure(advance)
+            rows = measure(partial(progress.update, task, advance=1, refresh=True))
             once = name == "server-memory"
             result = {
                 "machine": machine(),

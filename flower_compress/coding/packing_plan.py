@@ -88,7 +88,11 @@ class ByteCoder:
 
 def plan_all(values: Integers) -> Packing:
     """Return a packing of `values`, at least one, that needs no escape."""
-    return _pack_range(int(values.min()), int(values.max()))
+    lowest, highest = int(values.min()), int(values.max())
+    shift = 0
+    while (highest >> shift) - (lowest >> shift) > 255:
+        shift += 1
+    return Packing((highest >> shift) - (lowest >> shift) + 1, lowest >> shift, shift)
 
 
 def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
@@ -157,14 +161,6 @@ def _plan_levels(
                     window + escape, first + start, coarse + shift, gap, escape
                 )
     return best, least
-
-
-def _pack_range(lowest: int, highest: int) -> Packing:
-    """Return a packing of all integers from `lowest` to `highest`."""
-    shift = 0
-    while (highest >> shift) - (lowest >> shift) > 255:
-        shift += 1
-    return Packing((highest >> shift) - (lowest >> shift) + 1, lowest >> shift, shift)
 
 
 def _min_shift(counts: NDArray[np.int64]) -> int:

@@ -137,13 +137,13 @@ class ArrayOps(ABC):
     def narrow(self, x: Array, low: int, high: int) -> Array:
         """Return integers in the smallest dtype that holds [low, high]."""
 
-    @abstractmethod
     def values(self, numbers: list[Array]) -> Array:
         """Return row numbers that are float32, one after the other, as an array."""
+        return self.concat(numbers)
 
-    @abstractmethod
     def row_numbers(self, values: Array, rows: int) -> list[Array]:
         """Return what :meth:`values` was given."""
+        return [values[i : i + rows] for i in range(0, len(values), rows)]
 
     @abstractmethod
     def concat(self, parts: list[Array]) -> Array:

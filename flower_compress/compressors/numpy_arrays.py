@@ -158,13 +158,13 @@ class NumpyOps(ArrayOps):
     def values(self, numbers: list[Array]) -> Array:
         if isinstance(numbers[0], float):
             return np.array(numbers, dtype=np.float32)
-        return np.concatenate(numbers)
+        return super().values(numbers)
 
     def row_numbers(self, values: Array, rows: int) -> list[Array]:
         if rows == 1:
             numbers: list[float] = values.tolist()
             return numbers
-        return [values[i : i + rows] for i in range(0, len(values), rows)]
+        return super().row_numbers(values, rows)
 
     def concat(self, parts: list[Array]) -> Array:
         return np.concatenate(parts)

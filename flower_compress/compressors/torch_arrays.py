@@ -207,12 +207,6 @@ class TorchOps(ArrayOps):
     def narrow(self, x: Array, low: int, high: int) -> Array:
         return x.to(_DTYPES[symbol_dtype(low, high)])
 
-    def values(self, numbers: list[Array]) -> Array:
-        return torch.cat(numbers)
-
-    def row_numbers(self, values: Array, rows: int) -> list[Array]:
-        return [values[i : i + rows] for i in range(0, len(values), rows)]
-
     def concat(self, parts: list[Array]) -> Array:
         return torch.cat(parts)
 
