@@ -10,8 +10,8 @@ FUZZ_ARGS ?=
 # What pyproject.toml asks for, and where NumPy's own rules make a difference: before
 # NumPy 2 the value of a scalar decided on the dtype of a result.
 OLDEST_NUMPY := 1.26.4
-OLDEST_TESTS := $(addprefix tests/core/test_,coding.py packed_codes.py golden.py \
-	reference_decoder.py operator_equations.py compressors.py fuzz.py)
+OLDEST_TESTS := tests/flower_compress/coding tests/flower_compress/compressors tests/golden \
+	tests/fuzz
 
 VENV := .venv
 PY := $(VENV)/bin/python

@@ -90,10 +90,9 @@ def _stub_grid() -> Any:
 
     from flower_compress import CompressionMod
     from flower_compress.links import Payload
-    from flower_compress.mods import find_packet, packet_record
-    from flower_compress.packet import Packet
-    from flower_compress.strategies.defaults import DEFAULT_COMPRESSOR
+    from flower_compress.strategies.server.defaults import DEFAULT_COMPRESSOR
     from flower_compress.testing import InProcessGrid
+    from flower_compress.wire.packet import Packet, find_packet, packet_record
 
     from .throughput import CHANNEL
     from .vectors import random_vector

@@ -113,7 +113,7 @@ def _ends(
 def small(dim: int, repeats: int, advance: Callable[[], None]) -> list[Row]:
     """Microseconds for a whole packet of a short vector, all Python included."""
     from flower_compress.links import payload as module
-    from flower_compress.packet import Packet
+    from flower_compress.wire.packet import Packet
 
     x = random_vector("gaussian", dim)
 

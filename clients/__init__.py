@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .batches import batches
-from .gossip import GossipMod, gossip_client
+from .gossip import GossipMod
+from .gossip_client import gossip_client
 from .gradient import gradient_client
 from .local_steps import local_steps_client
 from .objective import Arrays, Objective

@@ -15,10 +15,10 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError, FlowerCompressError
-from flower_compress.layout import EXACT_PATTERN, Layout
-from flower_compress.mods import CompressionMod, find_packet
-from flower_compress.packet import Packet
-from flower_compress.records import only_array_record
+from flower_compress.mods import CompressionMod
+from flower_compress.wire.layout import EXACT_PATTERN, Layout
+from flower_compress.wire.packet import Packet, find_packet
+from flower_compress.wire.records import only_array_record
 
 from .app import ObjectiveFactory, make_app
 from .gradient import gradient_step

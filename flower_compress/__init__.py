@@ -14,9 +14,9 @@ from .compressors import (
     TopK,
 )
 from .errors import FlowerCompressError
-from .ledger import Ledger
 from .links import Direct, ErrorFeedback, Memory
 from .mods import CompressionMod
+from .wire.ledger import Ledger
 
 __all__ = [
     "CompressionMod",

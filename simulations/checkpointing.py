@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from flower_compress.errors import ConfigurationError
-from flower_compress.strategies.checkpoint import Checkpoints
+from flower_compress.strategies.run.checkpoint import Checkpoints
 
 from .records import Nodes, RoundRecord
 from .settings import Settings

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from flower_compress.errors import FlowerCompressError
 from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
-from flower_compress.strategies.sampling import Sampling
+from flower_compress.strategies.server.sampling import Sampling
+from flower_compress.strategies.server.uplink import UplinkMemory
 from flower_compress.strategies.topology import TOPOLOGIES
-from flower_compress.strategies.uplink import UplinkMemory
 
 from .engines import ENGINES
 from .experiment import Experiment

@@ -13,8 +13,8 @@ from flower_compress.clients import (
     qadam_client,
 )
 from flower_compress.errors import ConfigurationError
-from flower_compress.mail import find_mail
-from flower_compress.records import records_of
+from flower_compress.wire.mail import find_mail
+from flower_compress.wire.records import records_of
 
 from .settings import TASK_KEY, task_of
 

@@ -10,9 +10,9 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from flower_compress.clients import Arrays
-from flower_compress.layout import read_array, write_array
-from flower_compress.ledger import Traffic
 from flower_compress.strategies import Relay
+from flower_compress.wire.layout import read_array, write_array
+from flower_compress.wire.ledger import Traffic
 
 from .checkpointing import Checkpointing, to_metrics
 from .records import Nodes, RoundRecord

@@ -30,10 +30,10 @@ from flower_compress.strategies import (
     Relay,
     get_algorithm,
 )
-from flower_compress.strategies.downlink import DownlinkMemory, ResetEvery
-from flower_compress.strategies.sampling import Sampling
+from flower_compress.strategies.server.downlink import DownlinkMemory, ResetEvery
+from flower_compress.strategies.server.sampling import Sampling
+from flower_compress.strategies.server.uplink import UplinkMemory
 from flower_compress.strategies.topology import TOPOLOGIES, get_topology
-from flower_compress.strategies.uplink import UplinkMemory
 
 from .tasks import Task, make_task
 

@@ -9,10 +9,8 @@ from flower_compress.errors import UnknownNameError
 from .amsgrad import amsgrad
 from .artemis import Artemis
 from .artemis_nd import ArtemisND
-from .base import CompressedStrategy
 from .cdprox_sgt import CDProxSGT
 from .choco_sgd import ChocoSGD, choco_qsgd
-from .defaults import DEFAULT_COMPRESSOR
 from .diana import Diana
 from .dore import Dore
 from .double_squeeze import DoubleSqueeze
@@ -23,7 +21,13 @@ from .qadam import qadam
 from .qsgd import QSGD
 from .rand_mcm import RandMCM
 from .relay import Relay
-from .server_optimizers import AMSGrad, GradientDescent, ServerOptimizer
+from .server import (
+    DEFAULT_COMPRESSOR,
+    AMSGrad,
+    CompressedStrategy,
+    GradientDescent,
+    ServerOptimizer,
+)
 from .sgd import SGD
 from .spars_ams import SparsAMS
 from .stoc_mv import stoc_mv

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from flower_compress.compressors import Compressor, DitheredQuantizer
 
 from .relay import Relay
-from .server_optimizers import StepSize, check_l1
+from .run.step_size import StepSize
 from .topology import Schedule, Topology
 
 __all__ = ["CDProxSGT"]
@@ -67,7 +67,7 @@ class CDProxSGT(Relay):
         super().__init__(
             topology,
             algorithm="cdprox-sgt",
-            parameters={"l1": check_l1(l1)},
+            parameters={"l1": l1},
             num_phases=2,
             compressor=compressor,
             step_size=step_size,

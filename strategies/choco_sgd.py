@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from flower_compress.compressors import Compressor, DitheredQuantizer
 
 from .relay import Relay
-from .server_optimizers import StepSize
+from .run.step_size import StepSize
 from .topology import Schedule, Topology
 
 __all__ = ["ChocoSGD", "choco_qsgd"]

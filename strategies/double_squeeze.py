@@ -13,7 +13,7 @@ from typing import Any
 from flower_compress.compressors import Compressor, TopK
 from flower_compress.links import ErrorFeedback
 
-from .base import CompressedStrategy
+from .server import CompressedStrategy
 
 __all__ = ["DoubleSqueeze"]
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from flower_compress.compressors import Compressor, DitheredQuantizer
 
 from .relay import Relay
-from .server_optimizers import StepSize, check_l1
+from .run.step_size import StepSize
 from .topology import Schedule, Topology
 
 __all__ = ["MalcomPSGD"]
@@ -63,7 +63,7 @@ class MalcomPSGD(Relay):
         super().__init__(
             topology,
             algorithm="malcom",
-            parameters={"l1": check_l1(l1)},
+            parameters={"l1": l1},
             compressor=compressor,
             step_size=step_size,
             consensus_step=consensus_step,

@@ -11,8 +11,7 @@ from typing import Any, Literal
 from flower_compress.compressors import Compressor
 from flower_compress.links import Memory
 
-from .base import CompressedStrategy
-from .defaults import DEFAULT_COMPRESSOR
+from .server import DEFAULT_COMPRESSOR, CompressedStrategy
 
 __all__ = ["MCM"]
 

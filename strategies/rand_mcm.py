@@ -11,9 +11,13 @@ from typing import Any, Literal
 from flower_compress.compressors import Compressor
 from flower_compress.links import Memory
 
-from .base import CompressedStrategy
-from .defaults import DEFAULT_COMPRESSOR
-from .downlink import DownlinkMemory, Groups, ResetEvery
+from .server import (
+    DEFAULT_COMPRESSOR,
+    CompressedStrategy,
+    DownlinkMemory,
+    Groups,
+    ResetEvery,
+)
 
 __all__ = ["RandMCM"]
 

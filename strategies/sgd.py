@@ -7,7 +7,7 @@ from typing import Any
 from flower_compress.compressors import Identity
 from flower_compress.links import Direct
 
-from .base import CompressedStrategy
+from .server import CompressedStrategy
 
 __all__ = ["SGD"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from flower_compress.compressors import Compressor, Identity, TopK
 from flower_compress.links import Direct, ErrorFeedback, Link
 
-from .base import CompressedStrategy
-from .server_optimizers import AMSGrad, StepSize
+from .run.step_size import StepSize
+from .server import AMSGrad, CompressedStrategy
 
 __all__ = ["SparsAMS"]
 

@@ -23,9 +23,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from ..errors import ConfigurationError
-from ..mail import Delivery, find_mail
-from ..mods import find_packet
-from ..packet import Packet
+from ..wire.mail import Delivery, find_mail
+from ..wire.packet import Packet, find_packet
 from .faults import CLIENT_FAULTS, RAISES, Fault, Faults, Schedule
 from .in_process import InProcessGrid
 

@@ -11,14 +11,14 @@ from enum import IntEnum
 
 from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import get_compressor
-from flower_compress.contract import Contract
 from flower_compress.errors import CorruptPacket
-from flower_compress.gossip_contract import GossipContract
 from flower_compress.links import Channel, Payload
 from flower_compress.links.payload import _decode, _vector
-from flower_compress.mail import EVERYONE, Delivery, Letter, Posting
-from flower_compress.packet import HEADER_BYTES, Packet
 from flower_compress.streams import Purpose, Stream
+from flower_compress.wire.contract import Contract
+from flower_compress.wire.gossip_contract import GossipContract
+from flower_compress.wire.mail import EVERYONE, Delivery, Letter, Posting
+from flower_compress.wire.packet import HEADER_BYTES, Packet
 
 MAX_DIM = 600
 CHANNEL = Channel(Stream(1, Purpose.UPLINK, 2, 3))
@@ -112,8 +112,8 @@ def _read_letters(letters: tuple[Letter, ...], dim: int, channel: Channel) -> No
 def seeds() -> list[bytes]:
     """Inputs that decode: every operator with every code."""
     from benchmarks.vectors import random_vector
-    from flower_compress.layout import Layout, Tensor
     from flower_compress.links import Memory
+    from flower_compress.wire.layout import Layout, Tensor
 
     inputs = []
     for dim in (0, 1, 9, 200, MAX_DIM):

@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 
 from flower_compress.compressors import Vector, get_compressor
-from flower_compress.contract import Contract
-from flower_compress.layout import Layout
 from flower_compress.links import Channel, Payload, get_link
-from flower_compress.packet import Packet
 from flower_compress.streams import Purpose, Stream
+from flower_compress.wire.contract import Contract
+from flower_compress.wire.layout import Layout
+from flower_compress.wire.packet import Packet
 
 FOLDER = Path(__file__).resolve().parent
 

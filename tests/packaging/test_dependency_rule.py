@@ -21,19 +21,37 @@ FOLDERS = {
 # Everything else that has Python files: one import root holds there too.
 OTHER_FOLDERS = ("simulations", "tests", "benchmarks", "docs", "examples")
 
-# The modules of the core that know Flower; `import flower_compress` brings them
-# together with the rest. All others are pure: standard library, NumPy, one another.
-FLOWER_FACING = (
-    "contract",
-    "gossip_contract",
-    "layout",
-    "ledger",
-    "mail",
-    "mods",
-    "records",
-    "state_store",
-    "testing",
-)
+# What each room may import, the ladder of the design: a room is a folder, or a module
+# that lies beside the folders. Up to links/ nothing knows flwr.
+_LINKS = ("errors", "streams", "theory", "coding", "compressors", "links")
+_WIRE = (*_LINKS, "wire")
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "streams": ("errors",),
+    "theory": ("errors",),
+    "coding": ("errors", "streams"),
+    "compressors": ("errors", "streams", "coding"),
+    "links": ("errors", "streams", "theory", "coding", "compressors"),
+    "optim": ("errors", "streams", "coding", "compressors"),
+    "wire": _LINKS,
+    "mods": _WIRE,
+    "testing": _WIRE,
+    "flower_compress": (*_WIRE, "mods"),
+    "strategies.run": _WIRE,
+    "strategies.topology": ("errors",),
+    "strategies.server": (*_WIRE, "strategies.run"),
+    "strategies.relay": (*_WIRE, "strategies.run", "strategies.topology"),
+    "strategies": (
+        *_WIRE,
+        "strategies.run",
+        "strategies.topology",
+        "strategies.server",
+        "strategies.relay",
+    ),
+    "clients.gossip": (*_WIRE, "mods"),
+    "clients": (*_WIRE, "mods", "clients.gossip"),
+}
+KNOWS_FLOWER = ("wire", "mods", "testing", "flower_compress", "strategies", "clients")
 
 # Never executed by an import of the library: a device may lack them.
 LAZY_ONLY = {"torch", "constriction", "networkx"}
@@ -99,24 +117,20 @@ def find_imports(source: str, module: str, *, is_package: bool) -> list[Import]:
     return list(walk(ast.parse(source), lazy=False, typing_only=False))
 
 
-def within(name: str, package: str) -> bool:
-    """Whether `name` is `package` or lies in it."""
-    return name == package or name.startswith(f"{package}.")
-
-
-def ring(module: str) -> str:
-    """Return the ring a module of the library belongs to."""
-    parts = module.split(".")
+def room(name: str) -> str:
+    """Return the room of a module of the library, or of what is imported from one."""
+    parts = name.split(".")
     if len(parts) == 1:
-        return "flower-facing"
-    if parts[1] in {"strategies", "clients"}:
-        return parts[1]
-    return "flower-facing" if parts[1] in FLOWER_FACING else "pure"
+        return "flower_compress"
+    wing = ".".join(parts[1:3])
+    if wing in MAY_IMPORT:
+        return wing
+    return parts[1]
 
 
 def complaint(importer: str, imported: Import) -> str | None:
     """Return what is wrong with one import of a library module, if anything."""
-    here, name, top = ring(importer), imported.name, imported.top
+    here, name, top = room(importer), imported.name, imported.top
     executed = not (imported.lazy or imported.typing_only)
     needs_torch = "torch" in importer.rpartition(".")[2]
 
@@ -124,20 +138,18 @@ def complaint(importer: str, imported: Import) -> str | None:
         return "the library never imports what is not in the wheel"
 
     if top == "flower_compress":
-        there = ring(name)
+        there = room(name)
+        if there not in (here, *MAY_IMPORT[here]):
+            return f"{here} never imports {there}"
         if "torch" in ".".join(name.split(".")[1:]) and executed and not needs_torch:
             return "a module that needs torch is imported inside a function"
-        if there in {"strategies", "clients"} and there != here:
-            return f"{here} never imports {there}"
-        if here == "pure" and there == "flower-facing":
-            return "pure modules never import Flower-facing ones"
         return None
 
     if top in sys.stdlib_module_names or top == "numpy":
         return None
     if top == "flwr":
-        if here == "pure":
-            return "pure modules never import flwr (see FLOWER_FACING)"
+        if here.partition(".")[0] not in KNOWS_FLOWER:
+            return f"{here} never imports flwr (see KNOWS_FLOWER)"
         return None
     if top in LAZY_ONLY:
         if executed and not (top == "torch" and needs_torch):
@@ -182,6 +194,19 @@ def test_the_library_follows_the_rule() -> None:
     assert not found, "\n".join(found)
 
 
+def test_every_room_is_in_the_ladder() -> None:
+    rooms = {room(module) for module, _ in library_files()}
+    assert rooms == set(MAY_IMPORT)
+
+
+def test_the_ladder_has_no_cycle() -> None:
+    # Each room's list may name only rooms that stand before it: then none is a loop.
+    seen: set[str] = set()
+    for name, below in MAY_IMPORT.items():
+        assert set(below) <= seen, name
+        seen.add(name)
+
+
 def test_one_import_root_everywhere() -> None:
     found = []
     for folder in OTHER_FOLDERS:
@@ -201,22 +226,38 @@ def test_one_import_root_everywhere() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "message"),
     [
-        # The pure ring.
-        ("theory", "import flwr", "never import flwr"),
-        ("links.memory", "from flwr.app import Message", "never import flwr"),
-        ("packet", "def f():\n    import flwr", "never import flwr"),
-        ("coding.elias", "from flower_compress.mods import x", "never import Flower-"),
-        ("coding.elias", "from ..ledger import x", "never import Flower-facing"),
+        # Up to links/.
+        ("theory", "import flwr", "never imports flwr"),
+        ("links.memory", "from flwr.app import Message", "never imports flwr"),
+        ("coding.bits", "def f():\n    import flwr", "never imports flwr"),
+        ("coding.elias", "from flower_compress.mods import x", "never imports mods"),
+        ("coding.elias", "from ..wire.ledger import x", "never imports wire"),
+        ("coding.elias", "from ..links import x", "coding never imports links"),
+        ("compressors.top_k", "from ..links.base import x", "never imports links"),
         ("links", "import scipy", "no dependency of the library"),
+        # The wings above.
+        ("wire.packet", "from ..mods.state_store import x", "wire never imports mods"),
+        ("testing.faults", "from ..mods import x", "testing never imports mods"),
+        ("mods.client_state", "from ..testing import x", "mods never imports testing"),
+        ("theory", "from flower_compress import Memory", "theory never imports Memory"),
+        ("strategies.run.rounds", "from ..server import x", "never imports strategies"),
+        ("strategies.run.saving", "from ..relay.relay import x", "never imports"),
+        ("strategies.run.saving", "from .. import MCM", "never imports strategies"),
+        ("strategies.server.uplink", "from ..relay import x", "never imports"),
+        ("strategies.relay.relay", "from ..server import x", "never imports"),
+        ("strategies.relay.relay", "from ..mcm import MCM", "never imports strategies"),
+        ("strategies.topology.graphs", "from ..run import x", "never imports"),
+        ("strategies.mcm", "from flower_compress.mods import x", "never imports mods"),
+        ("clients.gossip.mod", "from ..app import make_app", "never imports clients"),
         # An outer ring, from every side.
         ("theory", "from flower_compress import strategies", "never imports strategie"),
         ("theory", "from . import clients", "never imports clients"),
         ("mods", "from flower_compress.strategies.mcm import MCM", "never imports"),
         ("strategies.mcm", "import flower_compress.clients", "never imports clients"),
         ("strategies.mcm", "from ..clients import gradient", "never imports clients"),
-        ("clients.gossip", "from flower_compress.strategies import x", "never imports"),
+        ("clients.app", "from flower_compress.strategies import x", "never imports"),
         (
-            "clients.gossip",
+            "clients.app",
             "from typing import TYPE_CHECKING\n"
             "if TYPE_CHECKING:\n    from flower_compress.strategies import x",
             "never imports strategies",
@@ -228,20 +269,20 @@ def test_one_import_root_everywhere() -> None:
         ("strategies.mcm", "class A:\n    import torch", "inside a function"),
         ("strategies.mcm", "import ray", "no dependency of the library"),
         ("theory", "def f():\n    import torchvision", "no dependency of the library"),
-        ("clients.gossip", "from flower_compress.clients import torch_x", "inside"),
+        ("clients.app", "from flower_compress.clients import torch_x", "inside"),
         ("clients", "from .torch_x import TorchX", "inside a function"),
         # Outside the wheel.
         ("theory", "import simulations.data", "not in the wheel"),
-        ("clients.gossip", "def f():\n    from simulations import x", "not in the wh"),
+        ("clients.app", "def f():\n    from simulations import x", "not in the wh"),
         ("mods", "import importlib\nimportlib.import_module('simulations')", "not in"),
         # One import root.
-        ("strategies.mcm", "import strategies.base", "flower_compress.strategies inst"),
-        ("clients.gossip", "from clients import x", "flower_compress.clients instead"),
+        ("strategies.mcm", "import strategies.run", "flower_compress.strategies inst"),
+        ("clients.app", "from clients import x", "flower_compress.clients instead"),
         ("mods", "__import__('strategies')", "flower_compress.strategies instead"),
     ],
 )
 def test_a_violation_is_found(module: str, source: str, message: str) -> None:
-    packages = {"links", "clients"}
+    packages = {"links", "clients", "mods"}
     found = violations(
         source, f"flower_compress.{module}", is_package=module in packages
     )
@@ -271,13 +312,17 @@ def test_a_violation_in_the_root_is_found(source: str, message: str) -> None:
         ("theory", "def f():\n    import torch"),
         ("theory", "import typing\nif typing.TYPE_CHECKING:\n    import torch"),
         ("links.memory", "from flower_compress.compressors.base import Compressor"),
-        ("mods", "import flwr\nfrom flower_compress import links, ledger"),
-        ("strategies.mcm", "import flwr\nfrom flower_compress.strategies import base"),
-        ("strategies.mcm", "from .base import CompressedStrategy"),
-        ("clients.gossip", "from flower_compress.mods import mod"),
+        ("mods.state_file", "import flwr\nfrom flower_compress import links, wire"),
+        ("mods.state_file", "from .client_state import ClientState"),
+        ("strategies.mcm", "import flwr\nfrom flower_compress.strategies import run"),
+        ("strategies.mcm", "from .server import CompressedStrategy"),
+        ("strategies.relay.relay", "from ..run.rounds import x\nimport flwr"),
+        ("strategies.relay.relay", "from ..topology import ring"),
+        ("clients.app", "from flower_compress.mods import mod"),
+        ("clients.app", "from .gossip import GossipMod"),
         ("clients.torch_objective", "import torch\nfrom .objective import Objective"),
         ("clients.torch_x", "from flower_compress.clients.torch_objective import y"),
-        ("clients.gossip", "def f():\n    from .torch_objective import TorchObjective"),
+        ("clients.app", "def f():\n    from .torch_objective import TorchObjective"),
     ],
 )
 def test_what_is_allowed_is_not_found(module: str, source: str) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flower_compress.strategies import base, relay
+from flower_compress.strategies.relay import relay
+from flower_compress.strategies.server import strategy as base
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,6 @@ from flwr.serverapp.strategy import Result
 from numpy.typing import NDArray
 
 from flower_compress import CompressionMod
-from flower_compress.client_state import ClientState
 from flower_compress.compressors import (
     DitheredQuantizer,
     Identity,
@@ -40,8 +39,6 @@ from flower_compress.compressors import (
     TopK,
     Vector,
 )
-from flower_compress.contract import Contract
-from flower_compress.layout import read_array, write_array
 from flower_compress.links import (
     Channel,
     Direct,
@@ -51,9 +48,8 @@ from flower_compress.links import (
     commit,
     fold,
 )
-from flower_compress.mods import find_packet
-from flower_compress.packet import Packet
-from flower_compress.state_file import StateFile
+from flower_compress.mods.client_state import ClientState
+from flower_compress.mods.state_file import StateFile
 from flower_compress.strategies import (
     ALGORITHMS,
     MCM,
@@ -62,9 +58,12 @@ from flower_compress.strategies import (
     Diana,
     RandMCM,
 )
-from flower_compress.strategies.roster import Client
+from flower_compress.strategies.server.roster import Client
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import FaultPoint, FaultyGrid, InProcessGrid, Schedule
+from flower_compress.wire.contract import Contract
+from flower_compress.wire.layout import read_array, write_array
+from flower_compress.wire.packet import Packet, find_packet
 from tests.protocol.faulty import NO_FAULTS
 
 Returns = Literal["gradient", "weights"]

@@ -27,17 +27,13 @@ from flower_compress import (
     TopK,
 )
 from flower_compress.clients import GossipMod
-from flower_compress.clients.gossip_state import GossipState
+from flower_compress.clients.gossip.state import GossipState
 from flower_compress.compressors import Compressor
-from flower_compress.gossip_contract import GossipContract
 from flower_compress.links import Channel, Payload
-from flower_compress.mail import EVERYONE, Delivery, Letter, Posting, find_mail
-from flower_compress.mods import stable_identity
-from flower_compress.state_file import StateFile
+from flower_compress.mods.compression_mod import stable_identity
+from flower_compress.mods.state_file import StateFile
 from flower_compress.strategies import DPSGD, CDProxSGT, ChocoSGD, MalcomPSGD, Relay
-from flower_compress.strategies.topology import (
-    Schedule as TopologySchedule,
-)
+from flower_compress.strategies.topology import Schedule as TopologySchedule
 from flower_compress.strategies.topology import (
     Topology,
     complete,
@@ -47,6 +43,8 @@ from flower_compress.strategies.topology import (
 )
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import FaultPoint, FaultyGrid, InProcessGrid, Schedule
+from flower_compress.wire.gossip_contract import GossipContract
+from flower_compress.wire.mail import EVERYONE, Delivery, Letter, Posting, find_mail
 from tests.protocol.faulty import NO_FAULTS
 from tests.strategies.problem import (
     DIM,

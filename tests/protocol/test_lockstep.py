@@ -17,10 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flower_compress import mods
-from flower_compress.client_state import ClientState
 from flower_compress.compressors import Vector
-from flower_compress.contract import Contract
 from flower_compress.errors import NonFiniteError
 from flower_compress.links import (
     Broadcast,
@@ -30,12 +27,15 @@ from flower_compress.links import (
     SenderState,
     commit,
 )
-from flower_compress.packet import Packet
+from flower_compress.mods import compression_mod as mods
+from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import CompressedStrategy
-from flower_compress.strategies.downlink import DownlinkEnd, Downlinks
-from flower_compress.strategies.uplink import Contribution, UplinkEnd, Uplinks
+from flower_compress.strategies.server.downlink import DownlinkEnd, Downlinks
+from flower_compress.strategies.server.uplink import Contribution, UplinkEnd, Uplinks
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import Fault, RandomFaults, Schedule
+from flower_compress.wire.contract import Contract
+from flower_compress.wire.packet import Packet
 from tests.protocol.faulty import (
     DELAYS,
     DUPLICATES,

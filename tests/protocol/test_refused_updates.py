@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flower_compress.links import ErrorFeedback, Link
-from flower_compress.strategies.uplink import Uplinks
+from flower_compress.strategies.server.uplink import Uplinks
 from flower_compress.testing import Fault
 from tests.protocol.faulty import random_faults
 from tests.protocol.lockstep import CASES, LockStep, TinyApp, run

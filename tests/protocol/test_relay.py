@@ -12,11 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flower_compress.clients import gossip, gossip_state
-from flower_compress.mail import Delivery, Letter
-from flower_compress.strategies import Relay, post_office
-from flower_compress.strategies.post_office import PostOffice
+from flower_compress.clients.gossip import mod as gossip
+from flower_compress.clients.gossip import state as gossip_state
+from flower_compress.strategies import Relay
+from flower_compress.strategies.relay import post_office
+from flower_compress.strategies.relay.post_office import PostOffice
 from flower_compress.testing import Fault, RandomFaults
+from flower_compress.wire.mail import Delivery, Letter
 from tests.protocol.faulty import (
     DELAYS,
     DUPLICATES,

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from flower_compress.errors import ConfigurationError
-from flower_compress.mail import Delivery
-from flower_compress.strategies import MCM, Relay, post_office
-from flower_compress.strategies.post_office import PostOffice
+from flower_compress.strategies import MCM, Relay
+from flower_compress.strategies.relay import post_office
+from flower_compress.strategies.relay.post_office import PostOffice
 from flower_compress.testing import Fault, InProcessGrid
+from flower_compress.wire.mail import Delivery
 from tests.protocol.faulty import DELAYS, DUPLICATES, PlannedSchedule, random_faults
 from tests.protocol.relay_wire import (
     ALGORITHMS,

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from flower_compress.ledger import EdgeLedger, Ledger
 from flower_compress.links import Payload
-from flower_compress.mail import Posting, find_mail
-from flower_compress.strategies import Relay, post_office
+from flower_compress.strategies import Relay
+from flower_compress.strategies.relay import post_office
 from flower_compress.testing import Schedule
+from flower_compress.wire.ledger import EdgeLedger, Ledger
+from flower_compress.wire.mail import Posting, find_mail
 from tests.protocol.faulty import NO_FAULTS, random_faults
 from tests.protocol.relay_wire import (
     ALGORITHMS,

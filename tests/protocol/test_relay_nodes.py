@@ -20,8 +20,9 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 
 from flower_compress import DitheredQuantizer
-from flower_compress.clients import GossipMod, gossip
-from flower_compress.clients.gossip_state import GossipState
+from flower_compress.clients import GossipMod
+from flower_compress.clients.gossip import mod as gossip
+from flower_compress.clients.gossip.state import GossipState
 from flower_compress.errors import (
     ConfigurationError,
     CorruptPacket,
@@ -29,11 +30,11 @@ from flower_compress.errors import (
     OutOfSyncError,
     RoundFailedError,
 )
-from flower_compress.mail import Delivery, Letter, Posting, find_mail, mail_record
-from flower_compress.strategies import post_office
-from flower_compress.strategies.post_office import PostOffice
+from flower_compress.strategies.relay import post_office
+from flower_compress.strategies.relay.post_office import PostOffice
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import Fault, InProcessGrid, RandomFaults
+from flower_compress.wire.mail import Delivery, Letter, Posting, find_mail, mail_record
 from tests.protocol.faulty import PlannedSchedule
 from tests.protocol.relay_wire import (
     ALGORITHMS,

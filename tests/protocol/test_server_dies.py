@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flower_compress.strategies.downlink import Downlinks
-from flower_compress.strategies.uplink import UplinkEnd, Uplinks
+from flower_compress.strategies.server.downlink import Downlinks
+from flower_compress.strategies.server.uplink import UplinkEnd, Uplinks
 from flower_compress.testing import Fault
 from tests.protocol.faulty import DELAYS, DUPLICATES, RESTARTS, random_faults
 from tests.protocol.lockstep import CASES, EVERYONE, Case, TinyApp, run_with_deaths

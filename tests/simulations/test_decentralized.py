@@ -13,13 +13,13 @@ import pytest
 from flwr.app import ArrayRecord
 from rich.console import Console
 
-from flower_compress.clients.gossip_state import GossipState
+from flower_compress.clients.gossip.state import GossipState
 from flower_compress.errors import ConfigurationError, UnknownNameError
-from flower_compress.layout import read_array, write_array
-from flower_compress.mail import EVERYONE
 from flower_compress.strategies import DECENTRALIZED, Relay
 from flower_compress.strategies.topology import ring, ring_like
 from flower_compress.testing import InProcessGrid
+from flower_compress.wire.layout import read_array, write_array
+from flower_compress.wire.mail import EVERYONE
 from simulations.client_app import app
 from simulations.engines import quiet_flower
 from simulations.experiment import Experiment

@@ -24,7 +24,7 @@ from flower_compress.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from flower_compress.layout import Layout
+from flower_compress.wire.layout import Layout
 from simulations import tasks
 from simulations.data import Dataset
 from simulations.partition import PartitionError

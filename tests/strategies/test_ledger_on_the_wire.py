@@ -9,10 +9,9 @@ import pytest
 from flwr.app import ArrayRecord, Message
 
 from flower_compress import StochasticQuantizer
-from flower_compress.mods import find_packet
-from flower_compress.packet import Packet
 from flower_compress.strategies import ALGORITHMS
 from flower_compress.testing import InProcessGrid
+from flower_compress.wire.packet import Packet, find_packet
 from tests.strategies.problem import INITIAL, NUM_CLIENTS, make_app, to_record
 
 

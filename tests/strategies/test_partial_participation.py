@@ -13,15 +13,14 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable
 
 from flower_compress import Direct, ErrorFeedback, Identity, TopK
-from flower_compress.client_state import ClientState
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.links import SenderState
-from flower_compress.mods import find_packet, packet_record
-from flower_compress.packet import Packet
+from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import MCM, SGD, CompressedStrategy, Diana, RandMCM
-from flower_compress.strategies.sampling import sample
+from flower_compress.strategies.server.sampling import sample
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import InProcessGrid
+from flower_compress.wire.packet import Packet, find_packet, packet_record
 from tests.strategies.problem import (
     DIM,
     INITIAL,

@@ -14,8 +14,6 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from flower_compress import Identity, TopK
 from flower_compress.links import Channel, Payload
-from flower_compress.mods import find_packet, packet_record
-from flower_compress.packet import Packet
 from flower_compress.strategies import (
     MCM,
     QSGD,
@@ -27,6 +25,7 @@ from flower_compress.strategies import (
 )
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import InProcessGrid
+from flower_compress.wire.packet import Packet, find_packet, packet_record
 from tests.strategies.problem import (
     DIM,
     INITIAL,

@@ -13,10 +13,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from flower_compress import StochasticQuantizer, TopK
-from flower_compress.client_state import ClientState
-from flower_compress.contract import Contract
 from flower_compress.errors import CheckpointError, ConfigurationError
 from flower_compress.links import commit
+from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import (
     MCM,
     SGD,
@@ -29,6 +28,7 @@ from flower_compress.strategies import (
     RandMCM,
 )
 from flower_compress.testing import InProcessGrid
+from flower_compress.wire.contract import Contract
 from tests.strategies.problem import (
     DIM,
     INITIAL,

@@ -34,8 +34,8 @@ from flower_compress.strategies import (
     stoc_unif,
     topk,
 )
-from flower_compress.strategies.checkpoint import Checkpoints
-from flower_compress.strategies.server_optimizers import OptimizerState
+from flower_compress.strategies.run.checkpoint import Checkpoints
+from flower_compress.strategies.server.optimizers import OptimizerState
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import InProcessGrid
 from tests.strategies.problem import (

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flower_compress import TopK
-from flower_compress.state_file import StateFile
+from flower_compress.mods.state_file import StateFile
 from flower_compress.strategies import (
     MCM,
     Artemis,

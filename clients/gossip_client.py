@@ -1,0 +1,31 @@
+"""A client that is a node of a decentralized run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+
+from .app import ObjectiveFactory, make_app
+from .gossip import GossipMod
+from .gradient import gradient_step
+
+__all__ = ["gossip_client"]
+
+
+def gossip_client(
+    objective: ObjectiveFactory, *, mods: Sequence[Mod] = ()
+) -> ClientApp:
+    """Return an app that is a node: it computes g_i, the mod does the rest.
+
+    Keys of the train config: those of :func:`gradient_client`.
+
+    Parameters
+    ----------
+    objective : Callable[[Context, ConfigRecord], Objective]
+        Builds the node's objective; called with every message, so let it cache.
+    mods : Sequence[Mod]
+        Further mods, behind the gossip mod: they see plain arrays.
+    """
+    return make_app(objective, gradient_step, (GossipMod(returns="gradient"), *mods))

@@ -1,0 +1,120 @@
+"""A client's ends of its two links, as bytes that Flower keeps between messages."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..compressors import Vector
+from ..links import Channel, Payload, ReceiverState, SenderState
+
+__all__ = ["ClientState"]
+
+_FORMAT = 1
+_HEADER = struct.Struct("<BIIIIBIII6q")
+_ABSENT = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClientState:
+    """Everything a client remembers of one session.
+
+    Parameters
+    ----------
+    session : int
+        The session's id; state of another session is never used.
+    contract : bytes
+        See :class:`~flower_compress.wire.contract.Contract`.
+    receiver : ReceiverState
+        The downlink's end.
+    sender : SenderState
+        The uplink's end.
+    exact : bytes
+        The exact arrays received last.
+    """
+
+    session: int
+    contract: bytes
+    receiver: ReceiverState
+    sender: SenderState
+    exact: bytes = b""
+
+    def on(self, downlink: Channel, uplink: Channel) -> ClientState:
+        """Return the state with its pending payloads on their channels."""
+        receiver, sender = self.receiver, self.sender
+        if receiver.pending is not None:
+            pending = receiver.pending.on(downlink.at(receiver.pending_version))
+            receiver = replace(receiver, pending=pending)
+        if sender.pending is not None:
+            pending = sender.pending.on(uplink.at(sender.pending_version))
+            sender = replace(sender, pending=pending)
+        return replace(self, receiver=receiver, sender=sender)
+
+    def to_bytes(self, dim: int) -> bytes:
+        """Return the state as bytes."""
+        receiver, sender = self.receiver, self.sender
+        sections = (
+            self.contract,
+            self.exact,
+            _vector_bytes(receiver.vector),
+            None if receiver.pending is None else receiver.pending.data,
+            _vector_bytes(sender.vector),
+            None if sender.pending is None else sender.pending.data,
+        )
+        header = _HEADER.pack(
+            _FORMAT,
+            dim,
+            self.session,
+            receiver.version,
+            receiver.pending_version,
+            receiver.final,
+            sender.version,
+            sender.pending_version,
+            sender.num_inputs,
+            *(_ABSENT if part is None else len(part) for part in sections),
+        )
+        return b"".join((header, *(part for part in sections if part is not None)))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ClientState | None:
+        """Rebuild a state; None if it is cut off, or of another format."""
+        if len(data) < _HEADER.size or data[0] != _FORMAT:
+            return None
+        _, dim, session, *numbers = _HEADER.unpack_from(data)
+        version, pending_version, final, sent, sent_pending, inputs, *sizes = numbers
+        if sum(max(size, 0) for size in sizes) != len(data) - _HEADER.size:
+            return None
+        rest, sections = memoryview(data)[_HEADER.size :], []
+        for size in sizes:
+            sections.append(None if size == _ABSENT else rest[:size])
+            rest = rest[max(size, 0) :]
+        contract, exact, held, accepted, memory, pending = sections
+        return cls(
+            session,
+            bytes(contract or b""),
+            ReceiverState(
+                version,
+                _vector(held),
+                None if accepted is None else Payload(bytes(accepted), dim),
+                pending_version,
+                bool(final),
+            ),
+            SenderState(
+                sent,
+                _vector(memory),
+                None if pending is None else Payload(bytes(pending), dim),
+                sent_pending,
+                inputs,
+            ),
+            bytes(exact or b""),
+        )
+
+
+def _vector_bytes(vector: Vector | None) -> bytes | None:
+    return None if vector is None else vector.astype("<f4", copy=False).tobytes()
+
+
+def _vector(section: memoryview | None) -> Vector | None:
+    return None if section is None else np.frombuffer(section, dtype="<f4")

@@ -1,0 +1,300 @@
+"""The client's end of both links, as a Flower mod."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from logging import getLogger
+from typing import Literal, get_args
+
+import numpy as np
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    RecordDict,
+)
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.constant import ErrorCode
+
+from ..compressors import Vector
+from ..errors import (
+    ConfigurationError,
+    FlowerCompressError,
+    OutOfSyncError,
+    StalePacketError,
+)
+from ..links import ReceiverState, SenderState, accept
+from ..wire.contract import PROTOCOL, Contract
+from ..wire.layout import Layout
+from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
+from ..wire.records import only_array_record, records_of
+from .client_state import ClientState
+from .state_store import StateStore
+
+__all__ = [
+    "CompressionMod",
+    "Returns",
+    "check_returns",
+    "refusal",
+    "stable_identity",
+    "with_record",
+]
+
+Returns = Literal["weights", "gradient"]
+"""What a train function returns."""
+
+_STATE_KEY = "flower_compress"
+_log = getLogger("flwr")
+
+
+class CompressionMod:
+    """Decode what the server sends, and compress what the client answers.
+
+    To be used with a :class:`~flower_compress.strategies.CompressedStrategy` at the
+    server, which says how to answer: there is nothing to configure twice. The client
+    app sees plain arrays, as without the mod. Messages of other strategies pass
+    through untouched.
+
+    An evaluation uses the model that the client received last; nothing is sent.
+
+    Parameters
+    ----------
+    returns : {"weights", "gradient"} (default: "weights")
+        What the train function returns in its ArrayRecord: the weights after local
+        training, as any Flower client, of which the difference w - w_local to the
+        received ones is sent; or a gradient, which is sent as it is. Arrays that are
+        never compressed (integers, BatchNorm's statistics) are values in both cases.
+    identity : Callable[[Context], int], optional
+        A number that is this client's own and survives restarts. Default: the node's
+        ``partition-id`` if it has one, else its node id.
+    state_dir : path, optional
+        Folder in which the client keeps what it remembers of its links, in a file of
+        its own. Default: in ``Context.state``, which a SuperNode holds in memory, so
+        that a restarted device begins anew, at the cost of one dense model.
+
+    Notes
+    -----
+    Put it first in the list: Flower calls mods in that order, so the ones behind it
+    (differential privacy, for example) see plain arrays, not packets.
+
+    Examples
+    --------
+    >>> from flwr.clientapp import ClientApp
+    >>> from flower_compress import CompressionMod
+    >>> app = ClientApp(mods=[CompressionMod()])
+    """
+
+    def __init__(
+        self,
+        returns: Returns = "weights",
+        identity: Callable[[Context], int] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.returns = check_returns(returns)
+        self.identity = identity or stable_identity
+        self._store = StateStore(_STATE_KEY, state_dir)
+
+    def __call__(
+        self, msg: Message, context: Context, call_next: ClientAppCallable
+    ) -> Message:
+        """Handle one message."""
+        try:
+            found = find_packet(msg.content)
+            if found is not None:
+                return self._train(msg, context, call_next, *found)
+            if msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE:
+                return self._evaluate(msg, context, call_next)
+        except FlowerCompressError as error:
+            return refusal(msg, "CompressionMod", error)
+        return call_next(msg, context)
+
+    def _train(
+        self,
+        msg: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        key: str,
+        data: bytes,
+    ) -> Message:
+        packet = Packet.parse(data)
+        identity = self.identity(context)
+        if packet.greeting:
+            return self._answer_greeting(msg, context, key, packet, identity)
+        state = self._state(context, identity)
+        if state is None or state.session != packet.session:
+            if packet.contract is None:
+                return _ask_for_contract(msg, key, packet)
+            state = ClientState(
+                packet.session, packet.contract, ReceiverState(), SenderState()
+            )
+        elif packet.contract is not None:
+            state = replace(state, contract=packet.contract)
+        contract = Contract.from_bytes(state.contract)
+        packet.require_dim(contract.layout.dim)
+        packet = packet.on(contract.downlink_channel(identity))
+        state = _on_channels(state, contract, identity)
+        if packet.memory is not None:
+            state = replace(state, sender=SenderState(packet.acked, packet.memory))
+        try:
+            receiver = accept(
+                state.receiver,
+                base=packet.base,
+                version=packet.version,
+                payloads=packet.payloads,
+                final=packet.final,
+                rate=contract.downlink_rate,
+                snapshot=packet.snapshot,
+            )
+        except StalePacketError:
+            raise
+        except OutOfSyncError as error:
+            _log.info("CompressionMod: %s", error)
+            return _ask_for_contract(msg, key, packet)
+        model = receiver.value(contract.downlink_rate)
+        if model is None:
+            return _ask_for_contract(msg, key, packet)
+        exact = packet.exact or b""
+        arrays = contract.layout.unflatten(model, exact)
+        if contract.layout.rounds:
+            model, _ = contract.layout.flatten(arrays)  # as the client sees it
+        reply = call_next(with_record(msg, key, arrays), context)
+        if reply.has_error():
+            return reply
+        key, arrays = only_array_record(reply.content, "the client's reply")
+        update, exact_out = self._update(arrays, model, contract.layout)
+        if packet.refused:
+            _log.warning("CompressionMod: the server refused this client's last update")
+            state = replace(state, sender=contract.uplink.refuse(state.sender))
+        answer, sender = _answer(
+            packet, contract, identity, state.sender, update, exact_out
+        )
+        reply = with_record(reply, key, packet_record(answer))
+        # Last of all: a client that fails before has not moved.
+        state = ClientState(packet.session, state.contract, receiver, sender, exact)
+        self._store.save(context, identity, state.to_bytes(packet.dim))
+        return reply
+
+    def _update(
+        self, arrays: ArrayRecord, model: Vector, layout: Layout
+    ) -> tuple[Vector, bytes]:
+        """Return what the client's arrays say: the vector to send, the exact arrays."""
+        update, exact = layout.flatten(arrays)
+        if self.returns == "weights":
+            with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
+                update = model - update
+        layout.check_finite(update, "the client's update")
+        layout.check_exact(exact, "the client's reply")
+        return update, exact
+
+    def _answer_greeting(
+        self, msg: Message, context: Context, key: str, packet: Packet, identity: int
+    ) -> Message:
+        state, held = self._state(context, identity), 0
+        if state is not None and state.session == packet.session:
+            held = state.receiver.newest
+        about = {"protocol": PROTOCOL, "identity": identity, "held": held}
+        answer = Packet(
+            session=packet.session, contract=json.dumps(about).encode(), greeting=True
+        )
+        return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
+
+    def _evaluate(
+        self, msg: Message, context: Context, call_next: ClientAppCallable
+    ) -> Message:
+        for config in records_of(msg.content, ConfigRecord):
+            if SESSION_KEY in config:
+                break
+        else:
+            return call_next(msg, context)
+        identity = self.identity(context)
+        state = self._state(context, identity)
+        if state is None or state.session != config[SESSION_KEY]:
+            raise OutOfSyncError(
+                "this client holds no model of the run to evaluate: train it first, "
+                'or evaluate with evaluate_on="global"'
+            )
+        contract = Contract.from_bytes(state.contract)
+        state = _on_channels(state, contract, identity)
+        held = state.receiver.value(contract.downlink_rate)
+        if held is None:
+            raise OutOfSyncError("this client holds no model to evaluate")
+        arrays = contract.layout.unflatten(held, state.exact)
+        key = str(config.get("arrayrecord-key", "arrays"))
+        return call_next(with_record(msg, key, arrays), context)
+
+    def _state(self, context: Context, identity: int) -> ClientState | None:
+        data = self._store.load(context, identity)
+        return None if data is None else ClientState.from_bytes(data)
+
+
+def check_returns(returns: Returns) -> Returns:
+    """Return what a mod was told that the train function returns, if it may."""
+    if returns not in get_args(Returns):
+        raise ConfigurationError(
+            f'returns must be "weights" or "gradient", got {returns!r}'
+        )
+    return returns
+
+
+def refusal(msg: Message, mod: str, error: FlowerCompressError) -> Message:
+    """Log why a mod cannot handle a message, and return the reply that says so."""
+    reason = f"{type(error).__name__}: {error}"
+    _log.error("%s: %s", mod, reason)
+    return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=msg)
+
+
+def stable_identity(context: Context) -> int:
+    """Return the node's ``partition-id``, or its node id if it has none."""
+    return int(context.node_config.get("partition-id", context.node_id))
+
+
+def _on_channels(state: ClientState, contract: Contract, identity: int) -> ClientState:
+    return state.on(
+        contract.downlink_channel(identity), contract.uplink_channel(identity)
+    )
+
+
+def _answer(
+    packet: Packet,
+    contract: Contract,
+    identity: int,
+    sender: SenderState,
+    update: Vector,
+    exact: bytes,
+) -> tuple[Packet, SenderState]:
+    """Compress the update into the answer to a packet."""
+    sender = contract.uplink.acknowledge(sender, packet.acked, packet.detail)
+    base, channel = sender.version, contract.uplink_channel(identity)
+    sender, payload = contract.uplink.send(
+        sender, update, packet.version, channel.at(packet.version)
+    )
+    answer = Packet(
+        session=packet.session,
+        base=base,
+        version=packet.version,
+        acked=packet.version,
+        detail=max(1, sender.num_inputs),
+        dim=packet.dim,
+        payloads=(payload,),
+        exact=exact or None,
+    )
+    return answer, sender
+
+
+def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
+    answer = Packet(session=packet.session, version=packet.version, resync=True)
+    return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
+
+
+def with_record(msg: Message, key: str, record: ArrayRecord) -> Message:
+    """Return the message with one record replaced; the original stays as it is."""
+    changed = copy.copy(msg)
+    changed.content = RecordDict({**dict(msg.content.items()), key: record})
+    return changed

@@ -1,0 +1,1 @@
+"""What travels, and every byte of it counted: packets, mail, contracts, layouts."""

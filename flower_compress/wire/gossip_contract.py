@@ -1,0 +1,165 @@
+"""What a node of a decentralized run needs to know, sent once with the first model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from ..coding import CODE_NAMES
+from ..compressors import Compressor, get_compressor
+from ..errors import CorruptPacket
+from ..links import Channel
+from ..streams import Purpose, Stream
+from .contract import PROTOCOL, read_contract
+from .layout import Layout
+from .mail import EVERYONE
+
+__all__ = ["GossipContract", "Peers"]
+
+Peers = tuple[tuple[int, float], ...]
+"""Neighbours of a node and the weights of the edges, by number."""
+
+
+@dataclass(frozen=True)
+class GossipContract:
+    """What a node and its neighbours have to agree on.
+
+    Parameters
+    ----------
+    layout : Layout
+        The model's arrays.
+    node : int
+        The node's place in the mixing matrix.
+    algorithm : str
+        Name of what nodes do with a gradient.
+    parameters : Mapping[str, float]
+        Its parameters.
+    compressor : Compressor
+        The operator C.
+    code : str
+        Name of the code for its symbols.
+    rate : float
+        Of the estimates: y += rate C(z - y).
+    residual : bool
+        Whether differences to estimates are sent; if not, C(z).
+    consensus_step : float
+        gamma.
+    seed : int
+        Seed of the run.
+    receives, sends : tuple[Peers, ...]
+        For each round of a period, from whom the node hears and who hears it:
+        w_ij and w_ji. One entry for a topology that does not change.
+    """
+
+    layout: Layout
+    node: int
+    algorithm: str
+    parameters: Mapping[str, float]
+    compressor: Compressor
+    code: str
+    rate: float
+    residual: bool
+    consensus_step: float
+    seed: int
+    receives: tuple[Peers, ...]
+    sends: tuple[Peers, ...]
+    sources: Mapping[int, float] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        everyone = {j: w for peers in self.receives for j, w in peers}
+        object.__setattr__(self, "sources", dict(sorted(everyone.items())))
+
+    @property
+    def per_edge(self) -> bool:
+        """Whether each edge has estimates of its own: the topology changes."""
+        return len(self.receives) > 1
+
+    @property
+    def keeps_estimates(self) -> bool:
+        """Whether there are estimates: a lossless operator needs none."""
+        return self.residual and not self.compressor.lossless
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """All for whom the node keeps an estimate of itself."""
+        if not self.per_edge:
+            return (EVERYONE,)
+        return tuple(sorted({j for peers in self.sends for j, _ in peers}))
+
+    def targets_of(self, server_round: int) -> tuple[int, ...]:
+        """Whom the node writes to in a round (from 1)."""
+        if not self.per_edge:
+            return (EVERYONE,)
+        return tuple(j for j, _ in self.sends[(server_round - 1) % len(self.sends)])
+
+    def channel(self, sender: int, target: int, version: int) -> Channel:
+        """Return the channel of a payload."""
+        index = sender if target == EVERYONE else sender | (target + 1) << 32
+        stream = Stream(self.seed, Purpose.GOSSIP, index, version)
+        return Channel(stream, self.layout.sizes)
+
+    def to_bytes(self) -> bytes:
+        """Return the contract as JSON."""
+        config = {
+            "protocol": PROTOCOL,
+            "layout": self.layout.config(),
+            "node": self.node,
+            "algorithm": self.algorithm,
+            "parameters": dict(self.parameters),
+            "compressor": self.compressor.config(),
+            "code": self.code,
+            "rate": self.rate,
+            "residual": self.residual,
+            "consensus_step": self.consensus_step,
+            "seed": self.seed,
+            "receives": self.receives,
+            "sends": self.sends,
+        }
+        return json.dumps(config, separators=(",", ":"), sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> GossipContract:
+        """Rebuild a contract.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are no contract of this protocol.
+        """
+        return _parse(data)
+
+
+@lru_cache(maxsize=64)
+def _parse(data: bytes) -> GossipContract:
+    return read_contract(data, _build)
+
+
+def _build(config: dict[str, Any]) -> GossipContract:
+    receives, sends = _peers(config["receives"]), _peers(config["sends"])
+    if config["code"] not in CODE_NAMES or not receives:
+        raise CorruptPacket("a contract without a known code, or without peers")
+    if len(receives) != len(sends):
+        raise CorruptPacket("a contract whose two lists of peers differ in length")
+    return GossipContract(
+        layout=Layout.from_config(config["layout"]),
+        node=int(config["node"]),
+        algorithm=str(config["algorithm"]),
+        parameters={str(k): float(v) for k, v in config["parameters"].items()},
+        compressor=get_compressor(config["compressor"]),
+        code=config["code"],
+        rate=float(config["rate"]),
+        residual=bool(config["residual"]),
+        consensus_step=float(config["consensus_step"]),
+        seed=int(config["seed"]),
+        receives=receives,
+        sends=sends,
+    )
+
+
+def _peers(rounds: Any) -> tuple[Peers, ...]:
+    return tuple(
+        tuple((int(node), float(weight)) for node, weight in peers) for peers in rounds
+    )

@@ -1,0 +1,438 @@
+"""What travels between a node of a decentralized run and the relay.
+
+The relay sends a node a *delivery*: the payloads of its neighbours that it has not
+confirmed yet, and what it is to do. The node answers with a *posting*: its own
+payload, which the relay hands on as it is. Both are bytes in one array of a message,
+all numbers little-endian. See ``docs/decentralized.md`` for every field.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from flwr.app import ArrayRecord, RecordDict
+from numpy.typing import NDArray
+
+from ..compressors import Vector
+from ..errors import ConfigurationError, CorruptPacket
+from .packet import take, take_section
+from .records import bytes_record, find_bytes
+
+__all__ = [
+    "EVERYONE",
+    "MAIL_STYPE",
+    "ZEROS_METRIC",
+    "Delivery",
+    "Estimate",
+    "Letter",
+    "Posting",
+    "find_mail",
+    "mail_record",
+    "payload_crc",
+]
+
+MAIL_STYPE = "flower_compress.mail/1"
+"""The stype of the array that holds a delivery or a posting."""
+
+EVERYONE = 0xFFFFFFFF
+"""As a target: all neighbours of the sender."""
+
+ZEROS_METRIC = "model-zeros"
+"""Metric of a node: the share of zeros in z, the model that it posts, in [0, 1]."""
+
+Estimate = NDArray[np.float64]
+"""An estimate of a node's vector, shape (d,)."""
+
+_FORMAT = 1
+_KEY = "mail"
+_DELIVERY = struct.Struct("<BBIIIBIIIIId")
+_POSTING = struct.Struct("<BBIIBII")
+_LETTER = struct.Struct("<IIBBQI")
+_CRC = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
+
+# Of a delivery.
+_CONTRACT, _MODEL, _TRAIN, _COLLECT = 1, 2, 4, 8
+_REBUILD, _WANT_SNAPSHOT, _FORGET, _EVALUATE = 16, 32, 64, 128
+# Of a posting.
+_POSTED_MODEL, _RESYNC, _EMPTY = 1, 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A payload, or a snapshot, from one node to another.
+
+    Parameters
+    ----------
+    node : int
+        In a delivery the sender; in a posting the receiver, or :data:`EVERYONE`.
+    version : int
+        Number of the delivery that it answers.
+    phase : int
+        Which of the algorithm's vectors it belongs to.
+    data : bytes
+        The payload's bytes; of a snapshot the estimate, float64.
+    num_bits : int
+        Exact length of what `data` carries, in bits, as the sender counts it.
+    snapshot : bool
+        Whether it replaces what the receiver holds of the sender.
+    """
+
+    node: int
+    version: int
+    phase: int
+    data: bytes
+    num_bits: int
+    snapshot: bool = False
+
+    def estimate(self, dim: int) -> Estimate:
+        """Return a snapshot's vector, shape (d,).
+
+        Raises
+        ------
+        CorruptPacket
+            If it has another length, or holds NaN or infinity.
+        """
+        if len(self.data) != 8 * dim:
+            raise CorruptPacket(
+                f"expected a snapshot of {8 * dim} bytes, got {len(self.data)}"
+            )
+        vector = np.frombuffer(self.data, dtype="<f8").astype(np.float64)
+        if not np.isfinite(vector).all():
+            raise CorruptPacket("a snapshot holds NaN or infinity")
+        return vector
+
+
+@dataclass(frozen=True, eq=False)
+class Delivery:
+    """From the relay to a node.
+
+    Parameters
+    ----------
+    session : int
+        Id of the run.
+    number : int
+        Counts the deliveries of a run; versions of payloads are such numbers.
+    round : int
+        Number of the round, from 1.
+    phase : int
+        Which of the algorithm's vectors is exchanged.
+    acked, crc : int
+        Version of the node's last payload that the relay took in, and the CRC-32 of
+        what it took in; 0 if none.
+    first : int
+        Running number of the first letter: how many the relay had for the node before.
+    answered : int
+        Number of the last delivery of which the relay took the node's answer in, 0 if
+        none: a node whose state is older has been taken back.
+    dim : int
+        Length d of the vectors.
+    step_size : float
+        eta of this round.
+    train, collect, evaluate : bool
+        Whether the node is to take a step, to send its model, to evaluate it.
+    rebuild : bool
+        Whether the node is to forget what it holds of its neighbours.
+    want_snapshot : bool
+        Whether it is to send its own estimates as they are.
+    forget : bool
+        Whether the relay has lost track of what it took in: the node's neighbours hold
+        nothing of it.
+    contract : bytes, optional
+        See :class:`~flower_compress.wire.gossip_contract.GossipContract`.
+    exact : bytes
+        The initial model's exact arrays; they come with the contract only.
+    model : NDArray[np.float32], optional
+        The common initial model, shape (d,).
+    letters : tuple[Letter, ...]
+        Payloads and snapshots of neighbours, in the order in which they count.
+    """
+
+    session: int
+    number: int
+    round: int = 0
+    phase: int = 0
+    acked: int = 0
+    crc: int = 0
+    first: int = 0
+    answered: int = 0
+    dim: int = 0
+    step_size: float = 0.0
+    train: bool = False
+    collect: bool = False
+    evaluate: bool = False
+    rebuild: bool = False
+    want_snapshot: bool = False
+    forget: bool = False
+    contract: bytes | None = None
+    exact: bytes = b""
+    model: Vector | None = None
+    letters: tuple[Letter, ...] = ()
+
+    @cached_property
+    def data(self) -> bytes:
+        """The delivery as bytes."""
+        flags = (
+            _CONTRACT * (self.contract is not None)
+            | _MODEL * (self.model is not None)
+            | _TRAIN * self.train
+            | _COLLECT * self.collect
+            | _REBUILD * self.rebuild
+            | _WANT_SNAPSHOT * self.want_snapshot
+            | _FORGET * self.forget
+            | _EVALUATE * self.evaluate
+        )
+        header = _pack(
+            _DELIVERY,
+            _FORMAT,
+            flags,
+            self.session,
+            self.number,
+            self.round,
+            self.phase,
+            self.acked,
+            self.crc,
+            self.first,
+            self.answered,
+            self.dim,
+            self.step_size,
+        )
+        body: list[bytes] = []
+        if self.contract is not None:
+            body += (*_section(self.contract), *_section(self.exact))
+        if self.model is not None:
+            body.append(_model_bytes(self.model))
+        return _seal(header, (*body, *_letter_parts(self.letters)))
+
+    @classmethod
+    def parse(cls, data: bytes) -> Delivery:
+        """Read a delivery.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are damaged, or are no delivery.
+        """
+        numbers, rest = _open(_DELIVERY, data)
+        _, flags, session, number, round_, phase, *more = numbers
+        acked, crc, first, answered, dim, eta = more
+        contract, model, exact = None, None, b""
+        if flags & _CONTRACT:
+            contract, rest = take_section(rest)
+            exact, rest = take_section(rest)
+        if flags & _MODEL:
+            model, rest = _take_model(rest, dim)
+        return cls(
+            session,
+            number,
+            round_,
+            phase,
+            acked,
+            crc,
+            first,
+            answered,
+            dim,
+            eta,
+            train=bool(flags & _TRAIN),
+            collect=bool(flags & _COLLECT),
+            evaluate=bool(flags & _EVALUATE),
+            rebuild=bool(flags & _REBUILD),
+            want_snapshot=bool(flags & _WANT_SNAPSHOT),
+            forget=bool(flags & _FORGET),
+            contract=contract,
+            exact=exact,
+            model=model,
+            letters=tuple(_take_letters(rest)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Posting:
+    """From a node to the relay.
+
+    Parameters
+    ----------
+    session, number : int
+        Of the delivery that it answers.
+    phase : int
+        Of that delivery.
+    received : int
+        How many letters the node has had so far.
+    dim : int
+        Length d of the vectors.
+    resync : bool
+        The node lacks what the delivery builds on.
+    empty : bool
+        It has no model yet.
+    model : NDArray[np.float32], optional
+        Its model, shape (d,), where it was to be collected.
+    exact : bytes
+        The model's exact arrays.
+    letters : tuple[Letter, ...]
+        Its payload, or one for each receiver; before them snapshots, if asked for.
+    """
+
+    session: int
+    number: int
+    phase: int = 0
+    received: int = 0
+    dim: int = 0
+    resync: bool = False
+    empty: bool = False
+    model: Vector | None = None
+    exact: bytes = b""
+    letters: tuple[Letter, ...] = ()
+
+    @cached_property
+    def data(self) -> bytes:
+        """The posting as bytes."""
+        flags = (
+            _POSTED_MODEL * (self.model is not None)
+            | _RESYNC * self.resync
+            | _EMPTY * self.empty
+        )
+        header = _pack(
+            _POSTING,
+            _FORMAT,
+            flags,
+            self.session,
+            self.number,
+            self.phase,
+            self.received,
+            self.dim,
+        )
+        body: tuple[bytes, ...] = ()
+        if self.model is not None:
+            body = (_model_bytes(self.model), *_section(self.exact))
+        return _seal(header, (*body, *_letter_parts(self.letters)))
+
+    @cached_property
+    def crc(self) -> int:
+        """CRC-32 of the payloads, by which the relay acknowledges them."""
+        return payload_crc(self.letters)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Posting:
+        """Read a posting.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are damaged, or are no posting.
+        """
+        numbers, rest = _open(_POSTING, data)
+        _, flags, session, number, phase, received, dim = numbers
+        model, exact = None, b""
+        if flags & _POSTED_MODEL:
+            model, rest = _take_model(rest, dim)
+            exact, rest = take_section(rest)
+        return cls(
+            session,
+            number,
+            phase,
+            received,
+            dim,
+            resync=bool(flags & _RESYNC),
+            empty=bool(flags & _EMPTY),
+            model=model,
+            exact=exact,
+            letters=tuple(_take_letters(rest)),
+        )
+
+
+def payload_crc(letters: tuple[Letter, ...]) -> int:
+    """Return the CRC-32 of all payloads among `letters`, one after the other."""
+    crc = 0
+    for letter in letters:
+        if not letter.snapshot:
+            crc = zlib.crc32(letter.data, crc)
+    return crc
+
+
+def mail_record(data: bytes) -> ArrayRecord:
+    """Return a record with one array, which holds a delivery or a posting."""
+    return bytes_record(_KEY, MAIL_STYPE, data)
+
+
+def find_mail(content: RecordDict) -> tuple[str, bytes] | None:
+    """Return the record key and the bytes of the mail in `content`, if any."""
+    return find_bytes(content, _KEY, MAIL_STYPE)
+
+
+def _pack(form: struct.Struct, *numbers: float) -> bytes:
+    try:
+        return form.pack(*numbers)
+    except struct.error:
+        raise ConfigurationError(
+            f"session, numbers and dimension must lie in [0, 2^32), got {numbers}"
+        ) from None
+
+
+def _seal(header: bytes, body: tuple[bytes, ...]) -> bytes:
+    crc = zlib.crc32(header)
+    for part in body:
+        crc = zlib.crc32(part, crc)
+    return b"".join((header, _CRC.pack(crc), *body))
+
+
+def _open(form: struct.Struct, data: bytes) -> tuple[tuple[int, ...], memoryview]:
+    size = form.size + _CRC.size
+    if len(data) < size:
+        raise CorruptPacket(f"expected at least {size} bytes, got {len(data)}")
+    if data[0] != _FORMAT:
+        raise CorruptPacket(
+            f"expected mail of format {_FORMAT}, got {data[0]}: install the same major "
+            "version of flower-compress at both ends"
+        )
+    view = memoryview(data)
+    rest = view[size:]
+    crc = zlib.crc32(rest, zlib.crc32(view[: form.size]))
+    if _CRC.unpack_from(data, form.size)[0] != crc:
+        raise CorruptPacket("the checksum does not match: damaged on the way")
+    return form.unpack_from(data), rest
+
+
+def _letter_parts(letters: tuple[Letter, ...]) -> Iterator[bytes]:
+    for letter in letters:
+        yield _pack(
+            _LETTER,
+            letter.node,
+            letter.version,
+            letter.phase,
+            letter.snapshot,
+            letter.num_bits,
+            len(letter.data),
+        )
+        yield letter.data
+
+
+def _take_letters(rest: memoryview) -> Iterator[Letter]:
+    while len(rest):
+        if len(rest) < _LETTER.size:
+            raise CorruptPacket(f"{len(rest)} bytes too many at the end of the mail")
+        node, version, phase, snapshot, bits, size = _LETTER.unpack_from(rest)
+        data, rest = take(rest[_LETTER.size :], size)
+        if bits > 8 * size:
+            raise CorruptPacket(f"{size} bytes cannot carry {bits} bits")
+        yield Letter(node, version, phase, data, bits, bool(snapshot))
+
+
+def _section(data: bytes) -> tuple[bytes, bytes]:
+    return _pack(_LENGTH, len(data)), data
+
+
+def _model_bytes(model: Vector) -> bytes:
+    return model.astype("<f4", copy=False).tobytes()
+
+
+def _take_model(rest: memoryview, dim: int) -> tuple[Vector, memoryview]:
+    raw, rest = take(rest, 4 * dim)
+    model = np.frombuffer(raw, dtype="<f4").astype(np.float32, copy=False)
+    if not np.isfinite(model).all():
+        raise CorruptPacket("a model holds NaN or infinity")
+    return model, rest

@@ -1,0 +1,319 @@
+"""One message's worth of compressed vectors as bytes.
+
+Header, 30 bytes, little-endian:
+
+====== ===== =========================================================
+offset bytes field
+====== ===== =========================================================
+0      1     format version, 1
+1      1     flags: 1 contract, 2 snapshot, 4 final, 8 exact arrays,
+             16 greeting, 32 resynchronise, 64 refused, 128 memory
+2      4     session
+6      4     base: the version on which the payloads build
+10     4     version of the last payload
+14     4     acked: the newest version accepted from the peer
+18     4     detail: CRC-32 of that version's payload; in a client's answer the
+             number of inputs that its payload carries
+22     4     dimension d of the vector
+26     4     CRC-32 of all other bytes
+====== ===== =========================================================
+
+Then, each present only if its flag says so: the contract (length in 4 bytes, bytes),
+the snapshot and the memory (4 d bytes each, float32), the exact arrays (length in 4
+bytes, bytes), and the payloads up to the end. Each payload but the last is preceded by
+its length in 4 bytes; their number is version - base if they are final, else 0 or 1.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, RecordDict
+
+from ..compressors import Vector
+from ..errors import ConfigurationError, CorruptPacket
+from ..links import Channel, Payload
+from .records import bytes_record, find_bytes
+
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADER_BYTES",
+    "SESSION_KEY",
+    "STYPE",
+    "Packet",
+    "find_packet",
+    "packet_record",
+    "take",
+    "take_section",
+]
+
+FORMAT_VERSION = 1
+STYPE = "flower_compress/1"
+"""Serialisation type of the Flower ``Array`` that holds a packet."""
+SESSION_KEY = "flower-compress-session"
+"""Key in an evaluation's ConfigRecord: whose model is to be evaluated."""
+
+_KEY = "packet"
+_HEADER = struct.Struct("<BBIIIIII")
+_CRC = struct.Struct("<I")
+_LENGTH = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size + _CRC.size
+
+
+_CONTRACT, _SNAPSHOT, _FINAL, _EXACT, _GREETING, _RESYNC = 1, 2, 4, 8, 16, 32
+_REFUSED, _MEMORY = 64, 128
+
+
+@dataclass(frozen=True, eq=False)
+class Packet:
+    """What one message carries.
+
+    Parameters
+    ----------
+    session : int
+        The run's session id, 32 bits.
+    base, version : int
+        The version on which the payloads build, and that of the last one.
+    acked : int
+        The newest version accepted from the peer.
+    detail : int
+        From the server: CRC-32 of the payload of that version, since a client that
+        answered one message twice, having lost its state in between, made two payloads
+        of one version. From a client: the number of its inputs that the payload
+        carries, more than one where error feedback brings those of lost payloads.
+    dim : int
+        Length d of the vectors.
+    payloads : tuple[Payload, ...]
+        The compressed vectors.
+    final : bool
+        Whether the sender never takes the payloads back.
+    snapshot : NDArray[np.float32], optional
+        The sender's state at version `base`, shape (d,).
+    memory : NDArray[np.float32], optional
+        The client's memory as the server holds it at version `acked`, shape (d,), for
+        a client that may have lost it.
+    contract : bytes, optional
+        How the two ends have agreed to talk.
+    exact : bytes, optional
+        Arrays that are never compressed.
+    greeting : bool
+        Whether this is the server's greeting, or the answer to it.
+    resync : bool
+        Whether the client asks for the contract and a snapshot.
+    refused : bool
+        Whether the server refused the client's last update.
+    """
+
+    session: int
+    base: int = 0
+    version: int = 0
+    acked: int = 0
+    detail: int = 0
+    dim: int = 0
+    payloads: tuple[Payload, ...] = ()
+    final: bool = False
+    snapshot: Vector | None = None
+    contract: bytes | None = None
+    exact: bytes | None = None
+    greeting: bool = False
+    resync: bool = False
+    refused: bool = False
+    memory: Vector | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The packet as bytes."""
+        # Kept by hand: a cached_property of Python 3.11 takes a lock.
+        data: bytes | None = self.__dict__.get("_data")
+        if data is None:
+            data = self.__dict__["_data"] = self._write()
+        return data
+
+    def _write(self) -> bytes:
+        flags = (
+            _CONTRACT * (self.contract is not None)
+            | _SNAPSHOT * (self.snapshot is not None)
+            | _FINAL * self.final
+            | _EXACT * (self.exact is not None)
+            | _GREETING * self.greeting
+            | _RESYNC * self.resync
+            | _REFUSED * self.refused
+            | _MEMORY * (self.memory is not None)
+        )
+        numbers = (
+            self.session,
+            self.base,
+            self.version,
+            self.acked,
+            self.detail,
+            self.dim,
+        )
+        try:
+            header = _HEADER.pack(FORMAT_VERSION, flags, *numbers)
+        except struct.error:
+            raise ConfigurationError(
+                "session, versions, CRC and dimension must lie in [0, 2^32), got "
+                f"{numbers}"
+            ) from None
+        body: list[bytes] = []
+        if self.contract is not None:
+            body += (_LENGTH.pack(len(self.contract)), self.contract)
+        for vector in (self.snapshot, self.memory):
+            if vector is not None:
+                body.append(vector.astype("<f4", copy=False).tobytes())
+        if self.exact is not None:
+            body += (_LENGTH.pack(len(self.exact)), self.exact)
+        for payload in self.payloads[:-1]:
+            body += (_LENGTH.pack(len(payload.data)), payload.data)
+        if self.payloads:
+            body.append(self.payloads[-1].data)
+        rest = b"".join(body)
+        crc = zlib.crc32(rest, zlib.crc32(header))
+        return b"".join((header, _CRC.pack(crc), rest))
+
+    @property
+    def payload_bits(self) -> int:
+        """Exact bits of the vectors: payloads, snapshots and exact arrays."""
+        bits = sum(payload.num_bits for payload in self.payloads)
+        return bits + 8 * (self.snapshot_bytes + len(self.exact or b""))
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of the dense vectors: snapshot and memory."""
+        dense = (self.snapshot, self.memory)
+        return sum(vector.nbytes for vector in dense if vector is not None)
+
+    def on(self, channel: Channel) -> Packet:
+        """Return the packet with its payloads on a channel, each at its version."""
+        first = self.version - len(self.payloads) + 1
+        payloads = [
+            payload.on(channel.at(version))
+            for version, payload in enumerate(self.payloads, first)
+        ]
+        return _packet({**self.__dict__, "payloads": tuple(payloads)})
+
+    def require_dim(self, dim: int) -> None:
+        """Raise CorruptPacket unless the packet's vectors have length `dim`."""
+        if self.dim != dim:
+            raise CorruptPacket(
+                f"expected a packet of vectors of length {dim}, got {self.dim}"
+            )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Packet:
+        """Read a packet; its payloads are decoded when they are used.
+
+        So check :meth:`require_dim` first: that bounds what a payload may allocate.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are damaged, or are no packet.
+        """
+        if len(data) < HEADER_BYTES:
+            raise CorruptPacket(
+                f"a packet has at least {HEADER_BYTES} bytes, got {len(data)}"
+            )
+        (
+            form,
+            flags,
+            session,
+            base,
+            version,
+            acked,
+            detail,
+            dim,
+        ) = _HEADER.unpack_from(data)
+        if form != FORMAT_VERSION:
+            raise CorruptPacket(
+                f"expected packet format {FORMAT_VERSION}, got {form}: install the "
+                "same major version of flower-compress at both ends"
+            )
+        rest = memoryview(data)[HEADER_BYTES:]
+        crc = zlib.crc32(rest, zlib.crc32(data[: _HEADER.size]))
+        if _CRC.unpack_from(data, _HEADER.size)[0] != crc:
+            raise CorruptPacket("the checksum does not match: damaged on the way")
+        contract, exact, snapshot, memory = None, None, None, None
+        if flags & _CONTRACT:
+            contract, rest = take_section(rest)
+        if flags & _SNAPSHOT:
+            snapshot, rest = _take_vector(rest, dim)
+        if flags & _MEMORY:
+            memory, rest = _take_vector(rest, dim)
+        if flags & _EXACT:
+            exact, rest = take_section(rest)
+        final = bool(flags & _FINAL)
+        if version < base:
+            raise CorruptPacket(f"version {version} lies before its base {base}")
+        count = version - base if final else int(len(rest) > 0)
+        payloads = []
+        for _ in range(count - 1):
+            section, rest = take_section(rest)
+            payloads.append(Payload(section, dim))
+        if count:
+            payloads.append(Payload(bytes(rest), dim))
+        elif len(rest):
+            raise CorruptPacket(f"{len(rest)} bytes too many at the end of a packet")
+        return _packet(
+            {
+                "session": session,
+                "base": base,
+                "version": version,
+                "acked": acked,
+                "detail": detail,
+                "dim": dim,
+                "payloads": tuple(payloads),
+                "final": final,
+                "snapshot": snapshot,
+                "contract": contract,
+                "exact": exact,
+                "greeting": bool(flags & _GREETING),
+                "resync": bool(flags & _RESYNC),
+                "refused": bool(flags & _REFUSED),
+                "memory": memory,
+            }
+        )
+
+
+def _packet(fields: dict[str, Any]) -> Packet:
+    """Return a packet of all its fields: a frozen class takes four times as long."""
+    packet = object.__new__(Packet)
+    packet.__dict__.update(fields)
+    return packet
+
+
+def take(data: memoryview, size: int) -> tuple[bytes, memoryview]:
+    """Return the first `size` bytes, and the rest; CorruptPacket if there are less."""
+    if size > len(data):
+        raise CorruptPacket(f"expected {size} more bytes, got {len(data)}")
+    return bytes(data[:size]), data[size:]
+
+
+def _take_vector(data: memoryview, dim: int) -> tuple[Vector, memoryview]:
+    raw, rest = take(data, 4 * dim)
+    vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise CorruptPacket("a snapshot holds NaN or infinity")
+    return vector, rest
+
+
+def take_section(data: memoryview) -> tuple[bytes, memoryview]:
+    """Return the bytes whose length stands before them, and the rest."""
+    if len(data) < _LENGTH.size:
+        raise CorruptPacket(f"expected a length of 4 bytes, got {len(data)} bytes")
+    (size,) = _LENGTH.unpack_from(data)
+    return take(data[_LENGTH.size :], size)
+
+
+def find_packet(content: RecordDict) -> tuple[str, bytes] | None:
+    """Return the record key and the bytes of the packet in `content`, if any."""
+    return find_bytes(content, _KEY, STYPE)
+
+
+def packet_record(packet: Packet) -> ArrayRecord:
+    """Return a record with one array, which holds the packet's bytes."""
+    return bytes_record(_KEY, STYPE, packet.data)

@@ -1,0 +1,96 @@
+"""Reading Flower's records without the copies that their properties make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from ..errors import LayoutMismatchError
+
+__all__ = [
+    "array_bytes",
+    "bytes_record",
+    "find_bytes",
+    "only_array_record",
+    "records_of",
+    "uniform_mean",
+]
+
+_Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+
+def records_of(content: RecordDict, kind: type[_Record]) -> Iterator[_Record]:
+    """Yield the records of one kind; ``content.array_records`` would copy them."""
+    for record in content.values():
+        if isinstance(record, kind):
+            yield record
+
+
+def array_bytes(content: RecordDict) -> int:
+    """Return the size of all arrays in a message, in bytes."""
+    return sum(
+        len(array.data)
+        for record in records_of(content, ArrayRecord)
+        for array in record.values()
+    )
+
+
+def bytes_record(name: str, stype: str, data: bytes) -> ArrayRecord:
+    """Return a record with one array of that name and stype, which holds `data`."""
+    return ArrayRecord({name: Array("uint8", (len(data),), stype, data)})
+
+
+def find_bytes(content: RecordDict, name: str, stype: str) -> tuple[str, bytes] | None:
+    """Return key and data of the record that :func:`bytes_record` made, if any."""
+    for key, record in content.items():
+        if isinstance(record, ArrayRecord) and name in record:
+            array = record[name]
+            if array.stype == stype:
+                return key, array.data
+    return None
+
+
+def only_array_record(content: RecordDict, where: str) -> tuple[str, ArrayRecord]:
+    """Return the one ArrayRecord of a message and its key.
+
+    Raises
+    ------
+    LayoutMismatchError
+        If there is none, or more than one.
+    """
+    found = [
+        (key, record)
+        for key, record in content.items()
+        if isinstance(record, ArrayRecord)
+    ]
+    if len(found) != 1:
+        raise LayoutMismatchError(
+            f"expected one ArrayRecord in {where}, got {len(found)}"
+        )
+    return found[0]
+
+
+def uniform_mean(contents: list[RecordDict], _: str) -> MetricRecord:
+    """Return the mean of each metric over the clients that report it, unweighted."""
+    columns: dict[str, list[int | float | list[int] | list[float]]] = {}
+    for content in contents:
+        for record in records_of(content, MetricRecord):
+            for key, value in record.items():
+                columns.setdefault(key, []).append(value)
+    mean = MetricRecord()
+    for key, values in columns.items():
+        lists = [value for value in values if isinstance(value, list)]
+        if not lists:
+            numbers = [value for value in values if not isinstance(value, list)]
+            mean[key] = sum(numbers) / len(numbers)
+        elif len(lists) == len(values) and len({len(value) for value in lists}) == 1:
+            entries = zip(*lists, strict=True)
+            mean[key] = [sum(entry) / len(lists) for entry in entries]
+        else:
+            raise LayoutMismatchError(
+                f"metric {key!r} differs in form between clients: expected numbers, or "
+                "lists of one length"
+            )
+    return mean

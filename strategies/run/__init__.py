@@ -1,0 +1,1 @@
+"""What every run has: rounds, greetings, checkpoints, step sizes."""

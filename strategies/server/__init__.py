@@ -1,0 +1,23 @@
+"""The server's end of a run with a central model."""
+
+from __future__ import annotations
+
+from .defaults import DEFAULT_COMPRESSOR
+from .downlink import DownlinkMemory, Groups, ResetEvery
+from .optimizers import AMSGrad, GradientDescent, ServerOptimizer
+from .sampling import Sampling
+from .strategy import CompressedStrategy
+from .uplink import UplinkMemory
+
+__all__ = [
+    "AMSGrad",
+    "CompressedStrategy",
+    "DEFAULT_COMPRESSOR",
+    "DownlinkMemory",
+    "GradientDescent",
+    "Groups",
+    "ResetEvery",
+    "Sampling",
+    "ServerOptimizer",
+    "UplinkMemory",
+]

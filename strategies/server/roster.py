@@ -1,0 +1,154 @@
+"""All clients of a run, with the server's ends of their two links."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord, RecordDict
+from flwr.serverapp import Grid
+
+from flower_compress.errors import CorruptPacket, MissingModError
+from flower_compress.wire.ledger import Ledger
+from flower_compress.wire.packet import Packet, find_packet, packet_record
+
+from ..run.checkpoint import Arrays, Checkpoint
+from ..run.greetings import Greeted, Greetings
+from .downlink import DownlinkEnd, Downlinks
+from .uplink import UplinkEnd, Uplinks
+
+__all__ = ["Client", "Roster"]
+
+
+@dataclass(slots=True)
+class Client:
+    """What the server knows of a client.
+
+    Attributes
+    ----------
+    identity : int
+        Its own number, stable over restarts.
+    node_id : int
+        The Flower node it runs on now; 0 after the server came back, until the client
+        is greeted.
+    downlink : DownlinkEnd
+        The server's end of its downlink.
+    uplink : UplinkEnd
+        The server's end of its uplink.
+    """
+
+    identity: int
+    node_id: int
+    downlink: DownlinkEnd
+    uplink: UplinkEnd
+
+
+class Roster:
+    """All clients by their stable identity, see :class:`Greetings`."""
+
+    def __init__(
+        self, session: int, downlinks: Downlinks, uplinks: Uplinks, ledger: Ledger
+    ) -> None:
+        self._downlinks, self._uplinks = downlinks, uplinks
+        greeting = packet_record(Packet(session=session, greeting=True))
+        self._greetings = Greetings(greeting, _read, "CompressionMod", ledger)
+        self._clients: dict[int, Client] = {}
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(self._clients.values())
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def find(self, node_id: int) -> Client | None:
+        """Return the client that runs on a node."""
+        identity = self._greetings.identity(node_id)
+        return None if identity is None else self._clients[identity]
+
+    def online(self, node_ids: Iterable[int]) -> list[Client]:
+        """Return the greeted clients among those nodes, by identity."""
+        return [self._clients[i] for i in self._greetings.online(node_ids)]
+
+    def greet(
+        self,
+        grid: Grid,
+        node_ids: Iterable[int],
+        key: str,
+        config: ConfigRecord,
+        config_key: str,
+        timeout: float,
+    ) -> None:
+        """Greet the nodes that are new; see :meth:`Greetings.greet`."""
+        arrived = self._greetings.greet(
+            grid, node_ids, key, config, config_key, timeout
+        )
+        for identity, held, _ in arrived:
+            client = self._clients.get(identity) or self._take_in(identity)
+            client.node_id = self._greetings.node_id(identity)
+            self._downlinks.confirm(client.downlink, held)
+
+    def _take_in(self, identity: int) -> Client:
+        client = Client(identity, 0, self._downlinks.begin(), self._uplinks.begin())
+        self._clients[identity] = client
+        return client
+
+    # -- checkpoints ---------------------------------------------------------------
+
+    def save(self, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold of the clients' ends; add the rest to `arrays`."""
+        return {
+            "clients": [
+                {
+                    "identity": identity,
+                    "downlink": client.downlink.save(arrays, f"downlink/{identity}"),
+                    "uplink": client.uplink.save(arrays, f"uplink/{identity}"),
+                }
+                for identity, client in self._clients.items()
+            ],
+            "greetings": self._greetings.save(),
+        }
+
+    def restore(
+        self, meta: dict[str, Any], checkpoint: Checkpoint, *, clients_too: bool
+    ) -> None:
+        """Take over what :meth:`save` gave.
+
+        Parameters
+        ----------
+        meta, checkpoint
+            What was saved.
+        clients_too : bool
+            Whether the clients are back where they were then. If not, they have to be
+            greeted anew, and say what they hold.
+        """
+        if clients_too:
+            self._greetings.restore(meta["greetings"])
+        for row in meta["clients"]:
+            name = row["identity"]
+            client = self._take_in(name)
+            client.node_id = self._greetings.node_id(name)
+            self._downlinks.restore_end(
+                name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
+            )
+            client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
+
+
+def _read(content: RecordDict) -> Greeted:
+    """Read a client's answer to the greeting."""
+    found = find_packet(content)
+    if found is None:
+        raise MissingModError("it answered with a reply that holds no packet")
+    packet = Packet.parse(found[1])
+    try:
+        about = json.loads(packet.contract or b"")
+        return Greeted(int(about["identity"]), int(about["held"]), about["protocol"])
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise CorruptPacket(f"not an answer to a greeting: {error}") from error

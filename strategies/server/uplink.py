@@ -1,0 +1,333 @@
+"""The server's end of all uplinks: from payloads to an estimate of the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flower_compress.compressors import Vector
+from flower_compress.errors import OutOfSyncError, RefusedUpdateError
+from flower_compress.links import Link, Payload, ReceiverState, accept, commit, fold
+from flower_compress.wire.packet import Packet
+
+from ..run.checkpoint import Arrays, Checkpoint
+from .vector_store import Slot, VectorStore
+
+__all__ = ["Contribution", "UplinkEnd", "UplinkMemory", "Uplinks"]
+
+UplinkMemory = Literal["each", "mean", "sampled"]
+"""What the server keeps of the uplinks' memories; see :class:`Uplinks`."""
+
+
+@dataclass(slots=True)
+class UplinkEnd:
+    """The server's end of one client's uplink.
+
+    Attributes
+    ----------
+    memory : Slot
+        h_i, empty where it is zero or not kept.
+    version : int
+        Newest version accepted, 0 if there is none.
+    crc : int
+        CRC-32 of that payload.
+    weight : float
+        The client's weight w_i; 0 until it has contributed.
+    epoch : int
+        The epoch of the client's memory, with ``"mean"``.
+    refused : bool
+        Whether the client's last update was refused, and it was not told yet.
+    asked : int
+        How often it was asked since its last update was taken in.
+    """
+
+    memory: Slot
+    version: int = 0
+    crc: int = 0
+    weight: float = 0.0
+    epoch: int = 0
+    refused: bool = False
+    asked: int = 0
+
+    def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
+        """Return what JSON can hold; add the memory to `arrays`."""
+        self.memory.save(arrays, name)
+        numbers = ("version", "crc", "weight", "epoch", "refused", "asked")
+        return {number: getattr(self, number) for number in numbers}
+
+    def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
+        """Take over what :meth:`save` gave."""
+        for number, value in meta.items():
+            setattr(self, number, value)
+        self.memory.restore(checkpoint, name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contribution:
+    """One client's part in a round, checked but not taken in yet.
+
+    Attributes
+    ----------
+    end : UplinkEnd
+        The client's end.
+    state : ReceiverState
+        h_i, where it is kept, and the payload.
+    payload : Payload
+        q_i.
+    weight : float
+        w_i.
+    version : int
+        The payload's version.
+    is_new : bool
+        Whether the payload builds on no memory.
+    num_inputs : int
+        How many of the client's gradients the payload carries.
+    """
+
+    end: UplinkEnd
+    state: ReceiverState
+    payload: Payload
+    weight: float
+    version: int
+    is_new: bool
+    num_inputs: int
+
+
+class Uplinks:
+    """Sums over clients of what they send and of their memories.
+
+    With N clients, of which S took part, weights w_i (all 1 if uniform) and payloads
+    q_i = C(g_i - h_i), sums weighted by w_i:
+
+        g = sum_{i in S} q_i / |S| + hbar,   hbar = sum_i h_i / N,
+        h_i += alpha q_i for i in S
+
+    where a client that never contributed counts with the mean weight. A client that
+    does not take part leaves its h_i as it is. With error feedback a payload carries
+    n_i gradients, more than one if earlier payloads were lost, and |S| is the sum of
+    the n_i: else losses would lengthen the step. Sums are float64, in the order of the
+    contributions.
+
+    With ``memory="each"`` every h_i is kept. A client that comes back without its state
+    is sent its h_i, dense, beside the model: without it the client's answers would be
+    noisy for 1 / alpha rounds. If a client says that it has lost h_i only, it is taken
+    out of hbar, and both ends start from zero.
+
+    With ``memory="mean"`` only hbar is, hbar += alpha sum_{i in S} q_i / N, to float32
+    rounding, and a client's weight is the one it had first. If a client comes back
+    without its memory, what it should take out of hbar is not known: a new epoch
+    begins, in which hbar = 0 and every client starts from zero when it next hears of
+    the server. That round's estimate leaves those clients out.
+
+    With ``memory="sampled"`` every h_i is kept, and those of absent clients are not
+    used: g = sum_{i in S} (h_i + q_i) / |S|. Its noise is larger where clients differ.
+
+    Parameters
+    ----------
+    link : Link
+        The uplink.
+    dim : int
+        Length d.
+    memory : {"each", "mean", "sampled"}
+        What is kept, see above.
+    store : VectorStore
+        Where memories are kept.
+    max_norm : float, optional
+        Largest Euclidean norm of an update h_i + q_i (with ``"mean"``: of q_i) that is
+        taken in.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        dim: int,
+        memory: UplinkMemory,
+        store: VectorStore,
+        max_norm: float | None,
+    ) -> None:
+        self._dim, self._memory, self._store = dim, memory, store
+        self._rate = link.memory_rate(dim)
+        self._max_norm = max_norm
+        self._memory_sum: NDArray[np.float64] | None = None  # sum_i w_i h_i
+        self._weight_sum = 0.0
+        self._num_known = 0
+        self._epoch = 0
+
+    def begin(self) -> UplinkEnd:
+        """Return the end of a client that was never heard of."""
+        return UplinkEnd(self._store.slot(), epoch=self._epoch)
+
+    def acked(self, end: UplinkEnd) -> tuple[int, int]:
+        """Return version and CRC-32 of the payload that the client shall fold.
+
+        Version 0 tells it to start from zero.
+        """
+        if self._rate is not None and end.epoch != self._epoch:
+            return 0, 0
+        return end.version, end.crc
+
+    def memory(self, end: UplinkEnd) -> Vector | None:
+        """Return h_i for a client that may have lost it, None if it is not kept."""
+        return end.memory.vector
+
+    def check(self, end: UplinkEnd, packet: Packet, weight: float) -> Contribution:
+        """Decode a client's packet without changing anything.
+
+        Raises
+        ------
+        CorruptPacket
+            If its payload cannot be decoded.
+        OutOfSyncError
+            If it builds on a memory that this end does not hold.
+        RefusedUpdateError
+            If the update is not finite, or larger than the limit.
+        """
+        if len(packet.payloads) != 1:
+            raise OutOfSyncError(f"expected one payload, got {len(packet.payloads)}")
+        (payload,) = packet.payloads
+        is_new = self._rate is not None and packet.base == 0
+        if end.epoch != self._epoch and not is_new:
+            raise OutOfSyncError("the update builds on a memory of an earlier epoch")
+        held = ReceiverState(end.version)
+        if self._rate is not None and packet.version > end.version:
+            # Else accept refuses it, as stale.
+            held = ReceiverState(
+                *((0, None) if is_new else (end.version, end.memory.vector))
+            )
+        state = accept(
+            held,
+            base=packet.base,
+            version=packet.version,
+            payloads=packet.payloads,
+            final=False,
+            rate=self._rate,
+        )
+        self._check_size(state)
+        # As many as it says, but no more than it was asked for.
+        num_inputs = max(1, min(packet.detail, end.asked))
+        return Contribution(
+            end, state, payload, weight, packet.version, is_new, num_inputs
+        )
+
+    def _check_size(self, state: ReceiverState) -> None:
+        value = state.value(self._rate)
+        if value is None:
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            squared = float(np.dot(value, value))
+            if not np.isfinite(squared):  # float32 overflows long before the sum does
+                squared = float(np.sum(np.square(value, dtype=np.float64)))
+        if not np.isfinite(squared):
+            count = int(np.size(value) - np.count_nonzero(np.isfinite(value)))
+            raise RefusedUpdateError(
+                f"the update holds {count} values that are NaN or infinite"
+            )
+        if self._max_norm is not None and squared > self._max_norm**2:
+            raise RefusedUpdateError(
+                f"expected an update of norm at most {self._max_norm:g} "
+                f"(max_update_norm), got {squared**0.5:g}"
+            )
+
+    def fold(self, contributions: Sequence[Contribution], num_clients: int) -> Vector:
+        """Take contributions in and return the estimate g, shape (d,), float32."""
+        lost = [part for part in contributions if self._memory_was_lost(part)]
+        begins_epoch = self._memory == "mean" and bool(lost)
+        used = [part for part in contributions if not begins_epoch or part not in lost]
+        if not used:  # All lost theirs: q_i is their whole gradient.
+            used, self._memory_sum = lost, None
+        for part in contributions:
+            self._settle(part)
+        estimate = self._estimate(used, num_clients)
+        if begins_epoch:
+            self._memory_sum = None
+            self._epoch += 1
+        for part in contributions:
+            if self._rate is not None and not begins_epoch:
+                self._move_memory(part)
+            end = part.end
+            end.version, end.crc, end.asked = part.version, part.payload.crc, 0
+        return estimate
+
+    def _memory_was_lost(self, part: Contribution) -> bool:
+        """Whether the server counted on a memory that the client has not."""
+        end = part.end
+        return part.is_new and end.version > 0 and end.epoch == self._epoch
+
+    def _estimate(self, parts: Sequence[Contribution], num_clients: int) -> Vector:
+        total = sum(part.weight * part.num_inputs for part in parts)
+        estimate = np.zeros(self._dim, dtype=np.float64)
+        for part in parts:
+            if self._memory == "sampled" and part.state.vector is not None:
+                _add(estimate, part.state.vector, part.weight)
+            _add(estimate, part.payload.vector, part.weight)
+        estimate /= total
+        if self._memory_sum is not None:
+            mean_weight = self._weight_sum / self._num_known
+            estimate += self._memory_sum / (mean_weight * num_clients)
+        return estimate.astype(np.float32)
+
+    def _settle(self, part: Contribution) -> None:
+        """Bring the sums in line with a client's new weight, or lost memory."""
+        end = part.end
+        if self._memory == "mean" and end.weight:
+            return
+        counted = 0.0 if part.is_new else part.weight
+        if self._memory_sum is not None and counted != end.weight:
+            held = end.memory.vector
+            if held is not None:
+                _add(self._memory_sum, held, counted - end.weight)
+        if part.is_new:
+            end.memory.vector = None
+        self._num_known += end.weight == 0.0
+        self._weight_sum += part.weight - end.weight
+        end.weight = part.weight
+
+    def _move_memory(self, part: Contribution) -> None:
+        """h_i += alpha q_i, and the sum of all memories with it."""
+        end = part.end
+        end.epoch = self._epoch
+        if self._memory == "mean":
+            self._add_to_sum(fold(None, part.payload, self._rate or 0.0), end.weight)
+            return
+        after = commit(part.state, self._rate).vector
+        if self._memory == "each" and after is not None:
+            # In float64 from the float32 memories: the sum never drifts from them.
+            change = after.astype(np.float64)
+            if part.state.vector is not None:
+                change -= part.state.vector
+            self._add_to_sum(change, end.weight)
+        end.memory.vector = after
+
+    def save(self, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold; add the sum of the memories to `arrays`."""
+        if self._memory_sum is not None:
+            arrays["uplink/sum"] = self._memory_sum
+        return {
+            "weight_sum": self._weight_sum,
+            "num_known": self._num_known,
+            "epoch": self._epoch,
+        }
+
+    def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
+        """Take over what :meth:`save` gave."""
+        self._weight_sum = meta["weight_sum"]
+        self._num_known, self._epoch = meta["num_known"], meta["epoch"]
+        self._memory_sum = checkpoint.find("uplink/sum")
+
+    def _add_to_sum(self, change: NDArray[np.floating], weight: float) -> None:
+        if self._memory_sum is None:
+            self._memory_sum = np.zeros(self._dim, dtype=np.float64)
+        _add(self._memory_sum, change, weight)
+
+
+def _add(
+    total: NDArray[np.float64], vector: NDArray[np.floating], weight: float
+) -> None:
+    if weight == 1.0:
+        total += vector
+    else:
+        total += vector.astype(np.float64) * weight

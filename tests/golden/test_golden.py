@@ -1,0 +1,198 @@
+"""Golden packets: bytes written long ago are written today, and read as they were.
+
+See tests/golden/make_golden.py; this test reads its files and never writes any.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flower_compress.coding import CODE_NAMES, code_by_wire_id
+from flower_compress.compressors import (
+    COMPRESSORS,
+    compressor_from_wire,
+    get_compressor,
+)
+from flower_compress.wire.contract import Contract
+from flower_compress.wire.packet import Packet
+from tests.golden.make_golden import (
+    FOLDER,
+    RECIPES,
+    make_channel,
+    make_contract,
+    make_input,
+    make_packet,
+)
+
+HAS_ENTROPY = importlib.util.find_spec("constriction") is not None
+IS_ZLIB_NG = "ng" in zlib.ZLIB_RUNTIME_VERSION
+
+
+def codes_of(recipe: dict[str, Any]) -> set[str]:
+    return {payload["code"] for payload in recipe["payloads"]}
+
+
+needs_a_package = pytest.mark.skipif(not HAS_ENTROPY, reason="needs constriction")
+EVERY = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=needs_a_package if "entropy" in codes_of(recipe) else ()
+        )
+        for name, recipe in RECIPES.items()
+    ],
+)
+
+
+def stored(name: str) -> tuple[bytes, dict[str, Any]]:
+    """The bytes and the description; a file that is missing is a failure."""
+    data = (FOLDER / f"{name}.bin").read_bytes()
+    described: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return data, described
+
+
+def received(data: bytes, described: dict[str, Any]) -> Packet:
+    """The packet, each payload on its channel."""
+    packet = Packet.parse(data)
+    payloads = tuple(
+        payload.on(make_channel(recipe))
+        for payload, recipe in zip(packet.payloads, described["payloads"], strict=True)
+    )
+    return replace(packet, payloads=payloads)
+
+
+@EVERY
+def test_the_same_bytes_are_written(name: str) -> None:
+    data, described = stored(name)
+    packet = make_packet(described)
+    if "packed-huffman" in codes_of(described) and IS_ZLIB_NG:
+        # Another implementation of zlib: other bytes, which decode to the same.
+        for payload, expected in zip(
+            packet.payloads, received(data, described).payloads, strict=True
+        ):
+            assert payload.vector.tobytes() == expected.vector.tobytes()
+        return
+    assert packet.data.hex() == data.hex()
+    assert len(data) == described["expected"]["num_bytes"]
+    assert packet.payload_bits == described["expected"]["payload_bits"]
+
+
+@EVERY
+def test_the_stored_bytes_are_read(name: str) -> None:
+    data, described = stored(name)
+    packet = received(data, described)
+    fields = described["packet"]
+    for field in ("session", "base", "version", "acked", "detail", "dim", "final"):
+        assert getattr(packet, field) == fields[field], field
+    for field in ("greeting", "resync", "refused"):
+        assert getattr(packet, field) == fields[field]
+    assert packet.payload_bits == described["expected"]["payload_bits"]
+    decoded = described["expected"]["decoded"]
+    assert len(packet.payloads) == len(decoded) == len(described["payloads"])
+    for payload, values, recipe in zip(
+        packet.payloads, decoded, described["payloads"], strict=True
+    ):
+        expected = np.array(values, dtype=np.float32)
+        assert payload.vector.tobytes() == expected.tobytes()
+        assert payload.compressor == get_compressor(recipe["operator"])
+
+
+@EVERY
+def test_the_stored_sections_are_read(name: str) -> None:
+    data, described = stored(name)
+    packet, fields = Packet.parse(data), described["packet"]
+    if fields["contract"] is None:
+        assert packet.contract is None
+    else:
+        assert packet.contract is not None
+        contract = Contract.from_bytes(packet.contract)
+        assert contract == make_contract(fields["contract"])
+        assert contract.layout.dim == packet.dim
+        assert packet.exact is not None
+        assert contract.layout.exact_bytes == len(packet.exact)
+    for section in ("snapshot", "memory"):
+        vector = getattr(packet, section)
+        if fields[section] is None:
+            assert vector is None
+        else:
+            assert vector.tobytes() == make_input(fields[section]).tobytes()
+    exact = fields["exact"]
+    assert packet.exact == (None if exact is None else bytes.fromhex(exact))
+
+
+@EVERY
+def test_the_description_is_that_of_the_recipe(name: str) -> None:
+    _, described = stored(name)
+    del described["expected"]
+    assert described == json.loads(json.dumps(RECIPES[name]))
+
+
+def test_no_file_is_left_over() -> None:
+    found = {path.name for path in FOLDER.iterdir() if path.suffix in (".bin", ".json")}
+    assert found == {f"{name}.{end}" for name in RECIPES for end in ("bin", "json")}
+
+
+def test_every_operator_is_stored_with_every_code() -> None:
+    written = set()
+    for name in RECIPES:
+        for payload in Packet.parse(stored(name)[0]).payloads:
+            code = payload.data[1]
+            code_name = code_by_wire_id(code).name if code else None
+            operator, _ = compressor_from_wire(
+                payload.data[0], memoryview(payload.data)[2:]
+            )
+            written.add((operator.name, code_name))
+    first = {
+        described["operator"]["name"]: get_compressor(described["operator"])
+        for recipe in RECIPES.values()
+        for described in recipe["payloads"]
+    }
+    assert first.keys() == COMPRESSORS.keys()
+    for name, compressor in first.items():
+        codes = [None] if compressor.alphabet(9) is None else CODE_NAMES[1:]
+        for code_name in codes:
+            if code_name != "indices" or compressor.alphabet(9) == (0, 1):
+                assert (name, code_name) in written
+
+
+def test_every_configuration_is_stored() -> None:
+    """Scopes, taus, norms and both dithers of every operator."""
+    stored_operators = [
+        described["operator"]
+        for recipe in RECIPES.values()
+        for described in recipe["payloads"]
+    ]
+    for name in COMPRESSORS:
+        of_name = [one for one in stored_operators if one["name"] == name]
+        assert any(one.get("per") == "tensor" for one in of_name), name
+    for name, key, values in (
+        ("dithered-quantizer", "tau", {"exact", "lemma", "none"}),
+        ("dithered-quantizer", "subtractive", {False, True}),
+        ("stochastic-quantizer", "subtractive", {False, True}),
+        ("stochastic-quantizer", "norm", {2, "inf"}),
+    ):
+        found = {one[key] for one in stored_operators if one["name"] == name}
+        assert found == values
+    for name, recipe in RECIPES.items():
+        for described in recipe["payloads"]:
+            assert described["sizes"] is None or sum(described["sizes"]) == 96, name
+
+
+def test_a_missing_file_is_a_failure() -> None:
+    with pytest.raises(FileNotFoundError):
+        stored("a-packet-that-nobody-wrote")
+
+
+def test_inputs_are_what_they_should_be() -> None:
+    recipe = {"dim": 101, "multiplier": 37, "offset": 5, "zero_every": 0}
+    x = make_input(recipe)
+    assert np.unique(np.abs(x)).size == 101
+    assert x[:3].tolist() == [6 / 64, -43 / 64, 80 / 64]
+    assert (make_input({**recipe, "zero_every": 5})[::5] == 0).all()
