@@ -68,7 +68,7 @@ def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
     before, started = _resident("VmRSS"), time.monotonic()
     strategy.start(grid, model, ROUNDS)
     seconds = time.monotonic() - started
-    store = strategy._uplinks._store
+    store = strategy._running.uplinks._store
     return {
         "algorithm": algorithm,
         "options": options,
@@ -76,7 +76,7 @@ def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
         "num_clients": NUM_CLIENTS,
         "dim": DIM,
         "rounds": ROUNDS,
-        "heard_of": sum(end.uplink.version > 0 for end in strategy._roster),
+        "heard_of": sum(end.uplink.version > 0 for end in strategy._running.roster),
         "before_mib": before / _MEBI,
         "peak_mib": _resident("VmHWM") / _MEBI,
         "memories_mib": (store.num_bytes_in_ram + store.num_bytes_on_disk) / _MEBI,

@@ -11,10 +11,13 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-__all__ = ["EvaluateFn", "Rounds"]
+__all__ = ["EvaluateFn", "Rounds", "ShouldStop"]
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 """Evaluates a round's model at the server."""
+
+ShouldStop = Callable[[int, Result], bool]
+"""Told each round and what there is by then, whether the run ends with that round."""
 
 _log = getLogger("flwr")
 
@@ -37,6 +40,8 @@ class Rounds:
         Sent to the clients.
     evaluate_fn : EvaluateFn, optional
         Evaluates each round's model, and the initial one as round 0.
+    should_stop : ShouldStop, optional
+        Asked at the end of each round; True ends the run there.
     exchanges : int
         How often a round trains: the strategy configures and aggregates each time.
     """
@@ -47,6 +52,7 @@ class Rounds:
     train_config: ConfigRecord = field(default_factory=ConfigRecord)
     evaluate_config: ConfigRecord = field(default_factory=ConfigRecord)
     evaluate_fn: EvaluateFn | None = None
+    should_stop: ShouldStop | None = None
     exchanges: int = 1
 
     def run(
@@ -54,8 +60,8 @@ class Rounds:
         strategy: Strategy,
         result: Result,
         first_round: int,
-        after_round: Callable[[int, Result], None],
-    ) -> Result:
+        after_round: Callable[[int, bool], None],
+    ) -> None:
         """Run rounds `first_round` to `num_rounds` on the model in `result`.
 
         Parameters
@@ -66,20 +72,25 @@ class Rounds:
             The model, and the metrics of earlier rounds; it is changed in place.
         first_round : int
             1 for a new run, with which the initial model is evaluated.
-        after_round : Callable[[int, Result], None]
-            Called at the end of every round.
+        after_round : Callable[[int, bool], None]
+            Called at the end of every round, with whether the run ends there.
         """
         started = time.monotonic()
         if first_round == 1:
-            self._evaluate(0, result)
+            self._evaluate_at_server(0, result)
         for server_round in range(first_round, self.num_rounds + 1):
             _log.info("")
             _log.info("[ROUND %s/%s]", server_round, self.num_rounds)
             for _ in range(self.exchanges):
                 self._train(strategy, server_round, result)
-            self._evaluate_at_clients(strategy, server_round, result)
-            self._evaluate(server_round, result)
-            after_round(server_round, result)
+            self.evaluate(strategy, server_round, result)
+            stops = self.should_stop is not None and self.should_stop(
+                server_round, result
+            )
+            after_round(server_round, stops or server_round == self.num_rounds)
+            if stops:
+                _log.info("Stopped after round %d, as asked", server_round)
+                break
         _log.info("")
         _log.info("Strategy execution finished in %.2fs", time.monotonic() - started)
         _log.info("")
@@ -88,7 +99,11 @@ class Rounds:
         if _log.isEnabledFor(INFO):
             for line in str(result).splitlines():
                 _log.info("\t%s", line)
-        return result
+
+    def evaluate(self, strategy: Strategy, server_round: int, result: Result) -> None:
+        """Evaluate a round's model, at the clients and then at the server."""
+        self._evaluate_at_clients(strategy, server_round, result)
+        self._evaluate_at_server(server_round, result)
 
     def _train(self, strategy: Strategy, server_round: int, result: Result) -> None:
         messages = strategy.configure_train(
@@ -114,7 +129,7 @@ class Rounds:
             _log.info("\t└──> Aggregated MetricRecord: %s", metrics)
             result.evaluate_metrics_clientapp[server_round] = metrics
 
-    def _evaluate(self, server_round: int, result: Result) -> None:
+    def _evaluate_at_server(self, server_round: int, result: Result) -> None:
         if self.evaluate_fn is None:
             return
         metrics = self.evaluate_fn(server_round, result.arrays)

@@ -98,7 +98,7 @@ class Saving:
     def after_round(
         self,
         server_round: int,
-        num_rounds: int,
+        is_last: bool,
         save: Callable[[Arrays], dict[str, Any]],
     ) -> None:
         """Save the round if it is time: what `save` returns, and puts into arrays.
@@ -108,7 +108,7 @@ class Saving:
         CheckpointError
             If no checkpoint can be written.
         """
-        due = server_round % self.every == 0 or server_round == num_rounds
+        due = is_last or server_round % self.every == 0
         if self._checkpoints is not None and due:
             arrays: Arrays = {}
             meta = save(arrays)

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from flower_compress.strategies.relay import relay
-from flower_compress.strategies.server import strategy as base
+from flower_compress.strategies.relay import session
+from flower_compress.strategies.server import participants
 
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Flower's log of a thousand rounds takes longer than the rounds, so does fsync."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(base, "_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(relay, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(participants, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(session, "_RETRY_SECONDS", 0.0)
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

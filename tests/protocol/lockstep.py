@@ -395,7 +395,7 @@ class LockStep:
 
     @property
     def dim(self) -> int:
-        return self.strategy._layout.dim
+        return self.strategy._running.layout.dim
 
     @property
     def uplink_rate(self) -> float | None:
@@ -403,17 +403,17 @@ class LockStep:
 
     @property
     def clients(self) -> list[Client]:
-        return self.strategy._roster.online(self.grid.contexts)
+        return self.strategy._running.roster.online(self.grid.contexts)
 
     def downlink_channel(self, identity: int) -> Channel:
         groups = self.strategy.groups
         index = identity if groups == "client" else identity % groups
         stream = Stream(self.strategy.seed, Purpose.DOWNLINK, index)
-        return Channel(stream, self.strategy._layout.sizes)
+        return Channel(stream, self.strategy._running.layout.sizes)
 
     def uplink_channel(self, identity: int) -> Channel:
         stream = Stream(self.strategy.seed, Purpose.UPLINK, identity)
-        return Channel(stream, self.strategy._layout.sizes)
+        return Channel(stream, self.strategy._running.layout.sizes)
 
     def state_of(self, node_id: int) -> ClientState | None:
         data = self.grid.state_bytes(node_id)
@@ -458,7 +458,7 @@ class LockStep:
         """Whoever needs a dense model gets one; nobody else of a link of its own."""
         strategy, held = self.strategy, client.downlink.held
         assert (packet.contract is not None) is (held is None)
-        if strategy._downlinks.receiver_rate is None:
+        if strategy._running.downlinks.receiver_rate is None:
             assert packet.snapshot is None
             return
         needed = held is None
@@ -472,14 +472,14 @@ class LockStep:
         elif strategy.groups == "client":
             assert packet.snapshot is None
         if strategy.downlink_memory == "average" and needed:
-            average = strategy._downlinks._mean
+            average = strategy._running.downlinks._mean
             assert average is not None
             assert same(packet.snapshot, average.astype(np.float32))
 
     def note_downlink(self, identity: int, packet: Packet) -> None:
         """Note what the client would hold if it received its message."""
         key = identity, packet.version
-        downlinks = self.strategy._downlinks
+        downlinks = self.strategy._running.downlinks
         rate = downlinks.receiver_rate
         if downlinks._shared is not None:
             value = downlinks._shared[identity % len(downlinks._shared)].value
@@ -505,7 +505,7 @@ class LockStep:
             return
         node_id = message.metadata.dst_node_id
         identity = self.grid.identity_of(node_id)
-        if packet.session != self.strategy._session:
+        if packet.session != self.strategy._running.id:
             # A late message of an earlier session took it there.
             self.grid.lives[identity] += 1
             return
@@ -534,7 +534,7 @@ class LockStep:
     def input_of(self, identity: int) -> Vector:
         """Return what the client has told its mod last."""
         received, returned = self.grid.app.last[identity]
-        layout = self.strategy._layout
+        layout = self.strategy._running.layout
         vector, _ = layout.flatten(returned)
         if self.grid.app.returns == "gradient":
             return vector
@@ -557,7 +557,7 @@ class LockStep:
             if state is None:
                 assert client.node_id in self.grid.restarted or end.version == 0
                 continue
-            if state.session != strategy._session:
+            if state.session != strategy._running.id:
                 continue
             state = _on(state, self.downlink_channel(i), self.uplink_channel(i))
             self.compare_downlink(client, state, i in accepted)
@@ -566,7 +566,7 @@ class LockStep:
                 self.compare_error(client, state, i in accepted)
         if not strategy.preserved:
             np.testing.assert_array_equal(
-                strategy._model, strategy._downlinks.degraded_model
+                strategy._running.model, strategy._running.downlinks.degraded_model
             )
         self.saved[server_round] = now.copy()
 
@@ -608,7 +608,7 @@ class LockStep:
 
     def check_uplink_sum(self) -> None:
         """The server's sum is that of all memories, weighted."""
-        memory_sum = self.strategy._uplinks._memory_sum
+        memory_sum = self.strategy._running.uplinks._memory_sum
         if self.uplink_rate is None or self.strategy.uplink_memory == "sampled":
             assert memory_sum is None
             return
@@ -628,7 +628,7 @@ class LockStep:
         if strategy.downlink_memory != "average":
             return
         if now.average is None:
-            initial, _ = strategy._layout.flatten(initial_arrays())
+            initial, _ = strategy._running.layout.flatten(initial_arrays())
             now.average = initial.astype(np.float64)
         for client in self.clients:
             end = client.downlink
@@ -637,8 +637,8 @@ class LockStep:
                 continue
             now.heard |= {(client.identity, heard)}
             step = self.steps[client.identity, heard].astype(np.float64)
-            now.average = now.average + step / len(strategy._roster)
-        average = strategy._downlinks._mean
+            now.average = now.average + step / len(strategy._running.roster)
+        average = strategy._running.downlinks._mean
         np.testing.assert_allclose(average, now.average, rtol=0, atol=1e-12)
         self.num_compared["average"] += 1
 
@@ -647,7 +647,7 @@ class LockStep:
     ) -> None:
         """Whatever version a client holds, it is what the server has sent as that."""
         rate = Contract.from_bytes(state.contract).downlink_rate
-        assert rate == self.strategy._downlinks.receiver_rate
+        assert rate == self.strategy._running.downlinks.receiver_rate
         key = client.identity, state.receiver.newest
         assert same(state.receiver.value(rate), self.sent[key])
         self.num_compared["value"] += 1
@@ -656,7 +656,7 @@ class LockStep:
         end = client.downlink
         assert end.held == end.sent == state.receiver.newest
         self.num_compared["downlink"] += 1
-        if self.strategy._downlinks._shared is None:
+        if self.strategy._running.downlinks._shared is None:
             committed = commit(state.receiver, rate)
             assert same(committed.vector, self.remembered.get(key))
             assert committed.version == end.sender.version or rate is None
@@ -719,7 +719,7 @@ class LockStep:
             for client in self.clients
             if client.uplink.version == client.downlink.sent
             and (state := self.state_of(client.node_id)) is not None
-            and state.session == self.strategy._session
+            and state.session == self.strategy._running.id
             and state.receiver.newest == client.downlink.sent
         }
 

@@ -595,5 +595,5 @@ def check(grid: NodesGrid, relay: Relay) -> None:
         check_average(grid, relay)
     else:
         check_agreement(grid, relay)
-    assert not any(box.broken or box.rebuild for box in relay._office.boxes)
+    assert not any(box.broken or box.rebuild for box in relay._running.office.boxes)
     assert sorted(relay.node_models) == sorted(grid.sent)

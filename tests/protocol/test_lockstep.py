@@ -299,17 +299,17 @@ def test_a_client_may_come_back_as_another_node(case: Case, keeps_state: bool) -
 
 def num_snapshots(strategy: CompressedStrategy) -> int:
     """Dense vectors that were sent down."""
-    return strategy.ledger.downlink.snapshot_bytes // (4 * strategy._layout.dim)
+    return strategy.ledger.downlink.snapshot_bytes // (4 * strategy._running.layout.dim)
 
 
 def first_snapshots(strategy: CompressedStrategy, num_clients: int) -> int:
     """Dense vectors that new clients need: the model, if they remember one."""
-    return 0 if strategy._downlinks.receiver_rate is None else num_clients
+    return 0 if strategy._running.downlinks.receiver_rate is None else num_clients
 
 
 def dense_vectors(strategy: CompressedStrategy) -> int:
     """What a client needs that has lost its state: the model, its uplink memory."""
-    remembers = strategy.uplink.memory_rate(strategy._layout.dim) is not None
+    remembers = strategy.uplink.memory_rate(strategy._running.layout.dim) is not None
     remembers &= strategy.uplink_memory != "mean"
     return first_snapshots(strategy, 1) + remembers
 
@@ -347,7 +347,7 @@ def test_a_late_answer_to_a_greeting_costs_no_second_snapshot() -> None:
     _, lock_step = run(strategy, grid, 8)
     assert grid.exchanges["greeting"] == 2
     assert lock_step.in_step() == {0, 1, 2}
-    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._layout.dim)
+    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._running.layout.dim)
     assert snapshots == 3
 
 
@@ -375,7 +375,7 @@ def outcome(
         grid.rename(old_id, new_id)
     strategy = case.strategy(seed=11, **kwargs)
     result, _ = run(strategy, grid, 7)
-    memory_sum = strategy._uplinks._memory_sum
+    memory_sum = strategy._running.uplinks._memory_sum
     return (
         model_bytes(result.arrays),
         None if memory_sum is None else memory_sum.tobytes(),
@@ -444,7 +444,7 @@ def test_clients_evaluate_the_model_that_they_hold(case: Case) -> None:
     assert set(app.evaluated) == set(grid.contexts)
     for client in lock_step.clients:
         arrays = app.evaluated[client.node_id]
-        vector, _ = strategy._layout.flatten(arrays)
+        vector, _ = strategy._running.layout.flatten(arrays)
         assert same(vector, lock_step.sent[client.identity, client.downlink.sent])
         assert arrays["norm.num_batches_tracked"].dtype == "int64"
         assert arrays["scale"].dtype == "float64"

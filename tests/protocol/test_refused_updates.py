@@ -45,7 +45,7 @@ def attempt(name: str, seed: int) -> LockStep:
     assert lock_step.in_step() == {0, 1, 2}
     assert strategy.refused.keys() == {1}
     assert lock_step.num_told[1] > 0
-    assert np.abs(strategy._model).max() < 20
+    assert np.abs(strategy._running.model).max() < 20
     for client in lock_step.clients:
         state = lock_step.state_of(client.node_id)
         assert state is not None

@@ -116,19 +116,19 @@ def test_a_node_that_has_yet_to_begin_does_so_after_a_resume(tmp_path: Path) -> 
     first = relay()
 
     def evaluate(server_round: int, _: Any) -> None:
-        office.append(first._office)
+        office.append(first._running.office)
         if server_round == 4:
             raise KilledError
 
     with contextlib.suppress(KilledError):
         first.start(grid, to_record(INITIAL), ROUNDS, evaluate_fn=evaluate)
-    assert first._office.boxes[2].model
+    assert first._running.office.boxes[2].model
     grid.deaf = False
     second = relay()
     second.start(grid, to_record(INITIAL + 1), ROUNDS)
     assert second.resumed_from == 3
     np.testing.assert_array_equal(second._initial, INITIAL)
-    assert not any(box.model or box.broken for box in second._office.boxes)
+    assert not any(box.model or box.broken for box in second._running.office.boxes)
     assert len(second.node_models) == 5
 
 

@@ -307,7 +307,7 @@ def test_all_nodes_lose_their_state(algorithm: str, topology: str) -> None:
         if server_round == 6:
             for context in grid.contexts.values():
                 context.state.clear()
-            means.append(to_vector(relay._mean))
+            means.append(to_vector(relay._running.collection.mean))
 
     run(relay, grid, 7, after_round=after_round)
     check(grid, relay)
@@ -407,7 +407,7 @@ def test_a_node_moves(with_file: bool, tmp_path: Path) -> None:
 
     relay.start(app, to_record(INITIAL), 12, evaluate_fn=evaluate)
     assert sorted(relay.node_models) == list(range(NUM_CLIENTS))
-    assert not any(box.broken for box in relay._office.boxes)
+    assert not any(box.broken for box in relay._running.office.boxes)
     is_dense = relay.edges.total.snapshot_bytes > 0
     assert is_dense is not with_file
 
@@ -437,7 +437,7 @@ def test_a_node_that_was_away_for_long_is_brought_up_to_date(
     grid.is_away = lambda exchange, node: node == 0 and 4 <= exchange < 54
 
     def after_round(server_round: int) -> None:
-        sizes.append([box.num_bytes for box in relay._office.boxes])
+        sizes.append([box.num_bytes for box in relay._running.office.boxes])
 
     rounds = 54 // relay.num_phases
     run(relay, grid, rounds, after_round=after_round)
@@ -489,7 +489,7 @@ def test_the_others_go_on_with_a_node_that_always_fails(
             raise RuntimeError("out of memory")
 
     def after_round(server_round: int) -> None:
-        sizes.append(relay._office.boxes[3].num_bytes)
+        sizes.append(relay._running.office.boxes[3].num_bytes)
 
     grid.before_train = fail
     run(relay, grid, 30, after_round=after_round)

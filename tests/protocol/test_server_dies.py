@@ -129,7 +129,7 @@ def test_training_goes_on(tmp_path: Path) -> None:
     lock_step = run_with_deaths(case, grid, 30, [3] * 12, tmp_path, **EVERYONE)
     # The mean of the clients' numbers, plus 2 or 0, as TinyApp has it.
     expected = np.repeat(np.float32([3, 1, 3]), [8, 3, 1])
-    np.testing.assert_allclose(lock_step.strategy._model, expected, atol=0.1)
+    np.testing.assert_allclose(lock_step.strategy._running.model, expected, atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["topk", "artemis-weights", "mcm", "diana"])

@@ -222,7 +222,7 @@ def test_memories_on_disk_change_nothing(
 ) -> None:
     spilled = strategy(cls, memory_budget=3 * 4 * DIM, **extra)
     assert run(spilled).tobytes() == run(strategy(cls, **extra)).tobytes()
-    store = spilled._uplinks._store
+    store = spilled._running.uplinks._store
     assert store.num_bytes_on_disk > 0
     assert store.num_bytes_in_ram == 3 * 4 * DIM
 

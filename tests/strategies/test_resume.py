@@ -220,7 +220,7 @@ def test_clients_that_go_on_or_restart_are_brought_in_line(
 
 def assert_in_step(strategy: CompressedStrategy, grid: InProcessGrid) -> int:
     """Compare both ends' memories; return the number of clients compared."""
-    clients = strategy._roster.online(grid.contexts)
+    clients = strategy._running.roster.online(grid.contexts)
     link = strategy.uplink
     for client in clients:
         record = grid.contexts[client.node_id].state.config_records["flower_compress"]
@@ -234,7 +234,7 @@ def assert_in_step(strategy: CompressedStrategy, grid: InProcessGrid) -> int:
         assert state.receiver.newest == client.downlink.sent == client.downlink.held
         if link.memory_rate(DIM) is not None and strategy.uplink_memory == "each":
             sender = link.acknowledge(
-                state.sender, *strategy._uplinks.acked(client.uplink)
+                state.sender, *strategy._running.uplinks.acked(client.uplink)
             )
             assert_equal(sender.vector, client.uplink.memory.vector)
         if strategy.groups == "client" and strategy.downlink_memory == "each":

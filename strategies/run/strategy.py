@@ -1,0 +1,230 @@
+"""A strategy whose run saves itself, goes on later, and may stop early."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from logging import getLogger
+from typing import Any, ClassVar
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
+
+from flower_compress.errors import ConfigurationError
+
+from .checkpoint import Arrays, Checkpoint
+from .rounds import EvaluateFn, Rounds, ShouldStop
+from .saving import (
+    VERSIONS_A_RESUME,
+    Failures,
+    KeepsClients,
+    Saving,
+    check_same_run,
+    restore_metrics,
+    save_metrics,
+)
+
+__all__ = ["RunStrategy"]
+
+_log = getLogger("flwr")
+
+
+class RunStrategy(Strategy):
+    """What the strategies with a server and the relay have in common: a run.
+
+    Subclasses say how a run begins, what of it is saved, and how that is taken over.
+
+    Parameters
+    ----------
+    checkpoint_dir : path, optional
+        Folder for checkpoints, of this run only. See :meth:`start`.
+    checkpoint_every : int (default: 10)
+        Rounds between checkpoints; the last round is always saved.
+    resume : bool (default: False)
+        Go on from the newest intact checkpoint, if there is one.
+    greeting_timeout : float (default: 60.0)
+        Seconds that a new node is given to answer its greeting, at most the timeout
+        of :meth:`start`.
+    max_failed_rounds : int (default: 3)
+        After that many rounds in a row in which clients answered, and every answer
+        was an error, the run stops with :class:`RoundFailedError`.
+    **kwargs
+        Of the next class.
+
+    Attributes
+    ----------
+    resumed_from : int
+        The round of the checkpoint that the run went on from, 0 for a new run.
+    """
+
+    name: ClassVar[str] = ""
+    """What the log calls it; the class's name if empty."""
+    num_phases: int = 1
+    """Exchanges a round."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
+        resume: bool = False,
+        greeting_timeout: float = 60.0,
+        max_failed_rounds: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        if max_failed_rounds < 1:
+            raise ConfigurationError(
+                f"max_failed_rounds must be at least 1, got {max_failed_rounds}"
+            )
+        super().__init__(**kwargs)
+        self.saving = Saving(checkpoint_dir, checkpoint_every, resume)
+        self.greeting_timeout = greeting_timeout
+        self.max_failed_rounds = max_failed_rounds
+        self.resumed_from = 0
+        self._greeting_timeout = greeting_timeout
+        self._failures = Failures(max_failed_rounds)
+        self._num_resumes = self._num_rounds = 0
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Result:
+        """Run all rounds; see :meth:`flwr.serverapp.strategy.Strategy.start`.
+
+        Each call is a session of its own: clients drop what they remember of others.
+        Only a resumed run goes on with the session of its checkpoint, with all that
+        was saved with it. If the grid can bring its clients back to that round too (an
+        ``InProcessGrid`` can), the run ends as if it had never stopped, byte for byte.
+
+        Parameters
+        ----------
+        grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config
+            As Flower's.
+        evaluate_fn : Callable[[int, ArrayRecord], MetricRecord | None], optional
+            As Flower's: evaluates the model of each round, and the initial one as
+            round 0.
+        should_stop : Callable[[int, Result], bool], optional
+            Called at the end of each round with its number and the results so far;
+            True ends the run with that round, which is saved as the last one.
+
+        Raises
+        ------
+        CheckpointError
+            If no checkpoint can be written, or none of those found is intact.
+        ConfigurationError
+            If the folder holds checkpoints and the run is not to be resumed, or they
+            are of a run with another model or other links.
+        """
+        self._greeting_timeout = min(self.greeting_timeout, timeout)
+        saved = self.saving.begin()
+        self._begin_run(initial_arrays)
+        self._num_rounds = num_rounds
+        result = Result(arrays=initial_arrays)
+        if saved is not None:
+            self._go_on(saved, grid, result)
+            _log.info("Resuming after round %d (%s)", saved.server_round, saved.path)
+        _log.info("Starting %s strategy:", self.name or type(self).__name__)
+        log_strategy_start_info(
+            num_rounds, result.arrays, train_config, evaluate_config
+        )
+        self.summary()
+        _log.info("")
+        rounds = Rounds(
+            grid,
+            num_rounds,
+            timeout,
+            ConfigRecord() if train_config is None else train_config,
+            ConfigRecord() if evaluate_config is None else evaluate_config,
+            self._evaluation(result, evaluate_fn),
+            should_stop,
+            self.num_phases,
+        )
+
+        def after_round(server_round: int, is_last: bool) -> None:
+            if is_last and server_round < num_rounds:
+                self._end_early(server_round, rounds, result)
+            self.saving.after_round(
+                server_round, is_last, lambda into: self._to_save(result, grid, into)
+            )
+
+        rounds.run(self, result, self.resumed_from + 1, after_round)
+        return result
+
+    def _begin_run(self, arrays: ArrayRecord) -> None:
+        self._failures = Failures(self.max_failed_rounds)
+        self.resumed_from = self._num_resumes = self._num_rounds = 0
+        self._begin(arrays)
+
+    def _to_save(self, result: Result, grid: Grid, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold of the run; add the rest to `arrays`."""
+        if isinstance(grid, KeepsClients):
+            arrays["clients"] = np.frombuffer(grid.save_clients(), dtype=np.uint8)
+        return {
+            "run": self._fingerprint(),
+            "num_resumes": self._num_resumes,
+            "failed_rounds": self._failures.in_a_row,
+            "metrics": save_metrics(result),
+            **self._save(arrays),
+        }
+
+    def _go_on(self, saved: Checkpoint, grid: Grid, result: Result) -> None:
+        """Take over a checkpoint."""
+        check_same_run(self._fingerprint(), saved)
+        self._failures.in_a_row = saved.meta["failed_rounds"]
+        self._num_resumes = saved.meta["num_resumes"]
+        clients, skip_to = saved.find("clients"), None
+        if clients is not None and isinstance(grid, KeepsClients):
+            grid.load_clients(clients.tobytes())
+        else:
+            # Clients may have heard of newer versions than the checkpoint knows.
+            self._num_resumes = self.saving.count_resume(saved, self._num_resumes)
+            skip_to = self._num_resumes * VERSIONS_A_RESUME
+        result.arrays = self._restore(saved, skip_to)
+        restore_metrics(result, saved.meta["metrics"])
+        self.resumed_from = saved.server_round
+
+    # -- what subclasses say ---------------------------------------------------------
+
+    @abstractmethod
+    def _begin(self, arrays: ArrayRecord) -> None:
+        """Begin a run of one's own from an initial model."""
+
+    @abstractmethod
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return what must not change when a run goes on."""
+
+    @abstractmethod
+    def _save(self, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold of the state; add the rest to `arrays`."""
+
+    @abstractmethod
+    def _restore(self, saved: Checkpoint, skip_to: int | None) -> ArrayRecord:
+        """Take over what :meth:`_save` gave, and return the model.
+
+        Parameters
+        ----------
+        saved : Checkpoint
+            The checkpoint.
+        skip_to : int, optional
+            The version from which the run goes on, where clients are not back where
+            they were then; None if they are.
+        """
+
+    def _evaluation(
+        self, result: Result, evaluate_fn: EvaluateFn | None
+    ) -> EvaluateFn | None:
+        """Return what evaluates at the server."""
+        return evaluate_fn
+
+    def _end_early(self, server_round: int, rounds: Rounds, result: Result) -> None:
+        """Do what is due with the last round: it was not known to be one."""

@@ -1,0 +1,100 @@
+"""What an algorithm with a server is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from flower_compress.errors import ConfigurationError, UnknownNameError
+from flower_compress.links import Carries, Link
+from flower_compress.wire.layout import EXACT_PATTERN
+
+from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
+from .optimizers import GradientDescent, ServerOptimizer
+from .uplink import UplinkMemory
+
+__all__ = ["Composition"]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Two links, what they carry and keep, and the server's step between them.
+
+    Parameters are those of :class:`CompressedStrategy`.
+
+    Raises
+    ------
+    ConfigurationError
+        If they cannot work together.
+    """
+
+    uplink: Link
+    downlink: Link
+    downlink_carries: Carries = "model"
+    preserved: bool = True
+    groups: Groups = 1
+    optimizer: ServerOptimizer = field(default_factory=GradientDescent)
+    seed: int = 0
+    exact_pattern: str = EXACT_PATTERN
+    uplink_memory: UplinkMemory = "each"
+    downlink_memory: DownlinkMemory = "each"
+    reset_every: ResetEvery = "auto"
+    memory_budget: int | None = 1 << 28
+    spill_dir: Path | None = None
+    max_update_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        Downlinks.check(
+            self.downlink,
+            self.downlink_carries,
+            self.groups,
+            self.preserved,
+            self.downlink_memory,
+            self.reset_every,
+        )
+        choices = get_args(UplinkMemory)
+        if self.uplink_memory not in choices:
+            raise UnknownNameError("uplink_memory", self.uplink_memory, choices)
+        if self.max_update_norm is not None and not self.max_update_norm > 0:
+            raise ConfigurationError(
+                f"max_update_norm must be positive, got {self.max_update_norm}"
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what must not change when a run goes on, beside the contract."""
+        return {
+            "downlink": self.downlink.config(),
+            "downlink_carries": self.downlink_carries,
+            "preserved": self.preserved,
+            "uplink_memory": self.uplink_memory,
+            "downlink_memory": self.downlink_memory,
+        }
+
+    def describe(self, dim: int | None) -> list[str]:
+        """Return lines on both links and the step, for the log."""
+        groups = "one per client" if self.groups == "client" else f"{self.groups} group"
+        model = "preserved" if self.preserved else "degraded"
+        return [
+            f"Dimension: {'unknown before the start' if dim is None else dim}",
+            f"Uplink: {_describe(self.uplink, dim)}",
+            f"Downlink: {_describe(self.downlink, dim)}",
+            f"Downlink carries the {self.downlink_carries} ({groups}), "
+            f"central model {model}",
+            f"Server step: {self.optimizer}",
+            f"Seed: {self.seed}",
+        ]
+
+
+def _describe(link: Link, dim: int | None) -> str:
+    """One line on a link: its compressor, code, omega (or contraction) and alpha."""
+    compressor = link.compressor
+    text = f"{type(link).__name__}({compressor}), code {link.code}"
+    if dim is None:
+        return text
+    if compressor.unbiased:
+        text += f", omega {compressor.omega(dim):.4g}"
+    else:
+        text += f", contraction {compressor.contraction(dim):.4g}"
+    rate = link.memory_rate(dim)
+    return text if rate is None else f"{text}, alpha {rate:.4g}"

@@ -1,0 +1,142 @@
+"""What clients answer: opened, checked, and refused where it would do harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from logging import getLogger
+from typing import NamedTuple
+
+from flwr.app import Message
+
+from flower_compress.errors import (
+    CorruptPacket,
+    FlowerCompressError,
+    LayoutMismatchError,
+    NonFiniteError,
+    OutOfSyncError,
+    RefusedUpdateError,
+    StalePacketError,
+)
+from flower_compress.wire.packet import Packet, find_packet
+from flower_compress.wire.records import array_bytes
+
+from .roster import Client
+from .session import Session
+from .uplink import Contribution
+
+__all__ = ["Accepted", "Inbox"]
+
+_log = getLogger("flwr")
+_SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
+
+
+class Accepted(NamedTuple):
+    """A reply that takes part in the round."""
+
+    part: Contribution
+    exact: bytes
+    message: Message
+
+
+class Inbox:
+    """Reads the replies of a round, and takes nothing in yet.
+
+    Parameters
+    ----------
+    session : Session
+        The run. What arrives is billed, what clients hold by now is noted.
+    weigh : Callable[[Message], float]
+        Returns a client's weight; raises a FlowerCompressError if it gives none.
+    """
+
+    def __init__(self, session: Session, weigh: Callable[[Message], float]) -> None:
+        self._session, self._weigh = session, weigh
+
+    def read(
+        self, valid: list[Message], errors: list[Message]
+    ) -> tuple[list[Accepted], list[str]]:
+        """Return the usable replies by the clients' identity, and why others are not.
+
+        Parameters
+        ----------
+        valid, errors : list[Message]
+            The replies that hold a content, and those that hold an error.
+        """
+        session = self._session
+        reasons = [f"{msg.error.reason}" for msg in errors]
+        for msg, reason in zip(errors, reasons, strict=True):
+            if reason.startswith(_SPOILT):  # The client's own mod refused it.
+                self._count_refused(msg)
+        accepted: dict[int, Accepted] = {}
+        for msg in valid:
+            try:
+                client, packet = self._open(msg)
+                if packet.resync:
+                    # A second answer to a message that reached it twice says nothing
+                    # new; if it has lost its state since, it will say so again.
+                    if client.identity not in accepted:
+                        _log.info("client %d asks to be synchronised", client.identity)
+                        session.downlinks.forget(client.downlink)
+                    continue
+                if client.identity in accepted:
+                    raise StalePacketError("a second answer of the same client")
+                accepted[client.identity] = self._check(msg, client, packet)
+            except FlowerCompressError as error:
+                reasons.append(f"{type(error).__name__}: {error}")
+                _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
+                if not isinstance(error, OutOfSyncError):
+                    self._count_refused(msg)
+        session.downlinks.settle(len(session.roster))
+        return [accepted[identity] for identity in sorted(accepted)], reasons
+
+    def _open(self, msg: Message) -> tuple[Client, Packet]:
+        """Read a reply's packet, bill it, and note what the client holds."""
+        session = self._session
+        num_bytes, payload_bits = array_bytes(msg.content), 0
+        try:
+            client = session.roster.find(msg.metadata.src_node_id)
+            found = find_packet(msg.content)
+            if client is None:
+                raise OutOfSyncError("a reply of a node that is no client any more")
+            if found is None:
+                raise OutOfSyncError(
+                    "the reply holds no packet: is CompressionMod in the client app's "
+                    "mods?"
+                )
+            packet = Packet.parse(found[1])
+            # Before anything is decoded: it bounds what decoding may allocate. A client
+            # that asks to be synchronised sends no vectors.
+            packet.require_dim(0 if packet.resync else session.layout.dim)
+            packet = packet.on(session.contract.uplink_channel(client.identity))
+            payload_bits = packet.payload_bits
+        finally:
+            session.ledger.record_bytes("uplink", num_bytes, payload_bits)
+        if packet.session != session.id:
+            raise OutOfSyncError("the reply belongs to another session")
+        if packet.version != client.downlink.sent:
+            raise OutOfSyncError(
+                f"expected an answer to version {client.downlink.sent}, got one to "
+                f"{packet.version}: late"
+            )
+        if not packet.resync:
+            session.downlinks.acknowledge(
+                client.identity, client.downlink, packet.version
+            )
+        return client, packet
+
+    def _check(self, msg: Message, client: Client, packet: Packet) -> Accepted:
+        """Decode what a client contributes, and take nothing in yet."""
+        exact, weight = packet.exact or b"", self._weigh(msg)
+        client.uplink.refused = False  # It answers the message that said so.
+        try:
+            self._session.layout.check_exact(exact, "the client's reply")
+            part = self._session.uplinks.check(client.uplink, packet, weight)
+        except (RefusedUpdateError, NonFiniteError, CorruptPacket):
+            client.uplink.refused = True
+            raise
+        return Accepted(part, exact, msg)
+
+    def _count_refused(self, msg: Message) -> None:
+        client = self._session.roster.find(msg.metadata.src_node_id)
+        if client is not None:
+            self._session.refused[client.identity] += 1

@@ -1,0 +1,99 @@
+"""Who takes part in a round: nodes are waited for, greeted, and drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from logging import getLogger
+from time import sleep
+
+from flwr.app import ConfigRecord
+from flwr.serverapp import Grid
+
+from .outbox import Keys
+from .roster import Client, Roster
+from .sampling import Sampling, sample
+
+__all__ = ["Participants"]
+
+_log = getLogger("flwr")
+_RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Participants:
+    """How many clients a kind of message goes to.
+
+    Parameters
+    ----------
+    fraction : float
+        Share of the clients, or each one's probability.
+    min_nodes : int
+        Least number of clients.
+    min_available : int
+        With fewer connected nodes the round waits.
+    sampling : {"fixed", "bernoulli"}
+        See :func:`~.sampling.sample`.
+    seed : int
+        Seed of the run.
+    """
+
+    fraction: float
+    min_nodes: int
+    min_available: int
+    sampling: Sampling
+    seed: int
+
+    def gather(
+        self,
+        roster: Roster,
+        grid: Grid,
+        config: ConfigRecord,
+        keys: Keys,
+        timeout: float,
+    ) -> list[Client]:
+        """Wait for nodes, greet the new ones, and return the clients that are there.
+
+        Parameters
+        ----------
+        roster : Roster
+            Knows the clients, and those that answer are added to it.
+        grid : Grid
+            The grid.
+        config, keys
+            Sent with a greeting.
+        timeout : float
+            Seconds that new nodes are given for their answer.
+        """
+        while True:
+            node_ids = list(grid.get_node_ids())
+            size = max(int(len(node_ids) * self.fraction), self.min_nodes)
+            required = max(self.min_available, size)
+            if len(node_ids) >= required:
+                roster.greet(grid, node_ids, keys.arrays, config, keys.config, timeout)
+                clients = roster.online(node_ids)
+                if clients:
+                    return clients
+                _log.info("Waiting for the first client to answer its greeting.")
+            else:
+                _log.info(
+                    "Waiting for nodes to connect: %d connected (minimum: %d).",
+                    len(node_ids),
+                    required,
+                )
+            sleep(_RETRY_SECONDS)
+
+    def draw(self, clients: list[Client], at: int) -> list[Client]:
+        """Draw those that take part, by their identity, from the run's seed.
+
+        Parameters
+        ----------
+        clients : list[Client]
+            What is drawn from.
+        at : int
+            The draw is a function of the seed, this and the number of clients.
+        """
+        drawn = sample(
+            clients, self.fraction, self.min_nodes, self.sampling, self.seed, at
+        )
+        _log.info("sampled %d nodes (out of %d)", len(drawn), len(clients))
+        return drawn

@@ -1,0 +1,222 @@
+"""What the server holds in one run."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from flower_compress.compressors import Vector
+from flower_compress.errors import ConfigurationError
+from flower_compress.wire.contract import Contract
+from flower_compress.wire.layout import Layout
+from flower_compress.wire.ledger import Ledger
+
+from ..run.checkpoint import Arrays, Checkpoint
+from .composition import Composition
+from .downlink import Downlinks
+from .roster import Roster
+from .uplink import Contribution, Uplinks
+from .vector_store import VectorStore
+
+__all__ = ["Session"]
+
+
+class Session:
+    """The central model, both ends of all links, and what was sent.
+
+    Parameters
+    ----------
+    composition : Composition
+        The algorithm.
+    arrays : ArrayRecord
+        The initial model.
+
+    Attributes
+    ----------
+    id : int
+        The session's number; clients drop what they remember of another.
+    layout : Layout
+        The model's arrays.
+    arrays : ArrayRecord
+        The model w as users see it.
+    model : NDArray[np.float32]
+        w, shape (d,), without the exact arrays.
+    exact : bytes
+        The exact arrays.
+    contract : Contract
+        What clients are told with their first model.
+    downlinks, uplinks, roster
+        All clients, with the server's ends of their links.
+    ledger : Ledger
+        What was sent.
+    refused : Counter[int]
+        How many updates were refused, by client.
+    """
+
+    def __init__(self, composition: Composition, arrays: ArrayRecord) -> None:
+        layout = Layout.of(arrays, composition.exact_pattern)
+        self.composition, self.layout = composition, layout
+        self.id = secrets.randbits(32) or 1
+        self.follow(arrays, "the initial model")
+        self.ledger, self.refused = Ledger(), Counter[int]()
+        self._optimizer_state = composition.optimizer.init(layout.dim)
+        self._begin_ends()
+        self.contract = Contract(
+            layout,
+            composition.uplink,
+            self.downlinks.receiver_rate,
+            composition.seed,
+            composition.groups,
+        )
+        self.contract_bytes = self.contract.to_bytes()
+
+    def _begin_ends(self) -> None:
+        links = self.composition
+        store = VectorStore(self.layout.dim, links.memory_budget, links.spill_dir)
+        self.downlinks = Downlinks(
+            links.downlink,
+            links.downlink_carries,
+            links.groups,
+            lambda identity: self.contract.downlink_channel(identity),
+            self.model,
+            store,
+            links.downlink_memory,
+            links.reset_every,
+        )
+        self.uplinks = Uplinks(
+            links.uplink,
+            self.layout.dim,
+            links.uplink_memory,
+            store,
+            links.max_update_norm,
+        )
+        self.roster = Roster(self.id, self.downlinks, self.uplinks, self.ledger)
+
+    def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
+        """Take over a model that is not the one of the last round.
+
+        Raises
+        ------
+        LayoutMismatchError
+            If its arrays are not those of the layout.
+        NonFiniteError
+            If it holds NaN or infinity; `what` is what the error calls it.
+        """
+        model, exact = self.layout.flatten(arrays)
+        self.layout.check_finite(model, what)
+        self.layout.check_exact(exact, what)
+        self.arrays, self.model, self.exact = arrays, model.copy(), exact
+
+    def require_unchanged(self) -> None:
+        """Raise ConfigurationError if clients could not follow another model."""
+        if self.composition.downlink_carries == "update":
+            raise ConfigurationError(
+                "the downlink carries updates, so the arrays must be those that "
+                "the last round returned: expected them unchanged"
+            )
+
+    # -- the server's step -----------------------------------------------------------
+
+    def step(
+        self, parts: list[Contribution], exact: list[bytes], server_round: int
+    ) -> None:
+        """Estimate the gradient from contributions, and move the model.
+
+        Parameters
+        ----------
+        parts : list[Contribution]
+            Of the clients that take part, in the order of their identities.
+        exact : list[bytes]
+            Their exact arrays.
+        server_round : int
+            The round, from 1.
+
+        Raises
+        ------
+        NonFiniteError
+            If the update or the model after it is not finite.
+        """
+        # A run that diverges overflows here, and check_finite says so.
+        with np.errstate(over="ignore", invalid="ignore"):
+            gradient = self.uplinks.fold(parts, len(self.roster))
+            self._optimizer_state, update = self.composition.optimizer.step(
+                self._optimizer_state, gradient, server_round
+            )
+            self._take_update(update)
+        if self.exact:
+            weights = [part.weight for part in parts]
+            self.exact = self.layout.average_exact(exact, weights)
+        self.arrays = self.layout.unflatten(self.model, self.exact)
+
+    def pause(self) -> None:
+        """Note a round without a step."""
+        if self.composition.downlink_carries == "update":
+            self.downlinks.publish_update(None)
+
+    def _take_update(self, update: Vector) -> None:
+        self.layout.check_finite(update, "the server's update")
+        if self.composition.downlink_carries == "update":
+            self.downlinks.publish_update(update)
+        preserved = self.composition.preserved
+        degraded = None if preserved else self.downlinks.degraded_model
+        model = self.model + update if degraded is None else degraded
+        self.layout.check_finite(model, "the model after the server's step")
+        self.model = model
+
+    # -- checkpoints -----------------------------------------------------------------
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what must not change when a run goes on."""
+        return {
+            "contract": self.contract_bytes.decode(),
+            **self.composition.fingerprint(),
+            "optimizer": sorted(self._optimizer_state),
+        }
+
+    def save(self, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold; add the rest to `arrays`."""
+        arrays["model"] = self.model
+        arrays["exact"] = np.frombuffer(self.exact, dtype=np.uint8)
+        for name, vector in self._optimizer_state.items():
+            arrays[f"optimizer/{name}"] = vector
+        return {
+            "session": self.id,
+            "ledger": self.ledger.as_dict(),
+            "refused": list(self.refused.items()),
+            "optimizer": list(self._optimizer_state),
+            "downlinks": self.downlinks.save(arrays),
+            "uplinks": self.uplinks.save(arrays),
+            "roster": self.roster.save(arrays),
+        }
+
+    def restore(self, saved: Checkpoint, skip_to: int | None) -> None:
+        """Take over what :meth:`save` gave.
+
+        Parameters
+        ----------
+        saved : Checkpoint
+            The checkpoint.
+        skip_to : int, optional
+            The version from which the links go on, where clients are not back where
+            they were then and have to be greeted anew; None if they are.
+        """
+        meta = saved.meta
+        self.id = meta["session"]
+        self.model = saved.array("model")
+        self.exact = saved.array("exact").tobytes()
+        self._optimizer_state = {
+            name: saved.array(f"optimizer/{name}") for name in meta["optimizer"]
+        }
+        self.ledger = Ledger.from_dict(meta["ledger"])
+        self.refused = Counter(dict(meta["refused"]))
+        self._begin_ends()
+        self.downlinks.restore(meta["downlinks"], saved)
+        self.uplinks.restore(meta["uplinks"], saved)
+        self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)
+        if skip_to is not None:
+            self.downlinks.skip_to(skip_to)
+        self.arrays = self.layout.unflatten(self.model, self.exact)
