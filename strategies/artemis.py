@@ -6,17 +6,18 @@ for distributed or federated learning with partial participation" (2020).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from flower_compress.compressors import Compressor
-from flower_compress.links import Direct, Memory
+from flower_compress.links import Direct
 
-from .server import DEFAULT_COMPRESSOR, CompressedStrategy
+from .diana import Diana
+from .server import DEFAULT_COMPRESSOR
 
 __all__ = ["Artemis"]
 
 
-class Artemis(CompressedStrategy):
+class Artemis(Diana):
     """All clients and the server apply the same compressed update (degraded).
 
         q_i = C_up(g_i(w_k) - h_i),    h_i += alpha q_i
@@ -30,12 +31,9 @@ class Artemis(CompressedStrategy):
         C_up.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up.
-    uplink_rate : float, optional
-        alpha_up; default 1 / (2 (omega + 1)).
-    initial_memory : {"zero", "first"} (default: "zero")
-        h_0 = 0, or h_0 = g_1, which costs one dense message a client.
     **kwargs
-        Every other argument of :class:`CompressedStrategy`.
+        Every other argument of :class:`Diana`: ``uplink_rate``, ``initial_memory`` and
+        those of :class:`CompressedStrategy`.
     """
 
     def __init__(
@@ -43,12 +41,10 @@ class Artemis(CompressedStrategy):
         compressor: Compressor = DEFAULT_COMPRESSOR,
         *,
         downlink_compressor: Compressor | None = None,
-        uplink_rate: float | None = None,
-        initial_memory: Literal["zero", "first"] = "zero",
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
+            compressor,
             downlink=Direct(downlink_compressor or compressor),
             downlink_carries="update",
             preserved=False,

@@ -6,17 +6,18 @@ compression in distributed settings" (NeurIPS 2021), appendix B.1.2.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from flower_compress.compressors import Compressor
-from flower_compress.links import Direct, Memory
+from flower_compress.links import Direct
 
-from .server import DEFAULT_COMPRESSOR, CompressedStrategy
+from .diana import Diana
+from .server import DEFAULT_COMPRESSOR
 
 __all__ = ["ArtemisND"]
 
 
-class ArtemisND(CompressedStrategy):
+class ArtemisND(Diana):
     """The server takes the whole update, clients its compression.
 
         w_{k+1} = w_k - gamma/N sum_i (h_i + q_i)
@@ -32,12 +33,9 @@ class ArtemisND(CompressedStrategy):
         C_up.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up.
-    uplink_rate : float, optional
-        alpha_up; default 1 / (2 (omega + 1)).
-    initial_memory : {"zero", "first"} (default: "zero")
-        h_0 = 0, or h_0 = g_1, which costs one dense message a client.
     **kwargs
-        Every other argument of :class:`CompressedStrategy`.
+        Every other argument of :class:`Diana`: ``uplink_rate``, ``initial_memory`` and
+        those of :class:`CompressedStrategy`.
     """
 
     def __init__(
@@ -45,12 +43,10 @@ class ArtemisND(CompressedStrategy):
         compressor: Compressor = DEFAULT_COMPRESSOR,
         *,
         downlink_compressor: Compressor | None = None,
-        uplink_rate: float | None = None,
-        initial_memory: Literal["zero", "first"] = "zero",
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
+            compressor,
             downlink=Direct(downlink_compressor or compressor),
             downlink_carries="update",
             **kwargs,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from flower_compress.compressors import Compressor, Identity
-from flower_compress.links import Direct, Memory
+from flower_compress.links import Direct, Link, Memory
 
 from .server import DEFAULT_COMPRESSOR, CompressedStrategy
 
@@ -23,12 +23,16 @@ class Diana(CompressedStrategy):
         w_{k+1} = w_k - gamma/N sum_i (h_i + q_i)
         h_i += alpha q_i
 
+    With another downlink this is the uplink half of Artemis, Dore, MCM and Rand-MCM.
+
     Parameters
     ----------
     compressor : Compressor
-        C_up.
+        C, of the uplink.
+    downlink : Link
+        Carries the model, dense by default.
     uplink_rate : float, optional
-        alpha_up; default 1 / (2 (omega + 1)).
+        alpha, of the uplink's memory; default 1 / (2 (omega + 1)).
     initial_memory : {"zero", "first"} (default: "zero")
         h_0 = 0, or h_0 = g_1, which costs one dense message a client.
     **kwargs
@@ -39,12 +43,13 @@ class Diana(CompressedStrategy):
         self,
         compressor: Compressor = DEFAULT_COMPRESSOR,
         *,
+        downlink: Link = Direct(Identity()),
         uplink_rate: float | None = None,
         initial_memory: Literal["zero", "first"] = "zero",
         **kwargs: Any,
     ) -> None:
         super().__init__(
             uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
-            downlink=Direct(Identity()),
+            downlink=downlink,
             **kwargs,
         )

@@ -6,17 +6,18 @@ distributed learning" (AISTATS 2020), algorithm 1 with beta = 1.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from flower_compress.compressors import Compressor
-from flower_compress.links import ErrorFeedback, Memory
+from flower_compress.links import ErrorFeedback
 
-from .server import DEFAULT_COMPRESSOR, CompressedStrategy
+from .diana import Diana
+from .server import DEFAULT_COMPRESSOR
 
 __all__ = ["Dore"]
 
 
-class Dore(CompressedStrategy):
+class Dore(Diana):
     """All clients and the server apply the same compressed update (degraded).
 
         q_i = C_up(g_i(w_k) - h_i),    h_i += alpha q_i
@@ -29,15 +30,12 @@ class Dore(CompressedStrategy):
         C_up.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up.
-    uplink_rate : float, optional
-        alpha_up; default 1 / (2 (omega + 1)).
-    initial_memory : {"zero", "first"} (default: "zero")
-        h_0 = 0, or h_0 = g_1, which costs one dense message a client.
     eta : float, optional
         Fraction of the error that is fed back; default 1 / (omega + 1) for an unbiased
         operator, since eta^2 omega >= 1 blows the error up, and 1 for a contraction.
     **kwargs
-        Every other argument of :class:`CompressedStrategy`.
+        Every other argument of :class:`Diana`: ``uplink_rate``, ``initial_memory`` and
+        those of :class:`CompressedStrategy`.
     """
 
     def __init__(
@@ -45,13 +43,11 @@ class Dore(CompressedStrategy):
         compressor: Compressor = DEFAULT_COMPRESSOR,
         *,
         downlink_compressor: Compressor | None = None,
-        uplink_rate: float | None = None,
-        initial_memory: Literal["zero", "first"] = "zero",
         eta: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
+            compressor,
             downlink=ErrorFeedback(downlink_compressor or compressor, feedback=eta),
             downlink_carries="update",
             preserved=False,

@@ -6,23 +6,17 @@ compression in distributed settings" (NeurIPS 2021), algorithm 1.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from flower_compress.compressors import Compressor
-from flower_compress.links import Memory
 
-from .server import (
-    DEFAULT_COMPRESSOR,
-    CompressedStrategy,
-    DownlinkMemory,
-    Groups,
-    ResetEvery,
-)
+from .mcm import MCM
+from .server import DEFAULT_COMPRESSOR, DownlinkMemory, Groups, ResetEvery
 
 __all__ = ["RandMCM"]
 
 
-class RandMCM(CompressedStrategy):
+class RandMCM(MCM):
     """As :class:`MCM`, with a model of its own for each client.
 
         w_hat_i = H_i + C_i(w_k - H_i),   H_i += alpha_down C_i(w_k - H_i)
@@ -41,15 +35,7 @@ class RandMCM(CompressedStrategy):
     Parameters
     ----------
     compressor : Compressor
-        C_up.
-    downlink_compressor : Compressor, optional
-        C_down where it differs from C_up.
-    uplink_rate : float, optional
-        alpha_up; default 1 / (2 (omega + 1)).
-    downlink_rate : float, optional
-        alpha_down; default 1 / (2 (omega + 1)).
-    initial_memory : {"zero", "first"} (default: "zero")
-        h_0 = 0, or h_0 = g_1, which costs one dense message a client.
+        C_up, and C_i unless ``downlink_compressor`` is given.
     groups : int or "client" (default: "client")
         Number of groups G; client i is in group i mod G.
     memory : {"each", "average"} (default: "each")
@@ -57,25 +43,20 @@ class RandMCM(CompressedStrategy):
     reset_every : int, "auto" or None (default: "auto")
         Rounds between resets of the average; ``"auto"`` is 4 sqrt(d), None never.
     **kwargs
-        Every other argument of :class:`CompressedStrategy`.
+        Every other argument of :class:`MCM`.
     """
 
     def __init__(
         self,
         compressor: Compressor = DEFAULT_COMPRESSOR,
         *,
-        downlink_compressor: Compressor | None = None,
-        uplink_rate: float | None = None,
-        downlink_rate: float | None = None,
-        initial_memory: Literal["zero", "first"] = "zero",
         groups: Groups = "client",
         memory: DownlinkMemory = "each",
         reset_every: ResetEvery = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
-            downlink=Memory(downlink_compressor or compressor, rate=downlink_rate),
+            compressor,
             groups=groups,
             downlink_memory=memory,
             reset_every=reset_every,

@@ -113,6 +113,12 @@ class Relay(RunStrategy):
         Share of zeros in what each node posted last, in [0, 1].
     resumed_from : int
         The round of the checkpoint that the run went on from, 0 for a new run.
+
+    Notes
+    -----
+    What :meth:`start` evaluates at the server, and returns, is the mean of the models
+    that were collected last. A resumed relay whose nodes are not brought back with it
+    asks every node for a snapshot of its estimates.
     """
 
     name: ClassVar[str] = "Relay"

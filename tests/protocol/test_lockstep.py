@@ -347,7 +347,8 @@ def test_a_late_answer_to_a_greeting_costs_no_second_snapshot() -> None:
     _, lock_step = run(strategy, grid, 8)
     assert grid.exchanges["greeting"] == 2
     assert lock_step.in_step() == {0, 1, 2}
-    snapshots = strategy.ledger.downlink.snapshot_bytes / (4 * strategy._running.layout.dim)
+    dense = 4 * strategy._running.layout.dim
+    snapshots = strategy.ledger.downlink.snapshot_bytes / dense
     assert snapshots == 3
 
 

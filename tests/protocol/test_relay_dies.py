@@ -127,7 +127,7 @@ def test_a_node_that_has_yet_to_begin_does_so_after_a_resume(tmp_path: Path) -> 
     second = relay()
     second.start(grid, to_record(INITIAL + 1), ROUNDS)
     assert second.resumed_from == 3
-    np.testing.assert_array_equal(second._initial, INITIAL)
+    np.testing.assert_array_equal(second._running._initial, INITIAL)
     assert not any(box.model or box.broken for box in second._running.office.boxes)
     assert len(second.node_models) == 5
 
