@@ -39,6 +39,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    named = re.findall(r"`([\w.-]+/[\w./-]*)`", (ROOT / page).read_text())
+    assert len(named) > 20
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
 def test_every_operator_and_code_is_described() -> None:
     text = (ROOT / "docs" / "compression.md").read_text()
     for cls in COMPRESSORS.values():
