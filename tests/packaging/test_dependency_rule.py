@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "streams": ("errors",),
     "theory": ("errors",),
+    "stability": ("errors",),
     "coding": ("errors", "streams"),
     "compressors": ("errors", "streams", "coding"),
     "links": ("errors", "streams", "theory", "coding", "compressors"),
