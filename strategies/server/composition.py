@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
-from flower_compress.links import Carries, Link
+from flower_compress.links import Carries, ErrorFeedback, Link
+from flower_compress.stability import LinkNoise, largest_share
 from flower_compress.wire.layout import EXACT_PATTERN
 
 from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
@@ -15,6 +16,8 @@ from .optimizers import GradientDescent, ServerOptimizer
 from .uplink import UplinkMemory
 
 __all__ = ["Composition"]
+
+_MANY_CLIENTS = 12
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,39 @@ class Composition:
             "downlink_memory": self.downlink_memory,
         }
 
+    def largest_share(
+        self, dim: int, num_clients: int, num_active: int
+    ) -> float | None:
+        """Return how far clients may go in a round before noise feeds itself.
+
+        See :mod:`flower_compress.stability`. It is the share of the way to their own
+        optima, times the server's step size; None where it is not known: a biased
+        operator, or another step than a plain one.
+
+        Parameters
+        ----------
+        dim : int
+            Length d of the model.
+        num_clients, num_active : int
+            How many clients there are, and how many take part in a round.
+        """
+        uplink, downlink = _noise(self.uplink, dim), _noise(self.downlink, dim)
+        plain = isinstance(self.optimizer, GradientDescent)
+        if uplink is None or downlink is None or not plain:
+            return None
+        # More clients than these are borne better, and take longer to work out.
+        counted = min(num_clients, _MANY_CLIENTS)
+        active = max(1, min(counted, round(num_active * counted / num_clients)))
+        return largest_share(
+            uplink,
+            downlink,
+            num_clients=counted,
+            num_active=active,
+            carries_update=self.downlink_carries == "update",
+            preserved=self.preserved,
+            private=self.groups == "client",
+        )
+
     def describe(self, dim: int | None) -> list[str]:
         """Return lines on both links and the step, for the log."""
         groups = "one per client" if self.groups == "client" else f"{self.groups} group"
@@ -84,6 +120,18 @@ class Composition:
             f"Server step: {self.optimizer}",
             f"Seed: {self.seed}",
         ]
+
+
+def _noise(link: Link, dim: int) -> LinkNoise | None:
+    compressor = link.compressor
+    if not compressor.unbiased:
+        return None
+    omega, rate = compressor.omega(dim), link.memory_rate(dim)
+    if rate is not None:
+        return LinkNoise("memory", omega, rate)
+    if isinstance(link, ErrorFeedback) and omega > 0:
+        return LinkNoise("error-feedback", omega, link.feedback_at(dim))
+    return LinkNoise("direct", omega)
 
 
 def _describe(link: Link, dim: int | None) -> str:

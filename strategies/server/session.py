@@ -55,6 +55,8 @@ class Session:
         What was sent.
     refused : Counter[int]
         How many updates were refused, by client.
+    update_norm : float
+        ||u|| of the last round's update.
     """
 
     def __init__(self, composition: Composition, arrays: ArrayRecord) -> None:
@@ -64,6 +66,7 @@ class Session:
         self.follow(arrays, "the initial model")
         self.ledger, self.refused = Ledger(), Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
+        self.update_norm = 0.0
         self._begin_ends()
         self.contract = Contract(
             layout,
@@ -159,6 +162,7 @@ class Session:
 
     def _take_update(self, update: Vector) -> None:
         self.layout.check_finite(update, "the server's update")
+        self.update_norm = float(np.linalg.norm(update))
         if self.composition.downlink_carries == "update":
             self.downlinks.publish_update(update)
         preserved = self.composition.preserved

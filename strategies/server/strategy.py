@@ -31,6 +31,7 @@ from .participants import Participants
 from .sampling import Sampling
 from .session import Session
 from .uplink import UplinkMemory
+from .watch import NoiseWatch
 from .weighting import UNIFORM, mean_metrics, weight_of
 
 __all__ = ["CompressedStrategy"]
@@ -206,7 +207,9 @@ class CompressedStrategy(RunStrategy, FedAvg):
         )
 
     def _begin(self, arrays: ArrayRecord) -> None:
-        self._session = Session(self._compose(), arrays)
+        session = self._session = Session(self._compose(), arrays)
+        name = self.name or type(self).__name__
+        self._watch = NoiseWatch(name, session.composition, session.layout.dim)
         self._refused_before = 0
 
     def _of(self, arrays: ArrayRecord) -> Session:
@@ -268,7 +271,9 @@ class CompressedStrategy(RunStrategy, FedAvg):
         clients = participants.gather(
             session.roster, grid, config, self._keys, self._greeting_timeout
         )
+        num_clients = len(clients)
         clients = participants.draw(clients, server_round)
+        self._watch.begin(num_clients, len(clients))
         self._refused_before = self.refused.total()
         return train_messages(session, clients, config, self._keys, server_round)
 
@@ -296,6 +301,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
             return session.arrays, None
         parts = [entry.part for entry in accepted]
         session.step(parts, [entry.exact for entry in accepted], server_round)
+        self._watch.note(server_round, session.update_norm)
         metrics = self._train_metrics([entry.message for entry in accepted])
         return session.arrays, metrics
 

@@ -1,0 +1,102 @@
+"""Whether the noise of compression feeds itself: told before a run, and in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from logging import getLogger
+from math import isfinite
+
+from .composition import Composition
+from .optimizers import GradientDescent
+
+__all__ = ["NoiseWatch"]
+
+_log = getLogger("flwr")
+_REMEDY = (
+    "take an operator of less noise, as RotatedQuantizer(step=1.5), fewer local steps, "
+    "or a smaller step_size"
+)
+_WINDOW = 8
+_GROWTH = 2.0
+
+
+class NoiseWatch:
+    """Looks at what the server has for nothing: the operators, and its own updates.
+
+    A run in which the noise of compression feeds itself grows exponentially. So the
+    norm of the server's update doubles within a few rounds, again and again, where
+    without compression it would stay or shrink.
+
+    Parameters
+    ----------
+    name : str
+        What the log calls the strategy.
+    composition : Composition
+        The algorithm.
+    dim : int
+        Length d of the model.
+    """
+
+    def __init__(self, name: str, composition: Composition, dim: int) -> None:
+        self._name, self._composition, self._dim = name, composition, dim
+        self._bearable: float | None = None
+        self._has_begun = self._has_told = False
+        self._norms: deque[float] = deque(maxlen=_WINDOW + 1)
+
+    def begin(self, num_clients: int, num_active: int) -> None:
+        """Say once, before the first round, what the links do not bear.
+
+        Parameters
+        ----------
+        num_clients, num_active : int
+            How many clients there are, and how many take part in the round.
+        """
+        if self._has_begun or not num_active:
+            return
+        self._has_begun = True
+        self._bearable = self._composition.largest_share(
+            self._dim, num_clients, num_active
+        )
+        if self._bearable is None or self._bearable >= 1.0:
+            return
+        optimizer = self._composition.optimizer
+        step = optimizer.step_size if isinstance(optimizer, GradientDescent) else None
+        # A smaller step is for clients that send gradients, and was chosen for them.
+        level = _log.warning if step == 1.0 else _log.info
+        level(
+            "%s with these operators diverges once %d clients go more than %.2g of the "
+            "way to their own optima in a round, as long local training does: %s",
+            self._name,
+            num_clients,
+            self._bearable,
+            _REMEDY,
+        )
+
+    def note(self, server_round: int, update_norm: float) -> None:
+        """Look at a round's update, and say once if the run diverges.
+
+        Parameters
+        ----------
+        server_round : int
+            The round.
+        update_norm : float
+            ||u||, the Euclidean norm of the server's update.
+        """
+        self._norms.append(update_norm)
+        bears_anything = self._bearable is not None and self._bearable >= 1.0
+        if self._has_told or bears_anything or len(self._norms) <= _WINDOW:
+            return
+        first, *_, last = self._norms
+        half = self._norms[_WINDOW // 2]
+        grows = isfinite(last) and last > _GROWTH * half > _GROWTH**2 * first > 0
+        if grows:
+            self._has_told = True
+            _log.warning(
+                "round %d: the updates of %s have grown %.3g times in %d rounds, as if "
+                "the noise of compression fed itself: %s",
+                server_round,
+                self._name,
+                last / first,
+                _WINDOW,
+                _REMEDY,
+            )

@@ -1,0 +1,174 @@
+"""Divergence that compression causes is told, and nothing else is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from flower_compress import (
+    CompressionMod,
+    Direct,
+    Identity,
+    Memory,
+    RotatedQuantizer,
+    StochasticQuantizer,
+    TopK,
+)
+from flower_compress.strategies import (
+    MCM,
+    SGD,
+    AMSGrad,
+    Artemis,
+    CompressedStrategy,
+    Diana,
+    Dore,
+    DoubleSqueeze,
+    RandMCM,
+    SparsAMS,
+)
+from flower_compress.strategies.server.composition import Composition
+from flower_compress.strategies.server.watch import NoiseWatch
+from flower_compress.testing import InProcessGrid
+
+DIM, CLIENTS, ROUNDS = 600, 6, 25
+NOISY = StochasticQuantizer(levels=1, bucket_size=None)
+BEFORE, DURING = "diverges once", "have grown"
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    logger = logging.getLogger("flwr")
+    before, logger.propagate = logger.propagate, True
+    caplog.set_level(logging.INFO, "flwr")
+    yield
+    logger.propagate = before
+
+
+def make_app(share: float) -> ClientApp:
+    """Clients that go a share of the way to optima of their own."""
+    app = ClientApp(mods=[CompressionMod()])
+    targets = np.random.default_rng(1).standard_normal((CLIENTS, DIM))
+    targets = targets.astype(np.float32)
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        w = msg.content["arrays"]["w"].numpy()
+        target = targets[int(context.node_config["partition-id"])]
+        record = ArrayRecord({"w": Array(w - np.float32(share) * (w - target))})
+        metrics = MetricRecord({"num-examples": 1})
+        return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=msg)
+
+    return app
+
+
+def warnings(
+    caplog: pytest.LogCaptureFixture, strategy: CompressedStrategy, share: float
+) -> list[str]:
+    """Run, and return what was said at WARNING."""
+    initial = ArrayRecord({"w": Array(np.zeros(DIM, np.float32))})
+    caplog.clear()
+    grid = InProcessGrid(make_app(share), CLIENTS)
+    strategy.start(grid, initial, num_rounds=ROUNDS)
+    found = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    return [record.getMessage() for record in found]
+
+
+def make(kind: Callable[..., CompressedStrategy], *args: Any) -> CompressedStrategy:
+    return kind(*args, fraction_evaluate=0.0)
+
+
+@pytest.mark.parametrize("kind", [MCM, RandMCM, Artemis, Dore])
+def test_noisy_links_are_told_of_before_and_in_a_run(
+    caplog: pytest.LogCaptureFixture, kind: Callable[..., CompressedStrategy]
+) -> None:
+    found = warnings(caplog, make(kind, NOISY), share=0.9)
+    assert [BEFORE in found[0], DURING in found[1]] == [True, True]
+    assert len(found) == 2, "each once"
+    assert "RotatedQuantizer(step=1.5)" in found[0]
+    assert int(found[1].split()[1].rstrip(":")) <= 11, "within ten rounds"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        lambda: make(SGD),
+        lambda: make(Diana, StochasticQuantizer(levels=4, bucket_size=128)),
+        lambda: make(MCM, RotatedQuantizer(step=1.5)),
+        lambda: make(RandMCM, RotatedQuantizer(step=1.5)),
+        lambda: make(Artemis, RotatedQuantizer(step=1.5)),
+        lambda: make(Dore, RotatedQuantizer(step=1.0)),
+    ],
+)
+def test_what_converges_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+    strategy: Callable[[], CompressedStrategy],
+    share: float,
+) -> None:
+    assert warnings(caplog, strategy(), share) == []
+
+
+def test_a_biased_operator_is_told_of_when_it_diverges(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    strategy = make(DoubleSqueeze, TopK(fraction=0.01))
+    strategy.optimizer = type(strategy.optimizer)(step_size=30.0)
+    (found,) = warnings(caplog, strategy, share=1.0)
+    assert DURING in found
+
+
+def test_a_smaller_step_is_one_for_gradients(caplog: pytest.LogCaptureFixture) -> None:
+    strategy = MCM(NOISY, step_size=0.05, fraction_evaluate=0.0)
+    assert warnings(caplog, strategy, share=1.0) == []
+    assert any(BEFORE in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [SparsAMS(), DoubleSqueeze(), MCM(optimizer=AMSGrad())],
+    ids=["spars-ams", "double-squeeze", "mcm-amsgrad"],
+)
+def test_where_no_limit_is_known(strategy: CompressedStrategy) -> None:
+    assert strategy._compose().largest_share(1000, 10, 10) is None
+
+
+def test_the_limit_is_that_of_the_links() -> None:
+    def limit(up: Any, down: Any, **options: Any) -> float | None:
+        return Composition(up, down, **options).largest_share(1000, 10, 5)
+
+    dense = Direct(Identity())
+    assert limit(dense, dense) == 1.0
+    quiet = Memory(RotatedQuantizer(step=1.5))
+    assert limit(quiet, quiet) == 1.0
+    noisy = Memory(StochasticQuantizer(4, bucket_size=512))
+    shared, private = limit(noisy, noisy), limit(noisy, noisy, groups="client")
+    assert shared is not None and private is not None
+    assert 0 < shared < private < 0.3
+    assert limit(Memory(StochasticQuantizer(4, bucket_size=64)), dense) == 1.0
+
+
+@pytest.mark.parametrize(
+    "norms",
+    [
+        [1.0] * 30,
+        [0.9**k for k in range(30)],
+        [1.0 + 0.5 * (-1) ** k for k in range(30)],
+        [1e-3, 1.0, 5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0],
+        [float(k) for k in range(10, 40)],
+        [0.0] * 30,
+    ],
+)
+def test_norms_that_do_not_grow_exponentially(
+    norms: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    composition = Composition(Memory(NOISY), Memory(NOISY))
+    watch = NoiseWatch("MCM", composition, DIM)
+    for server_round, norm in enumerate(norms, 1):
+        watch.note(server_round, norm)
+    assert not caplog.records
