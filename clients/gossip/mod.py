@@ -46,7 +46,9 @@ from .choco_sgd import ChocoSGD
 from .dpsgd import DPSGD
 from .malcom_psgd import MalcomPSGD
 from .node_algorithm import NodeAlgorithm
-from .state import GossipState, compress, post, settle
+from .posting import compress, post
+from .settle import settle
+from .state import GossipState
 
 __all__ = ["GossipMod"]
 
