@@ -27,7 +27,7 @@ from flower_compress.mods.compression_mod import (
     with_record,
 )
 from flower_compress.mods.state_store import StateStore
-from flower_compress.wire.contract import PROTOCOL
+from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.mail import (

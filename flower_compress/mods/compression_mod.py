@@ -31,7 +31,8 @@ from ..errors import (
     StalePacketError,
 )
 from ..links import ReceiverState, SenderState, accept
-from ..wire.contract import PROTOCOL, Contract
+from ..wire.agreement import PROTOCOL
+from ..wire.contract import Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import only_array_record, records_of

@@ -40,7 +40,8 @@ from flower_compress.links import Channel, Direct, Link, Memory, Payload
 from flower_compress.mods.compression_mod import stable_identity
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import InProcessGrid
-from flower_compress.wire.contract import PROTOCOL, Contract
+from flower_compress.wire.agreement import PROTOCOL
+from flower_compress.wire.contract import Contract
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 
