@@ -201,7 +201,8 @@ class Bucketed(Compressor):
     @classmethod
     def wire_size(cls, wire_id: int) -> int:
         """Return how many bytes scope and parameters have."""
-        return super().wire_size(wire_id) + _BUCKET.size * bool(wire_id & _BUCKETED)
+        size = cls._wire.size
+        return size + _BUCKET.size if wire_id & _BUCKETED else size
 
     @classmethod
     def from_wire(cls, wire_id: int, data: bytes) -> Self:

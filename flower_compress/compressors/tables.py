@@ -100,13 +100,15 @@ def cut_symbols(
     if symbols is None:
         return [(None, None)] * len(tables)
     entries, positions = symbols.entries, symbols.positions
+    if len(tables) == 1:
+        if positions is None:
+            entries = entries.reshape(tables[0][1:])
+        return [(entries, positions)]
     if positions is None:
         return [
             (entries[start : start + rows * width].reshape(rows, width), None)
             for start, rows, width in tables
         ]
-    if len(tables) == 1:
-        return [(entries, positions)]
     starts = [start for start, _, _ in tables]
     cuts = [*array_ops(positions).search(positions, starts), len(positions)]
     return [

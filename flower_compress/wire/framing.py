@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,13 +50,12 @@ def pack(form: struct.Struct, *numbers: float) -> bytes:
         ) from None
 
 
-def seal(header: bytes, body: Iterable[bytes]) -> bytes:
+def seal(header: bytes, body: Sequence[bytes]) -> bytes:
     """Return the header, the CRC-32 and the parts of the body."""
-    parts = tuple(body)
     crc = zlib.crc32(header)
-    for part in parts:
+    for part in body:
         crc = zlib.crc32(part, crc)
-    return b"".join((header, _CRC.pack(crc), *parts))
+    return b"".join((header, _CRC.pack(crc), *body))
 
 
 def unseal(

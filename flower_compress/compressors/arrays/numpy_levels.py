@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...coding.bits import FEW
-from .numpy_blocks import blocks, column, integer_column, of_rows, row_buffers
+from .numpy_blocks import BLOCK, blocks, column, integer_column, of_rows, row_buffers
 from .ops import Array, no_level
 
 __all__ = ["scaled", "scaled_from_zero"]
@@ -26,6 +26,9 @@ def scaled(
     result = np.empty((rows, width), dtype=np.float32)
     if dither is not None:
         dither = dither.reshape(rows, width)
+    if result.size <= BLOCK:
+        _scale(integers, scales, shifts, dither, result)
+        return result
     for r, c in blocks(rows, width):
         part = None if dither is None else dither[r, c]
         scale, shift = of_rows(scales, r), of_rows(shifts, r)
