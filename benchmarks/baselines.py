@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flower_compress.compressors import StochasticQuantizer, TopK
 
+from .markdown import Column, columns
 from .measure import Row, medians
-from .throughput import CHANNEL
+from .subjects import CHANNEL
+from .suite import Settings, Suite
 from .vectors import random_vector
+
+BUCKET_SIZE = 512
+Ways = dict[str, Callable[[], object]]
 
 
 def plain_qsgd(
@@ -29,48 +35,63 @@ def plain_qsgd(
     return norms, entries.astype(np.int8)
 
 
-def baselines(dim: int, repeats: int, advance: Callable[[], None]) -> list[Row]:
-    """Milliseconds, and how many times as long the other way takes."""
-    dim -= dim % 512
-    x = random_vector("gaussian", dim)
+def _top_k(x: NDArray[np.float32]) -> Ways:
+    dim = x.size
     kept = dim // 100
-    generator = np.random.Generator(np.random.Philox(7))
-    stream = CHANNEL.stream
-    quantizer = StochasticQuantizer(4, bucket_size=512)
-    groups: dict[str, dict[str, Callable[[], object]]] = {
-        "TopK 1 %": {
-            "ours": lambda: TopK(k=kept).compress(x, stream),
-            "numpy.argpartition": lambda: np.argpartition(np.abs(x), dim - kept)[
-                dim - kept :
-            ],
-        },
-        "QSGD s=4, buckets of 512": {
-            "ours": lambda: quantizer.compress(x, stream),
-            "plain NumPy": lambda: plain_qsgd(x, 4, 512, generator),
-        },
+    ways: Ways = {
+        "ours": lambda: TopK(k=kept).compress(x, CHANNEL.stream),
+        "numpy.argpartition": lambda: np.argpartition(np.abs(x), dim - kept)[
+            dim - kept :
+        ],
     }
     try:
         import torch
 
         torch.set_num_threads(1)
         tensor = torch.from_numpy(x)
-        groups["TopK 1 %"]["torch.topk"] = lambda: torch.topk(
-            tensor.abs(), kept, sorted=False
-        )
+        ways["torch.topk"] = lambda: torch.topk(tensor.abs(), kept, sorted=False)
     except ImportError:
         pass
-    rows = []
-    for label, functions in groups.items():
-        seconds = medians(functions, repeats)
-        for name, value in seconds.items():
-            rows.append(
-                {
-                    "task": label,
-                    "way": name,
-                    "dim": dim,
-                    "ms": 1e3 * value,
-                    "times_ours": value / seconds["ours"],
-                }
-            )
-        advance()
-    return rows
+    return ways
+
+
+def _qsgd(x: NDArray[np.float32]) -> Ways:
+    generator = np.random.Generator(np.random.Philox(7))
+    quantizer = StochasticQuantizer(4, bucket_size=BUCKET_SIZE)
+    return {
+        "ours": lambda: quantizer.compress(x, CHANNEL.stream),
+        "plain NumPy": lambda: plain_qsgd(x, 4, BUCKET_SIZE, generator),
+    }
+
+
+TASKS = {"TopK 1 %": _top_k, "QSGD s=4, buckets of 512": _qsgd}
+
+
+def _measure(settings: Settings, dim: int, task: str) -> list[Row]:
+    dim -= dim % BUCKET_SIZE
+    seconds = medians(TASKS[task](random_vector("gaussian", dim)), settings.repeats)
+    return [
+        {
+            "task": task,
+            "way": way,
+            "dim": dim,
+            "ms": 1e3 * value,
+            "times_ours": value / seconds["ours"],
+        }
+        for way, value in seconds.items()
+    ]
+
+
+SUITE = Suite(
+    "baselines",
+    lambda settings: product(settings.dims, TASKS),
+    _measure,
+    columns(
+        2,
+        Column("task", "task"),
+        Column("way", "way"),
+        Column("d", "dim", ","),
+        Column("ms", "ms", ".1f"),
+        Column("times ours", "times_ours", ".2f"),
+    ),
+)

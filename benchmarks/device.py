@@ -2,58 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from flower_compress.compressors import get_compressor
 
-from flower_compress.compressors import Compressor, get_compressor
-
+from .markdown import Column, columns
 from .measure import Row, medians
-from .throughput import CHANNEL
-from .throughput import OPERATORS as ALL
+from .subjects import CHANNEL, OPERATORS
+from .suite import Settings, Suite
 from .vectors import DIMS, random_vector
 
-OPERATORS = {name: config for name, config in ALL.items() if name != "identity"}
 
-
-def available() -> bool:
+def _lacks() -> str | None:
     try:
         import torch
     except ImportError:
-        return False
-    return bool(torch.cuda.is_available())
+        return "torch"
+    return None if torch.cuda.is_available() else "CUDA device"
 
 
-def device(repeats: int, advance: Callable[[], None]) -> list[Row]:
+def _measure(settings: Settings, label: str) -> list[Row]:
     """Milliseconds to quantize and dequantize the longest vector, both ways."""
     import torch
 
     x = random_vector("gaussian", DIMS[-1])
     tensor = torch.from_numpy(x).cuda()
+    compressor, stream = get_compressor(OPERATORS[label]), CHANNEL.stream
 
-    def on_numpy(compressor: Compressor) -> None:
-        compressor.decompress(compressor.compress(x, CHANNEL.stream), CHANNEL.stream)
+    def on_numpy() -> None:
+        compressor.decompress(compressor.compress(x, stream), stream)
 
-    def on_cuda(compressor: Compressor) -> None:
-        stream = CHANNEL.stream
+    def on_cuda() -> None:
         compressor.decompress(compressor.compress(tensor, stream), stream)
         torch.cuda.synchronize()
 
-    rows = []
-    for label, config in OPERATORS.items():
-        compressor = get_compressor(config)
-        ways = {
-            "numpy": partial(on_numpy, compressor),
-            "cuda": partial(on_cuda, compressor),
+    seconds = medians({"numpy": on_numpy, "cuda": on_cuda}, settings.repeats)
+    return [
+        {
+            "operator": label,
+            "dim": x.size,
+            "numpy_ms": 1e3 * seconds["numpy"],
+            "cuda_ms": 1e3 * seconds["cuda"],
+            "times_faster": seconds["numpy"] / seconds["cuda"],
         }
-        seconds = medians(ways, repeats)
-        rows.append(
-            {
-                "operator": label,
-                "dim": x.size,
-                "numpy_ms": 1e3 * seconds["numpy"],
-                "cuda_ms": 1e3 * seconds["cuda"],
-                "times_faster": seconds["numpy"] / seconds["cuda"],
-            }
-        )
-        advance()
-    return rows
+    ]
+
+
+SUITE = Suite(
+    "device",
+    lambda _: [(label,) for label in OPERATORS if label != "identity"],
+    _measure,
+    columns(
+        1,
+        Column("operator", "operator"),
+        Column("d", "dim", ","),
+        Column("NumPy, ms", "numpy_ms", ".1f"),
+        Column("CUDA, ms", "cuda_ms", ".2f"),
+        Column("times faster", "times_faster", ".0f"),
+    ),
+    lacks=_lacks,
+)

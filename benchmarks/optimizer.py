@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,27 +10,21 @@ from torch import nn
 
 from flower_compress.optim import SparsAMS
 
+from .markdown import Column, columns
 from .measure import Row, medians
+from .suite import Settings, Suite
 
 WIDTHS = (784, 512, 512, 10)
 FRACTIONS = (0.01, 0.001)
 
 
-def optimizer(repeats: int, advance: Callable[[], None]) -> list[Row]:
-    """One row for each way and k/d, on the network 784-512-512-10.
+def _measure(settings: Settings, fraction: float) -> list[Row]:
+    """One row for each way, on the network 784-512-512-10.
 
     All in turns, in one process: SparsAMS, and torch's Adam with amsgrad (the faster of
     its two implementations) followed by torch.topk of the whole gradient.
     """
     torch.set_num_threads(1)
-    rows: list[Row] = []
-    for fraction in FRACTIONS:
-        rows += _rows(fraction, repeats)
-        advance()
-    return rows
-
-
-def _rows(fraction: float, repeats: int) -> list[Row]:
     generator = torch.Generator().manual_seed(2026)
     models = [_network() for _ in range(3)]
     gradients = [
@@ -54,7 +47,7 @@ def _rows(fraction: float, repeats: int) -> list[Row]:
             "Adam, foreach": foreach.step,
             "topk": partial(torch.topk, magnitudes, math.ceil(fraction * dim)),
         },
-        repeats,
+        settings.repeats,
     )
     adam = min(seconds["Adam, loop"], seconds["Adam, foreach"])
     ways = {
@@ -77,3 +70,18 @@ def _rows(fraction: float, repeats: int) -> list[Row]:
 def _network() -> nn.Sequential:
     layers = [nn.Linear(a, b) for a, b in zip(WIDTHS, WIDTHS[1:], strict=False)]
     return nn.Sequential(*layers)
+
+
+SUITE = Suite(
+    "optimizer",
+    lambda _: [(fraction,) for fraction in FRACTIONS],
+    _measure,
+    columns(
+        1,
+        Column("one step", "way"),
+        Column("d", "dim", ","),
+        Column("k/d", lambda row: f"{100 * row['fraction']:g} %"),
+        Column("ms", "ms", ".1f"),
+        Column("times ours", "times_ours", ".2f"),
+    ),
+)

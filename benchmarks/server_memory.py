@@ -12,15 +12,18 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from .markdown import Column, columns
 from .measure import Row
+from .suite import Settings, Suite
 
 NUM_CLIENTS, FRACTION, DIM, ROUNDS = 10_000, 0.01, 62_000, 300
 _MEBI = 1 << 20
+_STATUS = Path("/proc/self/status")
 ROWS: list[dict[str, Any]] = [
     {"algorithm": "diana", "options": {}, "budget": 256 * _MEBI},
     {"algorithm": "rand-mcm", "options": {}, "budget": 256 * _MEBI},
@@ -34,15 +37,14 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def server_memory(advance: Callable[[], None]) -> list[Row]:
-    """Peak resident memory and seconds a round, a row for each of ROWS."""
-    rows = []
-    for row in ROWS:
-        command = [sys.executable, "-m", "benchmarks.server_memory", json.dumps(row)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True)
-        rows.append(json.loads(output.stdout.splitlines()[-1]))
-        advance()
-    return rows
+def _measure(_: Settings, row: dict[str, Any]) -> list[Row]:
+    command = [sys.executable, "-m", "benchmarks.server_memory", json.dumps(row)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [json.loads(output.stdout.splitlines()[-1])]
+
+
+def _lacks() -> str | None:
+    return None if _STATUS.exists() else str(_STATUS)
 
 
 def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
@@ -94,7 +96,7 @@ def _stub_grid() -> Any:
     from flower_compress.testing import InProcessGrid
     from flower_compress.wire.packet import Packet, find_packet, packet_record
 
-    from .throughput import CHANNEL
+    from .subjects import CHANNEL
     from .vectors import random_vector
 
     x = random_vector("gaussian", DIM)
@@ -128,15 +130,38 @@ def _stub_grid() -> Any:
 
 def _resident(field: str) -> int:
     """Bytes of resident memory of this process: VmRSS now, VmHWM at most."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in _STATUS.read_text().splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
-    raise LookupError(f"/proc/self/status has no {field}")
+    raise LookupError(f"{_STATUS} has no {field}")
 
 
-def available() -> bool:
-    """Whether this system says how much memory a process has."""
-    return Path("/proc/self/status").exists()
+def _strategy(row: Row) -> str:
+    options = [f"{key}={value}" for key, value in row["options"].items()]
+    return " ".join([row["algorithm"], *options])
+
+
+def _budget(row: Row) -> str:
+    return "none" if row["budget_mib"] is None else f"{row['budget_mib']:.0f}"
+
+
+SUITE = Suite(
+    "server-memory",
+    lambda _: [(row,) for row in ROWS],
+    _measure,
+    columns(
+        1,
+        Column("strategy", _strategy),
+        Column("budget, MiB", _budget),
+        Column("clients heard of", "heard_of", ","),
+        Column("their memories, MiB", "memories_mib", ",.0f"),
+        Column("process before, MiB", "before_mib", ".0f"),
+        Column("at most, MiB", "peak_mib", ",.0f"),
+        Column("s a round", "seconds_a_round", ".2f"),
+    ),
+    lacks=_lacks,
+    repeated=False,
+)
 
 
 def main(arguments: Iterable[str]) -> None:

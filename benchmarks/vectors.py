@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,7 @@ DIMS = (669_706, 11_700_000)
 """MALCOM's network 784-512-512-10, and a ResNet-18."""
 
 
+@lru_cache(maxsize=2)
 def random_vector(kind: str, dim: int) -> Vector:
     """Independent entries of unit variance, "gaussian" or "laplace"."""
     generator = np.random.Generator(np.random.Philox(2026))
@@ -20,6 +23,7 @@ def random_vector(kind: str, dim: int) -> Vector:
     return entries.astype(np.float32)
 
 
+@lru_cache(maxsize=1)
 def gradient_of_cnn() -> Vector:
     """The digits' CNN at its initial weights, all examples of one of 20 clients."""
     from simulations.tasks import make_task

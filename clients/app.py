@@ -16,7 +16,7 @@ from flwr.app import (
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from flower_compress.mods.compression_mod import stable_identity
+from flower_compress.mods.client_mod import stable_identity
 from flower_compress.wire.layout import read_array, write_array
 from flower_compress.wire.records import only_array_record, records_of
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from logging import getLogger
 
@@ -15,21 +14,12 @@ from flower_compress.compressors import Vector
 from flower_compress.errors import (
     ConfigurationError,
     CorruptPacket,
-    FlowerCompressError,
     OutOfSyncError,
     StalePacketError,
 )
-from flower_compress.mods.compression_mod import (
-    Returns,
-    check_returns,
-    refusal,
-    stable_identity,
-    with_record,
-)
-from flower_compress.mods.state_store import StateStore
-from flower_compress.wire.contract import PROTOCOL
+from flower_compress.mods.client_mod import ClientMod, reply_with, with_record
+from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.gossip_contract import GossipContract
-from flower_compress.wire.layout import Layout
 from flower_compress.wire.mail import (
     EVERYONE,
     ZEROS_METRIC,
@@ -39,25 +29,20 @@ from flower_compress.wire.mail import (
     find_mail,
     mail_record,
 )
-from flower_compress.wire.records import only_array_record, records_of
+from flower_compress.wire.records import records_of
 
-from .cdprox_sgt import CDProxSGT
-from .choco_sgd import ChocoSGD
-from .dpsgd import DPSGD
-from .malcom_psgd import MalcomPSGD
-from .node_algorithm import NodeAlgorithm
-from .state import GossipState, compress, post, settle
+from .algorithms import algorithm_of
+from .client_problem import ClientProblem, TrainFailedError
+from .posting import compress, post
+from .settle import settle
+from .state import GossipState
 
 __all__ = ["GossipMod"]
 
-_STATE_KEY = "flower_compress.gossip"
 _log = getLogger("flwr")
-_ALGORITHMS: dict[str, type[NodeAlgorithm]] = {
-    algorithm.name: algorithm for algorithm in (MalcomPSGD, ChocoSGD, CDProxSGT, DPSGD)
-}
 
 
-class GossipMod:
+class GossipMod(ClientMod[GossipState]):
     """Make a client app a node of a decentralized run.
 
     To be used with a :class:`~flower_compress.strategies.Relay` at the server, which
@@ -88,36 +73,17 @@ class GossipMod:
     >>> app = ClientApp(mods=[GossipMod()])
     """
 
-    def __init__(
-        self,
-        returns: Returns = "weights",
-        identity: Callable[[Context], int] | None = None,
-        state_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
-        self.returns = check_returns(returns)
-        self.identity = identity or stable_identity
-        self._store = StateStore(_STATE_KEY, state_dir, kind="node")
-
-    def __call__(
-        self, msg: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
-        """Handle one message."""
-        found = find_mail(msg.content)
-        if found is None:
-            return call_next(msg, context)
-        try:
-            return self._answer(msg, context, call_next, *found)
-        except FlowerCompressError as error:
-            return refusal(msg, "GossipMod", error)
+    _state = GossipState
+    _state_key = "flower_compress.gossip"
+    _state_kind = "node"
 
     def _answer(
-        self,
-        msg: Message,
-        context: Context,
-        call_next: ClientAppCallable,
-        key: str,
-        data: bytes,
-    ) -> Message:
+        self, msg: Message, context: Context, call_next: ClientAppCallable
+    ) -> Message | None:
+        found = find_mail(msg.content)
+        if found is None:
+            return None
+        key, data = found
         delivery, identity = Delivery.parse(data), self.identity(context)
         state = self._load(context, identity, delivery.session)
         if delivery.number == 0:
@@ -139,7 +105,7 @@ class GossipMod:
             raise CorruptPacket(
                 f"expected vectors of length {contract.layout.dim}, got {delivery.dim}"
             )
-        algorithm = _algorithm(contract)
+        algorithm = algorithm_of(contract)
         if delivery.phase >= len(algorithm.phases):
             raise CorruptPacket(
                 f"{contract.algorithm} has {len(algorithm.phases)} exchanges a round, "
@@ -153,7 +119,9 @@ class GossipMod:
             _log.info("GossipMod: %s", error)
             return _ask_for_contract(msg, key, delivery)
         reply = Message(RecordDict(), reply_to=msg)
-        app = _App(msg, context, call_next, key, contract.layout, self.returns, state)
+        app = ClientProblem(
+            msg, context, call_next, key, contract.layout, self.returns, state.exact
+        )
         if delivery.train and _may_step(state, delivery):
             phase = algorithm.phases[delivery.phase]
             try:
@@ -161,7 +129,7 @@ class GossipMod:
                     vectors = algorithm.step(
                         phase, state.vectors, app, delivery.step_size
                     )
-            except _TrainFailedError as error:
+            except TrainFailedError as error:
                 return error.reply
             for name, vector in vectors.items():
                 contract.layout.check_finite(vector, f"the node's {name}")
@@ -176,88 +144,8 @@ class GossipMod:
         posting = post(state, delivery, contract)
         reply = with_record(reply, key, mail_record(posting.data))
         # Last of all: a node that fails before has not moved.
-        self._store.save(context, identity, state.to_bytes())
+        self._save(context, identity, state.to_bytes())
         return reply
-
-    def _load(
-        self, context: Context, identity: int, session: int
-    ) -> GossipState | None:
-        data = self._store.load(context, identity)
-        state = None if data is None else GossipState.from_bytes(data)
-        return state if state is not None and state.session == session else None
-
-
-class _TrainFailedError(FlowerCompressError):
-    """The train function answered with an error."""
-
-    def __init__(self, reply: Message) -> None:
-        super().__init__(reply.error.reason)
-        self.reply = reply
-
-
-class _App:
-    """The client app behind the mod, as the node's F_i."""
-
-    def __init__(
-        self,
-        msg: Message,
-        context: Context,
-        call_next: ClientAppCallable,
-        key: str,
-        layout: Layout,
-        returns: str,
-        state: GossipState,
-    ) -> None:
-        self._msg, self._context, self._call_next = msg, context, call_next
-        self._key, self._layout, self._returns = key, layout, returns
-        self.exact = state.exact
-        self.reply: Message | None = None
-
-    def call(self, x: Vector) -> Message:
-        """Return the app's reply to a message with the node's model."""
-        arrays = self._layout.unflatten(x, self.exact)
-        return self._call_next(with_record(self._msg, self._key, arrays), self._context)
-
-    def gradient(self, x: Vector) -> Vector:
-        """Return what the train function returns at x; see :class:`LocalProblem`."""
-        if self._returns != "gradient":
-            raise ConfigurationError(
-                "the relay's algorithm needs gradients: expected a train function "
-                'that returns a gradient and GossipMod(returns="gradient"), got '
-                f"returns={self._returns!r}"
-            )
-        return self._train(x)
-
-    def descend(self, x: Vector, step_size: float) -> Vector:
-        """Return x - eta g, or the weights after local training."""
-        if self._returns == "weights":
-            return self._train(x)
-        descended: Vector = x - np.float32(step_size) * self._train(x)
-        return descended
-
-    def _train(self, x: Vector) -> Vector:
-        reply = self.call(x)
-        if reply.has_error():
-            raise _TrainFailedError(reply)
-        _, arrays = only_array_record(reply.content, "the node's reply")
-        result, exact = self._layout.flatten(arrays)
-        self._layout.check_finite(result, "the node's update")
-        self._layout.check_exact(exact, "the node's reply")
-        self.exact, self.reply = exact, reply
-        return result
-
-
-def _algorithm(contract: GossipContract) -> NodeAlgorithm:
-    kind = _ALGORITHMS.get(contract.algorithm)
-    if kind is None:
-        raise CorruptPacket(
-            f"expected an algorithm of {', '.join(_ALGORITHMS)}, got "
-            f"{contract.algorithm!r}: is the relay's flower-compress newer?"
-        )
-    try:
-        return kind(**contract.parameters)
-    except TypeError as error:
-        raise CorruptPacket(f"algorithm {contract.algorithm}: {error}") from error
 
 
 def _may_step(state: GossipState, delivery: Delivery) -> bool:
@@ -290,7 +178,7 @@ def _answer_greeting(
     held = 0 if state is None else state.number
     about = Letter(identity, held, PROTOCOL, b"", 0)
     answer = Posting(session=delivery.session, number=0, letters=(about,))
-    return Message(RecordDict({key: mail_record(answer.data)}), reply_to=msg)
+    return reply_with(msg, key, mail_record(answer.data))
 
 
 def _ask_for_contract(msg: Message, key: str, delivery: Delivery) -> Message:
@@ -301,4 +189,4 @@ def _ask_for_contract(msg: Message, key: str, delivery: Delivery) -> Message:
         dim=delivery.dim,
         resync=True,
     )
-    return Message(RecordDict({key: mail_record(answer.data)}), reply_to=msg)
+    return reply_with(msg, key, mail_record(answer.data))

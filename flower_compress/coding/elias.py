@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptPacket
-from .base import Code
+from .bit_code import BitCode
 from .bit_reader import BitReader
 from .bits import BitWriter, signs_of
 from .symbols import Symbols, symbol_dtype
@@ -28,7 +28,7 @@ from .universal import (
 __all__ = ["Elias"]
 
 
-class Elias(Code):
+class Elias(BitCode):
     """Elias gamma for the number of nonzeros + 1, the gaps and the magnitudes.
 
     For k nonzeros at positions p_j (p_0 = -1) with magnitudes m_j, in this order and as
@@ -47,29 +47,16 @@ class Elias(Code):
     name: ClassVar[str] = "elias"
     wire_id: ClassVar[int] = 2
 
-    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
-        """Return the code, padded with zeros to a byte, and its length in bits."""
+    def _write(self, symbols: Symbols, writer: BitWriter) -> None:
         positions, entries = symbols.sparse()
-        writer = BitWriter()
         put_gamma(writer, positions.size + 1)
         put_gammas(writer, _gaps(positions))
         if symbols.low < 0:
             writer.put(entries < 0)
         if _has_magnitudes(symbols.low, symbols.high):
             put_gammas(writer, np.abs(entries))
-        return writer.finish()
 
-    def decode(
-        self, data: memoryview, dim: int, low: int, high: int
-    ) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `data` and how many bits they took.
-
-        Raises
-        ------
-        CorruptPacket
-            If the bytes are no code of `dim` symbols in [low, high].
-        """
-        reader = BitReader(data)
+    def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
         count = take_gamma(reader, dim + 1) - 1
         positions = take_gammas(reader, count, dim).cumsum()
         positions -= 1
@@ -83,12 +70,11 @@ class Elias(Code):
             entries = entries.astype(symbol_dtype(low, high))
         else:
             entries = np.ones(count, dtype=symbol_dtype(low, high))
-        num_bits = reader.finish()
         if signs is not None:
             entries *= signs_of(signs, entries.dtype)
         if count and (int(entries.min()) < low or int(entries.max()) > high):
             raise CorruptPacket(f"a symbol lies outside the alphabet [{low}, {high}]")
-        return Symbols(dim, low, high, entries, positions), num_bits
+        return Symbols(dim, low, high, entries, positions)
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""

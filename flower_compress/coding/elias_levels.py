@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import CorruptPacket
-from .base import Code
+from .bit_code import BitCode
 from .bit_reader import BitReader
 from .bits import BitWriter
 from .symbols import Symbols, symbol_dtype
@@ -30,7 +30,7 @@ from .universal import (
 __all__ = ["EliasLevels"]
 
 
-class EliasLevels(Code):
+class EliasLevels(BitCode):
     """Elias gamma for how far each symbol lies above the smallest one.
 
     For symbols s_1, ..., s_d of which m is the smallest, in this order and as
@@ -49,37 +49,23 @@ class EliasLevels(Code):
     name: ClassVar[str] = "elias-levels"
     wire_id: ClassVar[int] = 8
 
-    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
-        """Return the code, padded with zeros to a byte, and its length in bits."""
+    def _write(self, symbols: Symbols, writer: BitWriter) -> None:
         if symbols.dim == 0:
-            return b"", 0
+            return
         smallest = _smallest(symbols)
-        writer = BitWriter()
         put_gamma(writer, smallest - symbols.low + 1)
         put_gammas(writer, symbols.dense().astype(np.int64) - (smallest - 1))
-        return writer.finish()
 
-    def decode(
-        self, data: memoryview, dim: int, low: int, high: int
-    ) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `data` and how many bits they took.
-
-        Raises
-        ------
-        CorruptPacket
-            If the bytes are no code of `dim` symbols in [low, high].
-        """
+    def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
         dtype = symbol_dtype(low, high)
         if dim == 0:
-            return Symbols(0, low, high, np.zeros(0, dtype=dtype)), 0
-        reader = BitReader(data)
+            return Symbols(0, low, high, np.zeros(0, dtype=dtype))
         smallest = low + take_gamma(reader, high - low + 1) - 1
         numbers = take_gammas(reader, dim, high - smallest + 1)
-        num_bits = reader.finish()
         if int(numbers.min()) != 1:
             raise CorruptPacket("the smallest symbol is not the real one")
         numbers += smallest - 1
-        return Symbols(dim, low, high, numbers.astype(dtype)), num_bits
+        return Symbols(dim, low, high, numbers.astype(dtype))
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""

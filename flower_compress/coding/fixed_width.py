@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import CorruptPacket
-from .base import Code
+from .bit_code import BitCode
 from .bit_reader import BitReader
 from .bits import BitWriter, unsigned_dtype
 from .symbols import Symbols, symbol_dtype
@@ -15,7 +15,7 @@ from .symbols import Symbols, symbol_dtype
 __all__ = ["FixedWidth"]
 
 
-class FixedWidth(Code):
+class FixedWidth(BitCode):
     """As many bits a symbol as the symbols that occur need.
 
     With W the number of bits of high - low, and w that of the largest symbol less the
@@ -32,13 +32,11 @@ class FixedWidth(Code):
     name: ClassVar[str] = "fixed-width"
     wire_id: ClassVar[int] = 1
 
-    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
-        """Return the code, padded with zeros to a byte, and its length in bits."""
+    def _write(self, symbols: Symbols, writer: BitWriter) -> None:
         if symbols.dim == 0:
-            return b"", 0
+            return
         smallest, width = _range(symbols)
         full = (symbols.high - symbols.low).bit_length()
-        writer = BitWriter()
         writer.put_number(smallest - symbols.low, full)
         writer.put_number(width, full.bit_length())
         if width:
@@ -47,22 +45,11 @@ class FixedWidth(Code):
             dtype = unsigned_dtype(8 * entries.itemsize)
             offset = dtype.type(smallest % (1 << 8 * entries.itemsize))
             writer.put_planes(entries.view(dtype) - offset, width)
-        return writer.finish()
 
-    def decode(
-        self, data: memoryview, dim: int, low: int, high: int
-    ) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `data` and how many bits they took.
-
-        Raises
-        ------
-        CorruptPacket
-            If the bytes are no code of `dim` symbols in [low, high].
-        """
+    def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
         dtype = symbol_dtype(low, high)
         if dim == 0:
-            return Symbols(0, low, high, np.zeros(0, dtype=dtype)), 0
-        reader = BitReader(data)
+            return Symbols(0, low, high, np.zeros(0, dtype=dtype))
         full = (high - low).bit_length()
         smallest = low + reader.take_number(full)
         width = reader.take_number(full.bit_length())
@@ -70,9 +57,8 @@ class FixedWidth(Code):
             raise CorruptPacket(f"{width} bits a symbol, expected at most {full}")
         if width == 0 and smallest == 0:
             none = np.zeros(0, dtype=np.int64)
-            return Symbols(dim, low, high, none.astype(dtype), none), reader.finish()
+            return Symbols(dim, low, high, none.astype(dtype), none)
         numbers = reader.take_planes(dim, width)
-        num_bits = reader.finish()
         largest = int(np.maximum.reduce(numbers))
         if largest.bit_length() != width or int(np.minimum.reduce(numbers)):
             raise CorruptPacket("the smallest symbol or the width is not the real one")
@@ -83,7 +69,7 @@ class FixedWidth(Code):
         unsigned = unsigned_dtype(8 * dtype.itemsize)
         numbers = numbers.astype(unsigned, copy=False)
         numbers += unsigned.type(smallest % (1 << 8 * dtype.itemsize))
-        return Symbols(dim, low, high, numbers.view(dtype)), num_bits
+        return Symbols(dim, low, high, numbers.view(dtype))
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import ConfigurationError, CorruptPacket
-from .base import Code
+from .bit_code import BitCode
 from .bit_reader import BitReader
 from .bits import BitWriter
 from .supports import put_support, support_num_bits, take_support
@@ -16,7 +16,7 @@ from .symbols import Symbols
 __all__ = ["Indices", "check_alphabet"]
 
 
-class Indices(Code):
+class Indices(BitCode):
     """Golomb-coded runs between the ones of an alphabet {0, 1}.
 
     For k ones among d symbols:
@@ -36,32 +36,18 @@ class Indices(Code):
     name: ClassVar[str] = "indices"
     wire_id: ClassVar[int] = 3
 
-    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
-        """Return the code, padded with zeros to a byte, and its length in bits."""
+    def _write(self, symbols: Symbols, writer: BitWriter) -> None:
         check_alphabet(symbols)
-        writer = BitWriter()
         put_support(writer, symbols.sparse()[0], symbols.dim)
-        return writer.finish()
 
-    def decode(
-        self, data: memoryview, dim: int, low: int, high: int
-    ) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `data` and how many bits they took.
-
-        Raises
-        ------
-        CorruptPacket
-            If the bytes are no code of `dim` symbols, or the alphabet is not {0, 1}.
-        """
+    def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
         if (low, high) != (0, 1):
             raise CorruptPacket(
                 f"indices have the alphabet [0, 1], not [{low}, {high}]"
             )
-        reader = BitReader(data)
         positions = take_support(reader, dim)
-        num_bits = reader.finish()
         entries = np.ones(positions.size, dtype=np.int8)
-        return Symbols(dim, 0, 1, entries, positions), num_bits
+        return Symbols(dim, 0, 1, entries, positions)
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""

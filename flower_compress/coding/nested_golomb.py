@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptPacket
-from .base import Code
+from .bit_code import BitCode
 from .bit_reader import BitReader
 from .bits import BitWriter, signs_of
 from .golomb import (
@@ -27,7 +27,7 @@ NESTED = 8
 """The largest magnitude that has a support of its own."""
 
 
-class NestedGolomb(Code):
+class NestedGolomb(BitCode):
     """Supports nested by magnitude, each as Golomb-coded runs, and one bit a sign.
 
     With L = max(-low, high) and supports as :mod:`~flower_compress.coding.supports`
@@ -47,9 +47,7 @@ class NestedGolomb(Code):
     name: ClassVar[str] = "nested-golomb"
     wire_id: ClassVar[int] = 4
 
-    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
-        """Return the code, padded with zeros to a byte, and its length in bits."""
-        writer = BitWriter()
+    def _write(self, symbols: Symbols, writer: BitWriter) -> None:
         positions, entries = symbols.sparse()
         put_support(writer, positions, symbols.dim)
         if symbols.low < 0:
@@ -63,19 +61,8 @@ class NestedGolomb(Code):
             if total:
                 parameter = golomb_parameter(left.size, left.size + total)
                 put_positions(writer, _excess_ends(left), parameter)
-        return writer.finish()
 
-    def decode(
-        self, data: memoryview, dim: int, low: int, high: int
-    ) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `data` and how many bits they took.
-
-        Raises
-        ------
-        CorruptPacket
-            If the bytes are no code of `dim` symbols in [low, high].
-        """
-        reader = BitReader(data)
+    def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
         positions = take_support(reader, dim, low < 0)
         dtype = symbol_dtype(low, high)
         if low < 0:
@@ -96,10 +83,9 @@ class NestedGolomb(Code):
         if left and above is not None and largest > NESTED:
             excesses = _take_excesses(reader, left, largest - NESTED)
             entries[above] += signs.take(above) * excesses.astype(dtype)
-        num_bits = reader.finish()
         if entries.size and not -low == high > 0:
             _check_range(entries, low, high)
-        return Symbols(dim, low, high, entries, positions), num_bits
+        return Symbols(dim, low, high, entries, positions)
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""

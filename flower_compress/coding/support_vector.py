@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptPacket
-from .base import Code
+from .bit_code import BitCode
 from .bit_reader import BitReader
 from .bits import BLOCK, BitWriter, Numbers
 from .golomb import (
@@ -37,7 +37,7 @@ Integer = NDArray[np.int64]
 _LIGHT = 8
 
 
-class SupportVector(Code):
+class SupportVector(BitCode):
     """The count of each level, then the runs of each level, commonest left out.
 
     For counts t of the levels low..high, which add up to d:
@@ -62,30 +62,17 @@ class SupportVector(Code):
     name: ClassVar[str] = "support-vector"
     wire_id: ClassVar[int] = 5
 
-    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
-        """Return the code, padded with zeros to a byte, and its length in bits."""
+    def _write(self, symbols: Symbols, writer: BitWriter) -> None:
         counts = _counts(symbols)
         plan = plan_levels(counts, symbols.low, symbols.dim)
-        writer = BitWriter()
         put_omegas(writer, counts + 1)
         for numbers, parameter in _arrays(plan, symbols.dense()):
             if isinstance(parameter, int):
                 put_positions(writer, numbers, parameter)
             else:
                 put_varying_runs(writer, numbers, parameter)
-        return writer.finish()
 
-    def decode(
-        self, data: memoryview, dim: int, low: int, high: int
-    ) -> tuple[Symbols, int]:
-        """Return the symbols at the front of `data` and how many bits they took.
-
-        Raises
-        ------
-        CorruptPacket
-            If the bytes are no code of `dim` symbols in [low, high].
-        """
-        reader = BitReader(data)
+    def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
         counts = take_omegas(reader, high - low + 1, dim + 1) - 1
         if int(counts.sum()) != dim:
             raise CorruptPacket(
@@ -99,18 +86,17 @@ class SupportVector(Code):
             common.append((indices, level))
             num_open -= count
         rare = _take_rare(reader, plan, num_open)
-        num_bits = reader.finish()
         dtype = symbol_dtype(low, high)
         if int(counts[-low]) == dim:
             none = np.zeros(0, dtype=np.int64)
-            return Symbols(dim, low, high, none.astype(dtype), none), num_bits
+            return Symbols(dim, low, high, none.astype(dtype), none)
         entries = np.full(num_open, plan.implicit, dtype=dtype)
         if rare is not None:
             ranks, indices = rare
             entries[indices] = plan.levels[ranks]
         for indices, level in reversed(common):
             entries = insert(entries, indices, level)
-        return Symbols(dim, low, high, entries), num_bits
+        return Symbols(dim, low, high, entries)
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""

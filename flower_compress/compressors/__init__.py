@@ -8,7 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigurationError, CorruptPacket, UnknownNameError
-from .base import Compressed, Compressor, Vector, as_vector, operator_id
+from .base import Compressor
+from .bucketed import operator_id
+from .compressed import Compressed, Vector, as_vector
 from .dithered_quantizer import DitheredQuantizer
 from .identity import Identity
 from .min_variance_sparsifier import MinVarianceSparsifier

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ConfigurationError
-from .base import Compressor, check_integer, check_probability
+from .bucketed import Bucketed
+from .checks import check_integer, check_probability
 
 __all__ = ["Count"]
 
 
 @dataclass(frozen=True, repr=False)
-class Count(Compressor):
+class Count(Bucketed):
     """Either `k` entries of each bucket, or a `fraction` of them, rounded up."""
 
     k: int | None = None
     fraction: float | None = None
+
+    _wire: ClassVar[struct.Struct] = struct.Struct("<Id")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Literal
 from ..errors import ConfigurationError, CorruptPacket
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part, check_integer, check_scales, require_scales
+from .bucketed import Bucketed
+from .checks import check_integer, check_scales, require_scales
+from .tables import Part
 
 __all__ = ["DitheredQuantizer"]
 
@@ -29,7 +31,7 @@ _TAUS: tuple[Literal["exact", "lemma", "none"], ...] = ("exact", "lemma", "none"
 
 
 @dataclass(frozen=True, repr=False)
-class DitheredQuantizer(Compressor):
+class DitheredQuantizer(Bucketed):
     """Q(p)_i = (m + r k_i / L) / tau, k_i = floor(L (p_i - m) / r + u_i), Q(0) = 0.
 
     m = min p, r = max p - min p, u_i are independent uniforms in [0, 1), and entries
@@ -141,7 +143,7 @@ class DitheredQuantizer(Compressor):
         check_scales(ranges, ops, 2.0 * _MAX_ENTRY)
         if not ops.within(low, -_MAX_ENTRY, _MAX_ENTRY):
             raise CorruptPacket(f"expected a range within +-{_MAX_ENTRY:.3g}")
-        entries = self._dense(part, rows, width, ops)
+        entries = part.dense(rows, width, ops)
         dither = None if draws is None else draws.dither(rows * width)
         below = self._below(low, ranges, ops)
         steps = ops.float32(ops.divide(ops.float64(ranges), self.levels))

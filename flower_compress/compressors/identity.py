@@ -7,13 +7,14 @@ from typing import ClassVar
 
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part
+from .bucketed import Bucketed
+from .tables import Part
 
 __all__ = ["Identity"]
 
 
 @dataclass(frozen=True, repr=False)
-class Identity(Compressor):
+class Identity(Bucketed):
     """C(x) = x as float32; omega = 0."""
 
     name: ClassVar[str] = "identity"

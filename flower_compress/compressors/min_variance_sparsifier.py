@@ -10,16 +10,17 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part, check_probability, check_scales, require_scales
+from .bucketed import Bucketed
+from .checks import check_probability, check_scales, require_scales
+from .tables import Part
 
 __all__ = ["MinVarianceSparsifier"]
 
 
 @dataclass(frozen=True, repr=False)
-class MinVarianceSparsifier(Compressor):
+class MinVarianceSparsifier(Bucketed):
     """C(x)_i = x_i / p_i with probability p_i = min(1, c |x_i|), else 0.
 
     c makes the p_i add up to density * d (or all of them 1, if fewer entries are not
@@ -69,9 +70,7 @@ class MinVarianceSparsifier(Compressor):
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
-        entries, positions = part.entries, part.positions
-        if entries is None:
-            raise ConfigurationError("a sparse vector needs its symbols")
+        entries, positions = part.symbols(), part.positions
         if positions is None:
             flat = entries.reshape(-1)
             positions = ops.positions(flat != 0)

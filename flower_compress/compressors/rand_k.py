@@ -7,15 +7,15 @@ communication efficiency" (2016), section 3.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Part, require_scales
+from .checks import require_scales
 from .count import Count
+from .tables import Part
 
 __all__ = ["RandK"]
 
@@ -41,7 +41,6 @@ class RandK(Count):
 
     name: ClassVar[str] = "rand-k"
     wire_id: ClassVar[int] = 5
-    _wire: ClassVar[struct.Struct] = struct.Struct("<Id")
 
     @property
     def shared_randomness(self) -> bool:

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Part, check_probability, require_scales
+from .checks import check_probability, require_scales
 from .sparse import Sparsifier
+from .tables import Part
 
 __all__ = ["RandomSparsifier"]
 

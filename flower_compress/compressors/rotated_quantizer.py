@@ -17,7 +17,9 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part, check_scales, require_scales
+from .bucketed import Bucketed
+from .checks import check_scales, require_scales
+from .tables import Part
 
 __all__ = ["RotatedQuantizer"]
 
@@ -29,7 +31,7 @@ _MAX_LEVELS = 32_000
 
 
 @dataclass(frozen=True, repr=False)
-class RotatedQuantizer(Compressor):
+class RotatedQuantizer(Bucketed):
     """C(x) = R^-1 (Delta (k - u + 1/2)), k = floor(R x / Delta + u).
 
     u is a dither and R a random rotation, both from the stream that the two ends
@@ -115,5 +117,5 @@ class RotatedQuantizer(Compressor):
         dither = draws.dither(rows * width)
         factor = float(np.float32(self.step / math.sqrt(width)))
         scales = ops.float32(ops.float64(norms) * factor)
-        table = ops.scaled(self._dense(part, rows, width, ops), scales, None, dither)
+        table = ops.scaled(part.dense(rows, width, ops), scales, None, dither)
         return ops.rotate(table, signs, inverse=True)

@@ -11,13 +11,15 @@ from typing import ClassVar
 
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part, check_scales, require_scales, scale_symbols
+from .bucketed import Bucketed
+from .checks import check_scales, require_scales
+from .tables import Part
 
 __all__ = ["ScaledSign"]
 
 
 @dataclass(frozen=True, repr=False)
-class ScaledSign(Compressor):
+class ScaledSign(Bucketed):
     """C(x) = (||x||_1 / d) sign(x), with sign(0) = 0; biased.
 
     ||C(x) - x||^2 <= (1 - ||x||_1^2 / (d ||x||^2)) ||x||^2, so the contraction is at
@@ -53,4 +55,4 @@ class ScaledSign(Compressor):
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
         check_scales(part.values, ops)
-        return scale_symbols(part, rows, width, part.values, ops)
+        return part.scaled(rows, width, part.values, ops)

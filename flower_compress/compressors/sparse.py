@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Compressor, Part
+from .bucketed import Bucketed
+from .tables import Part
 
 __all__ = ["Sparsifier"]
 
 
-class Sparsifier(Compressor):
+class Sparsifier(Bucketed):
     """Keeps some entries: the symbol is 1 where one is kept, the values are they."""
 
     def alphabet(self, dim: int) -> tuple[int, int]:
@@ -36,6 +36,4 @@ class Sparsifier(Compressor):
 def _support(part: Part, ops: ArrayOps) -> Array:
     if part.positions is not None:
         return part.positions
-    if part.entries is None:
-        raise ConfigurationError("a sparse vector needs its support")
-    return ops.positions(part.entries.reshape(-1))
+    return ops.positions(part.symbols().reshape(-1))

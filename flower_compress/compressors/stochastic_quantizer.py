@@ -15,15 +15,9 @@ from typing import Any, ClassVar, Literal
 from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import (
-    LARGEST,
-    Compressor,
-    Part,
-    check_integer,
-    check_scales,
-    require_scales,
-    scale_symbols,
-)
+from .bucketed import Bucketed
+from .checks import LARGEST, check_integer, check_scales, require_scales
+from .tables import Part
 
 __all__ = ["StochasticQuantizer"]
 
@@ -31,7 +25,7 @@ _NORMS: tuple[Literal[2, "inf"], ...] = (2, "inf")
 
 
 @dataclass(frozen=True, repr=False)
-class StochasticQuantizer(Compressor):
+class StochasticQuantizer(Bucketed):
     """C(x)_i = (||x|| / s) k_i with k_i = floor(s x_i / ||x|| + u_i).
 
     For independent uniforms u_i in [0, 1): k_i is one of the two integers beside
@@ -125,9 +119,9 @@ class StochasticQuantizer(Compressor):
         scales = ops.divide(ops.float64(norms), self.levels)
         scales = ops.float32(ops.clip(scales, None, bound))
         if draws is not None:
-            dense = self._dense(part, rows, width, ops)
+            dense = part.dense(rows, width, ops)
             return ops.scaled(dense, scales, None, draws.dither(rows * width))
-        return scale_symbols(part, rows, width, scales, ops)
+        return part.scaled(rows, width, scales, ops)
 
     def _wire_values(self) -> tuple[Any, ...]:
         return self.levels, _NORMS.index(self.norm) | 2 * self.subtractive

@@ -5,15 +5,14 @@ Source: Stich, Cordonnier & Jaggi, "Sparsified SGD with memory" (NeurIPS 2018).
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..streams import Draws
 from .arrays import Array, ArrayOps
-from .base import Part
 from .count import Count
 from .sparse import Sparsifier
+from .tables import Part
 
 __all__ = ["TopK"]
 
@@ -35,7 +34,6 @@ class TopK(Count, Sparsifier):
 
     name: ClassVar[str] = "top-k"
     wire_id: ClassVar[int] = 4
-    _wire: ClassVar[struct.Struct] = struct.Struct("<Id")
 
     @property
     def unbiased(self) -> bool:

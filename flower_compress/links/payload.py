@@ -13,9 +13,8 @@ import numpy as np
 
 from ..coding import code_by_wire_id, encode_symbols
 from ..compressors import Compressed, Compressor, Vector, compressor_from_wire
-from ..compressors.arrays import Array
-from ..compressors.base import LARGEST
-from ..compressors.numpy_arrays import NUMPY
+from ..compressors.arrays import NUMPY, Array
+from ..compressors.checks import LARGEST
 from ..errors import CorruptPacket
 from ..streams import Stream
 

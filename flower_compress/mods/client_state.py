@@ -9,6 +9,7 @@ import numpy as np
 
 from ..compressors import Vector
 from ..links import Channel, Payload, ReceiverState, SenderState
+from ..wire.framing import vector_bytes
 
 __all__ = ["ClientState"]
 
@@ -113,7 +114,7 @@ class ClientState:
 
 
 def _vector_bytes(vector: Vector | None) -> bytes | None:
-    return None if vector is None else vector.astype("<f4", copy=False).tobytes()
+    return None if vector is None else vector_bytes(vector)
 
 
 def _vector(section: memoryview | None) -> Vector | None:

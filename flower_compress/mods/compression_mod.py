@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import os
-from collections.abc import Callable
 from dataclasses import replace
 from logging import getLogger
-from typing import Literal, get_args
 
 import numpy as np
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Error,
-    Message,
-    MessageType,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
-from flwr.common.constant import ErrorCode
 
 from ..compressors import Vector
-from ..errors import (
-    ConfigurationError,
-    FlowerCompressError,
-    OutOfSyncError,
-    StalePacketError,
-)
+from ..errors import OutOfSyncError, StalePacketError
 from ..links import ReceiverState, SenderState, accept
-from ..wire.contract import PROTOCOL, Contract
+from ..wire.agreement import PROTOCOL
+from ..wire.contract import Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import only_array_record, records_of
+from .client_mod import ClientMod, reply_with, with_record
 from .client_state import ClientState
-from .state_store import StateStore
 
-__all__ = [
-    "CompressionMod",
-    "Returns",
-    "check_returns",
-    "refusal",
-    "stable_identity",
-    "with_record",
-]
+__all__ = ["CompressionMod"]
 
-Returns = Literal["weights", "gradient"]
-"""What a train function returns."""
-
-_STATE_KEY = "flower_compress"
 _log = getLogger("flwr")
 
 
-class CompressionMod:
+class CompressionMod(ClientMod[ClientState]):
     """Decode what the server sends, and compress what the client answers.
 
     To be used with a :class:`~flower_compress.strategies.CompressedStrategy` at the
@@ -91,29 +63,18 @@ class CompressionMod:
     >>> app = ClientApp(mods=[CompressionMod()])
     """
 
-    def __init__(
-        self,
-        returns: Returns = "weights",
-        identity: Callable[[Context], int] | None = None,
-        state_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
-        self.returns = check_returns(returns)
-        self.identity = identity or stable_identity
-        self._store = StateStore(_STATE_KEY, state_dir)
+    _state = ClientState
+    _state_key = "flower_compress"
 
-    def __call__(
+    def _answer(
         self, msg: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
-        """Handle one message."""
-        try:
-            found = find_packet(msg.content)
-            if found is not None:
-                return self._train(msg, context, call_next, *found)
-            if msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE:
-                return self._evaluate(msg, context, call_next)
-        except FlowerCompressError as error:
-            return refusal(msg, "CompressionMod", error)
-        return call_next(msg, context)
+    ) -> Message | None:
+        found = find_packet(msg.content)
+        if found is not None:
+            return self._train(msg, context, call_next, *found)
+        if msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE:
+            return self._evaluate(msg, context, call_next)
+        return None
 
     def _train(
         self,
@@ -125,10 +86,10 @@ class CompressionMod:
     ) -> Message:
         packet = Packet.parse(data)
         identity = self.identity(context)
+        state = self._load(context, identity, packet.session)
         if packet.greeting:
-            return self._answer_greeting(msg, context, key, packet, identity)
-        state = self._state(context, identity)
-        if state is None or state.session != packet.session:
+            return _answer_greeting(msg, key, packet, identity, state)
+        if state is None:
             if packet.contract is None:
                 return _ask_for_contract(msg, key, packet)
             state = ClientState(
@@ -178,7 +139,7 @@ class CompressionMod:
         reply = with_record(reply, key, packet_record(answer))
         # Last of all: a client that fails before has not moved.
         state = ClientState(packet.session, state.contract, receiver, sender, exact)
-        self._store.save(context, identity, state.to_bytes(packet.dim))
+        self._save(context, identity, state.to_bytes(packet.dim))
         return reply
 
     def _update(
@@ -193,29 +154,17 @@ class CompressionMod:
         layout.check_exact(exact, "the client's reply")
         return update, exact
 
-    def _answer_greeting(
-        self, msg: Message, context: Context, key: str, packet: Packet, identity: int
-    ) -> Message:
-        state, held = self._state(context, identity), 0
-        if state is not None and state.session == packet.session:
-            held = state.receiver.newest
-        about = {"protocol": PROTOCOL, "identity": identity, "held": held}
-        answer = Packet(
-            session=packet.session, contract=json.dumps(about).encode(), greeting=True
-        )
-        return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
-
     def _evaluate(
         self, msg: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
+    ) -> Message | None:
         for config in records_of(msg.content, ConfigRecord):
             if SESSION_KEY in config:
                 break
         else:
-            return call_next(msg, context)
+            return None
         identity = self.identity(context)
-        state = self._state(context, identity)
-        if state is None or state.session != config[SESSION_KEY]:
+        state = self._load(context, identity, config[SESSION_KEY])
+        if state is None:
             raise OutOfSyncError(
                 "this client holds no model of the run to evaluate: train it first, "
                 'or evaluate with evaluate_on="global"'
@@ -229,30 +178,21 @@ class CompressionMod:
         key = str(config.get("arrayrecord-key", "arrays"))
         return call_next(with_record(msg, key, arrays), context)
 
-    def _state(self, context: Context, identity: int) -> ClientState | None:
-        data = self._store.load(context, identity)
-        return None if data is None else ClientState.from_bytes(data)
+
+def _answer_greeting(
+    msg: Message, key: str, packet: Packet, identity: int, state: ClientState | None
+) -> Message:
+    held = 0 if state is None else state.receiver.newest
+    about = {"protocol": PROTOCOL, "identity": identity, "held": held}
+    answer = Packet(
+        session=packet.session, contract=json.dumps(about).encode(), greeting=True
+    )
+    return reply_with(msg, key, packet_record(answer))
 
 
-def check_returns(returns: Returns) -> Returns:
-    """Return what a mod was told that the train function returns, if it may."""
-    if returns not in get_args(Returns):
-        raise ConfigurationError(
-            f'returns must be "weights" or "gradient", got {returns!r}'
-        )
-    return returns
-
-
-def refusal(msg: Message, mod: str, error: FlowerCompressError) -> Message:
-    """Log why a mod cannot handle a message, and return the reply that says so."""
-    reason = f"{type(error).__name__}: {error}"
-    _log.error("%s: %s", mod, reason)
-    return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=msg)
-
-
-def stable_identity(context: Context) -> int:
-    """Return the node's ``partition-id``, or its node id if it has none."""
-    return int(context.node_config.get("partition-id", context.node_id))
+def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
+    answer = Packet(session=packet.session, version=packet.version, resync=True)
+    return reply_with(msg, key, packet_record(answer))
 
 
 def _on_channels(state: ClientState, contract: Contract, identity: int) -> ClientState:
@@ -286,15 +226,3 @@ def _answer(
         exact=exact or None,
     )
     return answer, sender
-
-
-def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
-    answer = Packet(session=packet.session, version=packet.version, resync=True)
-    return Message(RecordDict({key: packet_record(answer)}), reply_to=msg)
-
-
-def with_record(msg: Message, key: str, record: ArrayRecord) -> Message:
-    """Return the message with one record replaced; the original stays as it is."""
-    changed = copy.copy(msg)
-    changed.content = RecordDict({**dict(msg.content.items()), key: record})
-    return changed

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Any, overload
 
-from ..compressors.backends import array_ops
-from ..compressors.base import require_finite
+from ..compressors.arrays import array_ops
+from ..compressors.checks import require_finite
 from ..errors import MissingExtraError
 
 try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .failing_clients import FaultPoint, InjectedError
 from .faults import Fault, Faults, RandomFaults, Schedule
-from .faulty_grid import FaultPoint, FaultyGrid, InjectedError
+from .faulty_grid import FaultyGrid
 from .in_process import InProcessGrid
 
 __all__ = [

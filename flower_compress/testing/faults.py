@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -11,7 +12,15 @@ from typing import Literal
 
 from ..errors import ConfigurationError
 
-__all__ = ["CLIENT_FAULTS", "RAISES", "Fault", "Faults", "RandomFaults", "Schedule"]
+__all__ = [
+    "CLIENT_FAULTS",
+    "RAISES",
+    "Fault",
+    "Faults",
+    "RandomFaults",
+    "Schedule",
+    "happens",
+]
 
 
 class Fault(Enum):
@@ -51,6 +60,14 @@ it delays what it delays or duplicates; 0 for all others."""
 RAISES = frozenset({Fault.RAISE_BEFORE, Fault.RAISE_AFTER, Fault.RAISE_OUTSIDE})
 CLIENT_FAULTS = RAISES | {Fault.RESTART_BEFORE, Fault.RESTART_AFTER}
 """Faults of clients, not of the network."""
+
+
+def happens(fault: Fault, faults: Faults, happened: Counter[Fault]) -> bool:
+    """Whether a fault is among those of a message; it is counted if so."""
+    if fault not in faults:
+        return False
+    happened[fault] += 1
+    return True
 
 
 class Schedule(ABC):

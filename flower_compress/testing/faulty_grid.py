@@ -7,70 +7,26 @@ SuperLink makes up), a restarted client has an empty context.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from flwr.app import Context, Error, Message, MessageType, RecordDict
-from flwr.clientapp.typing import ClientAppCallable, Mod
-from flwr.common.constant import ErrorCode
+from flwr.app import Message, MessageType, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from ..errors import ConfigurationError
-from ..wire.mail import Delivery, find_mail
-from ..wire.packet import Packet, find_packet
-from .faults import CLIENT_FAULTS, RAISES, Fault, Faults, Schedule
+from .failing_clients import FailingClients, FaultPoint
+from .faults import CLIENT_FAULTS, RAISES, Fault, Faults, Schedule, happens
 from .in_process import InProcessGrid
+from .messages import GREETING, kind_of, new_message, superlink_error, with_metadata
 
-__all__ = ["GREETING", "FaultPoint", "FaultyGrid", "InjectedError"]
-
-GREETING = "greeting"
-"""Kind of exchange: the first message of a CompressedStrategy to a node."""
+__all__ = ["FaultyGrid"]
 
 _NOT_PASSED_ON = ("save_clients", "load_clients")
-
-
-class InjectedError(Exception):
-    """What a failing client raises.
-
-    No :class:`FlowerCompressError`: those the compression mod answers by itself.
-    """
-
-
-class FaultPoint:
-    """A mod that marks where in a client app it raises, before and after.
-
-    Without one, ``RAISE_BEFORE`` and ``RAISE_AFTER`` happen around the whole app.
-
-    Examples
-    --------
-    >>> from flwr.clientapp import ClientApp
-    >>> from flower_compress import CompressionMod
-    >>> from flower_compress.testing import (
-    ...     FaultPoint, FaultyGrid, InProcessGrid, RandomFaults
-    ... )
-    >>> point = FaultPoint()
-    >>> app = ClientApp(mods=[CompressionMod(), point])
-    >>> faults = RandomFaults(raise_after=0.1)
-    >>> grid = FaultyGrid(InProcessGrid(app, 5), faults, fault_point=point)
-    """
-
-    def __init__(self) -> None:
-        self.around: Mod | None = None
-
-    def __call__(
-        self, msg: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
-        """Pass the message on, or fail."""
-        if self.around is None:
-            return call_next(msg, context)
-        return self.around(msg, context, call_next)
 
 
 @dataclass(eq=False, slots=True)
@@ -149,15 +105,9 @@ class FaultyGrid(Grid):
         self._messages: list[_InFlight] = []
         self._replies: list[_InFlight] = []
         self._pushed: list[tuple[_InFlight, Message]] = []
-        self._failing: dict[Message, Faults] = {}
-        self._now: Faults = {}
+        self._clients = FailingClients(self.happened, self.restart)
         if isinstance(grid, InProcessGrid):
-            app = grid.client_app
-            if fault_point is None:
-                app = partial(self._fail_around, call_next=app)
-            else:
-                fault_point.around = self._fail_around
-            grid.client_app = partial(self._handle, call_next=app)
+            grid.client_app = self._clients.around(grid.client_app, fault_point)
         self._grid = grid  # last: from now on, __setattr__ looks there too
 
     @property
@@ -205,7 +155,7 @@ class FaultyGrid(Grid):
         new = list(messages)
         if not new:
             return []
-        sent = self._copy(self._depart(new, _kind(new[0])))
+        sent = self._copy(self._depart(new, kind_of(new[0])))
         if sent:
             self._grid.push_messages([sent_copy for _, sent_copy in sent])
         self._pushed += sent
@@ -234,7 +184,7 @@ class FaultyGrid(Grid):
         new = list(messages)
         if not new:
             return []
-        kind = _kind(new[0])
+        kind = kind_of(new[0])
         for wave in _one_for_each_node(self._depart(new, kind)):
             started = time.monotonic()
             sent = self._copy(wave)
@@ -291,11 +241,11 @@ class FaultyGrid(Grid):
             if kind == GREETING:
                 faults = {f: late for f, late in faults.items() if f not in RAISES}
             copies = [(0, faults)]
-            if self._happens(Fault.LOSE_MESSAGE, faults):
+            if happens(Fault.LOSE_MESSAGE, faults, self.happened):
                 copies = []
-            elif self._happens(Fault.DELAY_MESSAGE, faults):
+            elif happens(Fault.DELAY_MESSAGE, faults, self.happened):
                 copies = [(faults[Fault.DELAY_MESSAGE], faults)]
-            if self._happens(Fault.DUPLICATE_MESSAGE, faults):
+            if happens(Fault.DUPLICATE_MESSAGE, faults, self.happened):
                 copies.append((faults[Fault.DUPLICATE_MESSAGE], {}))
             self._messages += [
                 _InFlight(kind, now + late, message, rest) for late, rest in copies
@@ -306,12 +256,8 @@ class FaultyGrid(Grid):
 
     def _copy(self, entries: Iterable[_InFlight]) -> list[tuple[_InFlight, Message]]:
         """Pair each entry with the message to send: new, with an id and a TTL anew."""
-        pairs = [(entry, _new_message(entry.message)) for entry in entries]
-        self._failing = {
-            sent_copy: entry.faults
-            for entry, sent_copy in pairs
-            if entry.faults.keys() & CLIENT_FAULTS
-        }
+        pairs = [(entry, new_message(entry.message)) for entry in entries]
+        self._clients.expect((sent_copy, entry.faults) for entry, sent_copy in pairs)
         return pairs
 
     # -- on the way back ---------------------------------------------------------------
@@ -329,15 +275,15 @@ class FaultyGrid(Grid):
                 continue
             answered.add(entry)
             message_id = entry.message.metadata.message_id
-            reply = _with_metadata(reply, _reply_to_message_id=message_id)
+            reply = with_metadata(reply, _reply_to_message_id=message_id)
             faults, returning = entry.faults, [(0, reply)]
-            if self._happens(Fault.LOSE_REPLY, faults):
+            if happens(Fault.LOSE_REPLY, faults, self.happened):
                 returning = []
-            elif self._happens(Fault.ERROR_REPLY, faults):
-                returning = [(0, _superlink_error(entry.message))]
-            elif self._happens(Fault.DELAY_REPLY, faults):
+            elif happens(Fault.ERROR_REPLY, faults, self.happened):
+                returning = [(0, superlink_error(entry.message))]
+            elif happens(Fault.DELAY_REPLY, faults, self.happened):
                 returning = [(faults[Fault.DELAY_REPLY], reply)]
-            if self._happens(Fault.DUPLICATE_REPLY, faults):
+            if happens(Fault.DUPLICATE_REPLY, faults, self.happened):
                 returning.append((faults[Fault.DUPLICATE_REPLY], reply))
             now = self.exchanges[entry.kind]
             self._replies += [
@@ -353,45 +299,6 @@ class FaultyGrid(Grid):
         )
         order = self._faults.order(self.exchanges.total() - 1, "replies", len(due))
         return [due[i].message for i in order]
-
-    # -- at the client -----------------------------------------------------------------
-
-    def _handle(
-        self, message: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
-        self._now = self._failing.pop(message, {})
-        try:
-            self._restart_if(Fault.RESTART_BEFORE, context)
-            reply = call_next(message, context)
-            self._raise_if(Fault.RAISE_OUTSIDE)
-            return reply
-        finally:
-            self._restart_if(Fault.RESTART_AFTER, context)
-            self._now = {}
-
-    def _fail_around(
-        self, msg: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
-        self._raise_if(Fault.RAISE_BEFORE)
-        reply = call_next(msg, context)
-        self._raise_if(Fault.RAISE_AFTER)
-        return reply
-
-    def _raise_if(self, fault: Fault) -> None:
-        if self._happens(fault, self._now):
-            raise InjectedError(fault.name)
-
-    def _restart_if(self, fault: Fault, context: Context) -> None:
-        if self._happens(fault, self._now):
-            self.restart(context.node_id)
-            # What the grid keeps if the call succeeds.
-            context.state = RecordDict()
-
-    def _happens(self, fault: Fault, faults: Faults) -> bool:
-        if fault not in faults:
-            return False
-        self.happened[fault] += 1
-        return True
 
 
 def _check(faults: Schedule, grid: Grid) -> None:
@@ -409,16 +316,6 @@ def _in_process(grid: Grid, what: str) -> InProcessGrid:
             "fail"
         )
     return grid
-
-
-def _kind(message: Message) -> str:
-    found = find_packet(message.content)
-    if found is not None and Packet.parse(found[1]).greeting:
-        return GREETING
-    mail = find_mail(message.content)  # of a relay
-    if mail is not None and Delivery.parse(mail[1]).number == 0:
-        return GREETING
-    return message.metadata.message_type
 
 
 def _take(
@@ -441,31 +338,3 @@ def _one_for_each_node(entries: list[_InFlight]) -> Iterator[list[_InFlight]]:
         waves[seen[node_id]].append(entry)
         seen[node_id] += 1
     return iter(waves)
-
-
-def _new_message(message: Message) -> Message:
-    """Return another message with the same content for the same node."""
-    metadata = message.metadata
-    return Message(
-        RecordDict(dict(message.content.items())),
-        metadata.dst_node_id,
-        metadata.message_type,
-        ttl=metadata.ttl,
-        group_id=metadata.group_id,
-        dst_task_id=metadata.dst_task_id,
-    )
-
-
-def _superlink_error(message: Message) -> Message:
-    """Return what a SuperLink answers in place of a reply that it does not have."""
-    error = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, "injected by a FaultyGrid")
-    reply = Message(error, reply_to=message)
-    return _with_metadata(reply, _src_node_id=reply.metadata.dst_node_id)
-
-
-def _with_metadata(message: Message, **changes: object) -> Message:
-    """Return the message with other metadata; the original stays as it is."""
-    changed = copy.copy(message)
-    changed.__dict__["_metadata"] = copy.copy(message.metadata)
-    changed.metadata.__dict__.update(changes)
-    return changed

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 from ..coding import CODE_NAMES
 from ..compressors import Compressor, get_compressor
 from ..errors import CorruptPacket
 from ..links import Channel
 from ..streams import Purpose, Stream
-from .contract import PROTOCOL, read_contract
+from .agreement import Agreement
 from .layout import Layout
 from .mail import EVERYONE
 
@@ -24,7 +22,7 @@ Peers = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
-class GossipContract:
+class GossipContract(Agreement):
     """What a node and its neighbours have to agree on.
 
     Parameters
@@ -101,11 +99,8 @@ class GossipContract:
         stream = Stream(self.seed, Purpose.GOSSIP, index, version)
         return Channel(stream, self.layout.sizes)
 
-    def to_bytes(self) -> bytes:
-        """Return the contract as JSON."""
-        config = {
-            "protocol": PROTOCOL,
-            "layout": self.layout.config(),
+    def _terms(self) -> dict[str, Any]:
+        return {
             "node": self.node,
             "algorithm": self.algorithm,
             "parameters": dict(self.parameters),
@@ -114,49 +109,31 @@ class GossipContract:
             "rate": self.rate,
             "residual": self.residual,
             "consensus_step": self.consensus_step,
-            "seed": self.seed,
             "receives": self.receives,
             "sends": self.sends,
         }
-        return json.dumps(config, separators=(",", ":"), sort_keys=True).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> GossipContract:
-        """Rebuild a contract.
-
-        Raises
-        ------
-        CorruptPacket
-            If the bytes are no contract of this protocol.
-        """
-        return _parse(data)
-
-
-@lru_cache(maxsize=64)
-def _parse(data: bytes) -> GossipContract:
-    return read_contract(data, _build)
-
-
-def _build(config: dict[str, Any]) -> GossipContract:
-    receives, sends = _peers(config["receives"]), _peers(config["sends"])
-    if config["code"] not in CODE_NAMES or not receives:
-        raise CorruptPacket("a contract without a known code, or without peers")
-    if len(receives) != len(sends):
-        raise CorruptPacket("a contract whose two lists of peers differ in length")
-    return GossipContract(
-        layout=Layout.from_config(config["layout"]),
-        node=int(config["node"]),
-        algorithm=str(config["algorithm"]),
-        parameters={str(k): float(v) for k, v in config["parameters"].items()},
-        compressor=get_compressor(config["compressor"]),
-        code=config["code"],
-        rate=float(config["rate"]),
-        residual=bool(config["residual"]),
-        consensus_step=float(config["consensus_step"]),
-        seed=int(config["seed"]),
-        receives=receives,
-        sends=sends,
-    )
+    def _of(cls, layout: Layout, seed: int, terms: dict[str, Any]) -> Self:
+        receives, sends = _peers(terms["receives"]), _peers(terms["sends"])
+        if terms["code"] not in CODE_NAMES or not receives:
+            raise CorruptPacket("a contract without a known code, or without peers")
+        if len(receives) != len(sends):
+            raise CorruptPacket("a contract whose two lists of peers differ in length")
+        return cls(
+            layout=layout,
+            node=int(terms["node"]),
+            algorithm=str(terms["algorithm"]),
+            parameters={str(k): float(v) for k, v in terms["parameters"].items()},
+            compressor=get_compressor(terms["compressor"]),
+            code=terms["code"],
+            rate=float(terms["rate"]),
+            residual=bool(terms["residual"]),
+            consensus_step=float(terms["consensus_step"]),
+            seed=seed,
+            receives=receives,
+            sends=sends,
+        )
 
 
 def _peers(rounds: Any) -> tuple[Peers, ...]:

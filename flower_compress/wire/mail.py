@@ -19,8 +19,17 @@ from flwr.app import ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
 from ..compressors import Vector
-from ..errors import ConfigurationError, CorruptPacket
-from .packet import take, take_section
+from ..errors import CorruptPacket
+from .framing import (
+    pack,
+    seal,
+    section,
+    take,
+    take_section,
+    take_vector,
+    unseal,
+    vector_bytes,
+)
 from .records import bytes_record, find_bytes
 
 __all__ = [
@@ -53,8 +62,6 @@ _KEY = "mail"
 _DELIVERY = struct.Struct("<BBIIIBIIIIId")
 _POSTING = struct.Struct("<BBIIBII")
 _LETTER = struct.Struct("<IIBBQI")
-_CRC = struct.Struct("<I")
-_LENGTH = struct.Struct("<I")
 
 # Of a delivery.
 _CONTRACT, _MODEL, _TRAIN, _COLLECT = 1, 2, 4, 8
@@ -187,7 +194,7 @@ class Delivery:
             | _FORGET * self.forget
             | _EVALUATE * self.evaluate
         )
-        header = _pack(
+        header = pack(
             _DELIVERY,
             _FORMAT,
             flags,
@@ -204,10 +211,10 @@ class Delivery:
         )
         body: list[bytes] = []
         if self.contract is not None:
-            body += (*_section(self.contract), *_section(self.exact))
+            body += (*section(self.contract), *section(self.exact))
         if self.model is not None:
-            body.append(_model_bytes(self.model))
-        return _seal(header, (*body, *_letter_parts(self.letters)))
+            body.append(vector_bytes(self.model))
+        return seal(header, (*body, *_letter_parts(self.letters)))
 
     @classmethod
     def parse(cls, data: bytes) -> Delivery:
@@ -218,7 +225,7 @@ class Delivery:
         CorruptPacket
             If the bytes are damaged, or are no delivery.
         """
-        numbers, rest = _open(_DELIVERY, data)
+        numbers, rest = unseal(_DELIVERY, data, _FORMAT, "delivery")
         _, flags, session, number, round_, phase, *more = numbers
         acked, crc, first, answered, dim, eta = more
         contract, model, exact = None, None, b""
@@ -226,7 +233,7 @@ class Delivery:
             contract, rest = take_section(rest)
             exact, rest = take_section(rest)
         if flags & _MODEL:
-            model, rest = _take_model(rest, dim)
+            model, rest = take_vector(rest, dim)
         return cls(
             session,
             number,
@@ -296,7 +303,7 @@ class Posting:
             | _RESYNC * self.resync
             | _EMPTY * self.empty
         )
-        header = _pack(
+        header = pack(
             _POSTING,
             _FORMAT,
             flags,
@@ -308,8 +315,8 @@ class Posting:
         )
         body: tuple[bytes, ...] = ()
         if self.model is not None:
-            body = (_model_bytes(self.model), *_section(self.exact))
-        return _seal(header, (*body, *_letter_parts(self.letters)))
+            body = (vector_bytes(self.model), *section(self.exact))
+        return seal(header, (*body, *_letter_parts(self.letters)))
 
     @cached_property
     def crc(self) -> int:
@@ -325,11 +332,11 @@ class Posting:
         CorruptPacket
             If the bytes are damaged, or are no posting.
         """
-        numbers, rest = _open(_POSTING, data)
+        numbers, rest = unseal(_POSTING, data, _FORMAT, "posting")
         _, flags, session, number, phase, received, dim = numbers
         model, exact = None, b""
         if flags & _POSTED_MODEL:
-            model, rest = _take_model(rest, dim)
+            model, rest = take_vector(rest, dim)
             exact, rest = take_section(rest)
         return cls(
             session,
@@ -364,42 +371,9 @@ def find_mail(content: RecordDict) -> tuple[str, bytes] | None:
     return find_bytes(content, _KEY, MAIL_STYPE)
 
 
-def _pack(form: struct.Struct, *numbers: float) -> bytes:
-    try:
-        return form.pack(*numbers)
-    except struct.error:
-        raise ConfigurationError(
-            f"session, numbers and dimension must lie in [0, 2^32), got {numbers}"
-        ) from None
-
-
-def _seal(header: bytes, body: tuple[bytes, ...]) -> bytes:
-    crc = zlib.crc32(header)
-    for part in body:
-        crc = zlib.crc32(part, crc)
-    return b"".join((header, _CRC.pack(crc), *body))
-
-
-def _open(form: struct.Struct, data: bytes) -> tuple[tuple[int, ...], memoryview]:
-    size = form.size + _CRC.size
-    if len(data) < size:
-        raise CorruptPacket(f"expected at least {size} bytes, got {len(data)}")
-    if data[0] != _FORMAT:
-        raise CorruptPacket(
-            f"expected mail of format {_FORMAT}, got {data[0]}: install the same major "
-            "version of flower-compress at both ends"
-        )
-    view = memoryview(data)
-    rest = view[size:]
-    crc = zlib.crc32(rest, zlib.crc32(view[: form.size]))
-    if _CRC.unpack_from(data, form.size)[0] != crc:
-        raise CorruptPacket("the checksum does not match: damaged on the way")
-    return form.unpack_from(data), rest
-
-
 def _letter_parts(letters: tuple[Letter, ...]) -> Iterator[bytes]:
     for letter in letters:
-        yield _pack(
+        yield pack(
             _LETTER,
             letter.node,
             letter.version,
@@ -420,19 +394,3 @@ def _take_letters(rest: memoryview) -> Iterator[Letter]:
         if bits > 8 * size:
             raise CorruptPacket(f"{size} bytes cannot carry {bits} bits")
         yield Letter(node, version, phase, data, bits, bool(snapshot))
-
-
-def _section(data: bytes) -> tuple[bytes, bytes]:
-    return _pack(_LENGTH, len(data)), data
-
-
-def _model_bytes(model: Vector) -> bytes:
-    return model.astype("<f4", copy=False).tobytes()
-
-
-def _take_model(rest: memoryview, dim: int) -> tuple[Vector, memoryview]:
-    raw, rest = take(rest, 4 * dim)
-    model = np.frombuffer(raw, dtype="<f4").astype(np.float32, copy=False)
-    if not np.isfinite(model).all():
-        raise CorruptPacket("a model holds NaN or infinity")
-    return model, rest

@@ -27,16 +27,24 @@ its length in 4 bytes; their number is version - base if they are final, else 0 
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, RecordDict
 
 from ..compressors import Vector
-from ..errors import ConfigurationError, CorruptPacket
+from ..errors import CorruptPacket
 from ..links import Channel, Payload
+from .framing import (
+    CRC_BYTES,
+    pack,
+    seal,
+    section,
+    take_section,
+    take_vector,
+    unseal,
+    vector_bytes,
+)
 from .records import bytes_record, find_bytes
 
 __all__ = [
@@ -47,8 +55,6 @@ __all__ = [
     "Packet",
     "find_packet",
     "packet_record",
-    "take",
-    "take_section",
 ]
 
 FORMAT_VERSION = 1
@@ -59,10 +65,7 @@ SESSION_KEY = "flower-compress-session"
 
 _KEY = "packet"
 _HEADER = struct.Struct("<BBIIIIII")
-_CRC = struct.Struct("<I")
-_LENGTH = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + _CRC.size
-
+HEADER_BYTES = _HEADER.size + CRC_BYTES
 
 _CONTRACT, _SNAPSHOT, _FINAL, _EXACT, _GREETING, _RESYNC = 1, 2, 4, 8, 16, 32
 _REFUSED, _MEMORY = 64, 128
@@ -144,7 +147,10 @@ class Packet:
             | _REFUSED * self.refused
             | _MEMORY * (self.memory is not None)
         )
-        numbers = (
+        header = pack(
+            _HEADER,
+            FORMAT_VERSION,
+            flags,
             self.session,
             self.base,
             self.version,
@@ -152,28 +158,19 @@ class Packet:
             self.detail,
             self.dim,
         )
-        try:
-            header = _HEADER.pack(FORMAT_VERSION, flags, *numbers)
-        except struct.error:
-            raise ConfigurationError(
-                "session, versions, CRC and dimension must lie in [0, 2^32), got "
-                f"{numbers}"
-            ) from None
         body: list[bytes] = []
         if self.contract is not None:
-            body += (_LENGTH.pack(len(self.contract)), self.contract)
+            body += section(self.contract)
         for vector in (self.snapshot, self.memory):
             if vector is not None:
-                body.append(vector.astype("<f4", copy=False).tobytes())
+                body.append(vector_bytes(vector))
         if self.exact is not None:
-            body += (_LENGTH.pack(len(self.exact)), self.exact)
+            body += section(self.exact)
         for payload in self.payloads[:-1]:
-            body += (_LENGTH.pack(len(payload.data)), payload.data)
+            body += section(payload.data)
         if self.payloads:
             body.append(self.payloads[-1].data)
-        rest = b"".join(body)
-        crc = zlib.crc32(rest, zlib.crc32(header))
-        return b"".join((header, _CRC.pack(crc), rest))
+        return seal(header, body)
 
     @property
     def payload_bits(self) -> int:
@@ -214,36 +211,15 @@ class Packet:
         CorruptPacket
             If the bytes are damaged, or are no packet.
         """
-        if len(data) < HEADER_BYTES:
-            raise CorruptPacket(
-                f"a packet has at least {HEADER_BYTES} bytes, got {len(data)}"
-            )
-        (
-            form,
-            flags,
-            session,
-            base,
-            version,
-            acked,
-            detail,
-            dim,
-        ) = _HEADER.unpack_from(data)
-        if form != FORMAT_VERSION:
-            raise CorruptPacket(
-                f"expected packet format {FORMAT_VERSION}, got {form}: install the "
-                "same major version of flower-compress at both ends"
-            )
-        rest = memoryview(data)[HEADER_BYTES:]
-        crc = zlib.crc32(rest, zlib.crc32(data[: _HEADER.size]))
-        if _CRC.unpack_from(data, _HEADER.size)[0] != crc:
-            raise CorruptPacket("the checksum does not match: damaged on the way")
+        numbers, rest = unseal(_HEADER, data, FORMAT_VERSION, "packet")
+        _, flags, session, base, version, acked, detail, dim = numbers
         contract, exact, snapshot, memory = None, None, None, None
         if flags & _CONTRACT:
             contract, rest = take_section(rest)
         if flags & _SNAPSHOT:
-            snapshot, rest = _take_vector(rest, dim)
+            snapshot, rest = take_vector(rest, dim)
         if flags & _MEMORY:
-            memory, rest = _take_vector(rest, dim)
+            memory, rest = take_vector(rest, dim)
         if flags & _EXACT:
             exact, rest = take_section(rest)
         final = bool(flags & _FINAL)
@@ -252,8 +228,8 @@ class Packet:
         count = version - base if final else int(len(rest) > 0)
         payloads = []
         for _ in range(count - 1):
-            section, rest = take_section(rest)
-            payloads.append(Payload(section, dim))
+            payload, rest = take_section(rest)
+            payloads.append(Payload(payload, dim))
         if count:
             payloads.append(Payload(bytes(rest), dim))
         elif len(rest):
@@ -284,29 +260,6 @@ def _packet(fields: dict[str, Any]) -> Packet:
     packet = object.__new__(Packet)
     packet.__dict__.update(fields)
     return packet
-
-
-def take(data: memoryview, size: int) -> tuple[bytes, memoryview]:
-    """Return the first `size` bytes, and the rest; CorruptPacket if there are less."""
-    if size > len(data):
-        raise CorruptPacket(f"expected {size} more bytes, got {len(data)}")
-    return bytes(data[:size]), data[size:]
-
-
-def _take_vector(data: memoryview, dim: int) -> tuple[Vector, memoryview]:
-    raw, rest = take(data, 4 * dim)
-    vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
-    if not np.isfinite(vector).all():
-        raise CorruptPacket("a snapshot holds NaN or infinity")
-    return vector, rest
-
-
-def take_section(data: memoryview) -> tuple[bytes, memoryview]:
-    """Return the bytes whose length stands before them, and the rest."""
-    if len(data) < _LENGTH.size:
-        raise CorruptPacket(f"expected a length of 4 bytes, got {len(data)} bytes")
-    (size,) = _LENGTH.unpack_from(data)
-    return take(data[_LENGTH.size :], size)
 
 
 def find_packet(content: RecordDict) -> tuple[str, bytes] | None:

@@ -18,7 +18,7 @@ from flower_compress.errors import (
     MissingModError,
     OutOfSyncError,
 )
-from flower_compress.wire.contract import PROTOCOL
+from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.records import array_bytes
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flower_compress.clients.gossip import mod as gossip
-from flower_compress.clients.gossip import state as gossip_state
+from flower_compress.clients.gossip import settle as gossip_settle
 from flower_compress.strategies import Relay
 from flower_compress.strategies.relay import post_office
 from flower_compress.strategies.relay.post_office import PostOffice
@@ -283,7 +283,7 @@ def test_gossip_preserves_the_average(
 # -- the rules matter ------------------------------------------------------------------
 
 _deliver, _take_in, _break = PostOffice.deliver, PostOffice.take_in, PostOffice._break
-_acknowledge, _read_letters = gossip_state._acknowledge, gossip_state._read_letters
+_acknowledge, _read_letters = gossip_settle._acknowledge, gossip_settle._read_letters
 
 
 def skip_what_is_lost(self: PostOffice, node: int, *rest: Any) -> Delivery:
@@ -353,7 +353,7 @@ def begin_with_all(state: Any, delivery: Delivery, *rest: Any) -> Any:
     return _settle(state, delivery, *rest)
 
 
-_settle = gossip_state.settle
+_settle = gossip_settle.settle
 
 
 def shuffle(self: PostOffice, reader: int, letters: list[Letter]) -> None:
@@ -426,16 +426,16 @@ def test_a_scenario_is_right(scenario: Callable[[], None]) -> None:
     [
         (gentle, PostOffice, "deliver", skip_what_is_lost),
         (gentle, PostOffice, "_put", shuffle),
-        (gentle, gossip_state, "_acknowledge", fold_at_once),
-        (gentle, gossip_state, "_acknowledge", fold_never),
-        (gentle, gossip_state, "_read_letters", read_all),
+        (gentle, gossip_settle, "_acknowledge", fold_at_once),
+        (gentle, gossip_settle, "_acknowledge", fold_never),
+        (gentle, gossip_settle, "_read_letters", read_all),
         (answered_twice, PostOffice, "take_in", accept_answers_twice),
-        (stepped_twice, gossip_state, "_acknowledge", ignore_the_crc),
+        (stepped_twice, gossip_settle, "_acknowledge", ignore_the_crc),
         (rough, PostOffice, "_break", confirm_what_came_after),
         (rough, PostOffice, "_break", never_forget),
         (rough, PostOffice, "lose", lose_nobody),
         (rough, PostOffice, "is_lost", False),
-        (rough, gossip_state, "settle", begin_with_all),
+        (rough, gossip_settle, "settle", begin_with_all),
     ],
 )
 def test_a_broken_rule_is_caught(
@@ -446,7 +446,7 @@ def test_a_broken_rule_is_caught(
     broken: Any,
 ) -> None:
     monkeypatch.setattr(target, name, broken)
-    if target is gossip_state and name == "settle":
+    if target is gossip_settle and name == "settle":
         monkeypatch.setattr(gossip, name, broken)
     with pytest.raises(AssertionError):
         scenario()

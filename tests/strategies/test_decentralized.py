@@ -14,7 +14,7 @@ from flower_compress import DitheredQuantizer, TopK
 from flower_compress.clients import GossipMod
 from flower_compress.compressors import Compressor
 from flower_compress.links import Channel, Payload
-from flower_compress.mods.compression_mod import stable_identity
+from flower_compress.mods.client_mod import stable_identity
 from flower_compress.strategies import DPSGD, CDProxSGT, ChocoSGD, MalcomPSGD, Relay
 from flower_compress.strategies.topology import (
     Topology,

@@ -27,10 +27,9 @@ from flower_compress.compressors import (
     StochasticQuantizer,
     TopK,
     Vector,
-    backends,
 )
-from flower_compress.compressors.backends import array_ops
-from flower_compress.compressors.numpy_arrays import NUMPY, NumpyOps
+from flower_compress.compressors.arrays import NUMPY, array_ops, backends
+from flower_compress.compressors.arrays.numpy_ops import NumpyOps
 from flower_compress.errors import ConfigurationError, NonFiniteError, UnknownNameError
 from flower_compress.links.payload import Channel, Payload
 from flower_compress.streams import Draws, Purpose, Stream
@@ -38,7 +37,7 @@ from flower_compress.streams import Draws, Purpose, Stream
 torch = pytest.importorskip("torch")
 
 from flower_compress.coding import torch_lengths  # noqa: E402
-from flower_compress.compressors.torch_arrays import TorchOps  # noqa: E402
+from flower_compress.compressors.arrays.torch_ops import TorchOps  # noqa: E402
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -37,10 +37,11 @@ from flower_compress.compressors import (
 )
 from flower_compress.errors import ConfigurationError
 from flower_compress.links import Channel, Direct, Link, Memory, Payload
-from flower_compress.mods.compression_mod import stable_identity
+from flower_compress.mods.client_mod import stable_identity
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import InProcessGrid
-from flower_compress.wire.contract import PROTOCOL, Contract
+from flower_compress.wire.agreement import PROTOCOL
+from flower_compress.wire.contract import Contract
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 
@@ -259,6 +260,20 @@ def test_messages_without_a_packet_pass_through_untouched(
     assert contents(msg) == before
     assert reply is answers[0]
     assert client.state == {}
+
+
+@pytest.mark.parametrize("message_type", [MessageType.TRAIN, MessageType.EVALUATE])
+def test_what_the_app_raises_at_other_messages_is_not_the_mods_to_refuse(
+    message_type: str,
+) -> None:
+    client = Client()
+
+    def fail(_: Message) -> Message:
+        raise ConfigurationError("batch-size must be positive")
+
+    client.reply_with = fail
+    with pytest.raises(ConfigurationError, match="batch-size"):
+        client.handle(Message(RecordDict({}), 4711, message_type))
 
 
 def test_other_mods_see_plain_arrays() -> None:

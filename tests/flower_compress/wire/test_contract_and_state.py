@@ -37,7 +37,8 @@ from flower_compress.links import (
 )
 from flower_compress.mods.client_state import ClientState
 from flower_compress.streams import Purpose, Stream
-from flower_compress.wire.contract import PROTOCOL, Contract
+from flower_compress.wire.agreement import PROTOCOL
+from flower_compress.wire.contract import Contract
 from flower_compress.wire.layout import Layout
 
 LAYOUT = Layout.of(

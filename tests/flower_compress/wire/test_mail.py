@@ -1,9 +1,8 @@
-"""Deliveries, postings, contracts and states of nodes: exact bytes, hostile bytes."""
+"""Deliveries and postings: exact bytes, hostile bytes."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import struct
 import tracemalloc
 import zlib
@@ -18,13 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from flower_compress import DitheredQuantizer, StochasticQuantizer, TopK
-from flower_compress.clients.gossip.state import GossipState
 from flower_compress.errors import ConfigurationError, CorruptPacket
-from flower_compress.wire.gossip_contract import GossipContract
-from flower_compress.wire.layout import Layout, Tensor
 from flower_compress.wire.mail import (
-    EVERYONE,
     MAIL_STYPE,
     Delivery,
     Letter,
@@ -127,20 +121,6 @@ def with_crc(data: bytes | bytearray, header: int) -> bytes:
     return bytes(changed)
 
 
-CONTRACT = GossipContract(
-    layout=Layout((Tensor("w", (DIM,), "float32", False),)),
-    node=2,
-    algorithm="malcom",
-    parameters={"l1": 0.25},
-    compressor=DitheredQuantizer(8),
-    code="auto",
-    rate=0.5,
-    residual=True,
-    consensus_step=0.75,
-    seed=7,
-    receives=(((0, 0.25), (3, 0.5)), ((1, 0.5),)),
-    sends=(((0, 0.25), (3, 0.5)), ((4, 0.5),)),
-)
 FULL = Delivery(
     session=0xFFFFFFFE,
     number=77,
@@ -155,7 +135,7 @@ FULL = Delivery(
     train=True,
     rebuild=True,
     forget=True,
-    contract=CONTRACT.to_bytes(),
+    contract=b'{"protocol":1,"seed":7}',
     exact=b"\1\2\3",
     model=np.linspace(-2, 3, DIM).astype(np.float32),
     letters=(
@@ -175,25 +155,6 @@ ANSWER = Posting(
     model=np.linspace(-2, 3, DIM).astype(np.float32),
     exact=b"\1\2\3",
     letters=FULL.letters,
-)
-STATE = GossipState(
-    session=9,
-    contract=CONTRACT.to_bytes(),
-    number=77,
-    received=8,
-    vectors={
-        "model": np.linspace(0, 1, DIM).astype(np.float32),
-        "tracker": np.linspace(1, 2, DIM).astype(np.float32),
-    },
-    own={(0, 4): np.linspace(2, 3, DIM), (1, EVERYONE): np.linspace(3, 4, DIM)},
-    heard={(0, 1): np.linspace(4, 5, DIM)},
-    present=frozenset({(0, 1), (1, 3)}),
-    pending=(Letter(4, 77, 0, b"abc", 20), Letter(EVERYONE, 77, 1, b"", 0)),
-    pending_crc=zlib.crc32(b"abc"),
-    committed=70,
-    due={0: 12, 1: 11},
-    stepped=(12, 0),
-    exact=b"\1\2\3",
 )
 
 
@@ -221,7 +182,8 @@ def test_bytes_are_pinned() -> None:
     header = DELIVERY.pack(
         1, 1 | 2 | 4 | 16 | 64, 0xFFFFFFFE, 77, 12, 1, 70, 0xDEADBEEF, 5, 76, DIM, 0.125
     )
-    contract = CONTRACT.to_bytes()
+    contract = FULL.contract
+    assert contract is not None
     assert FULL.model is not None
     body = b"".join(
         (
@@ -446,165 +408,3 @@ def test_models_that_are_not_finite_are_refused() -> None:
         ):
             with pytest.raises(CorruptPacket, match="NaN or infinity"):
                 type(mail).parse(mail.data)
-
-
-# --- Contracts ------------------------------------------------------------------------
-
-
-def test_contracts_survive() -> None:
-    read = GossipContract.from_bytes(CONTRACT.to_bytes())
-    assert read == CONTRACT
-    assert read.to_bytes() == CONTRACT.to_bytes()
-    assert read.sources == {0: 0.25, 1: 0.5, 3: 0.5}
-    assert read.per_edge
-    assert read.targets == (0, 3, 4)
-    assert [read.targets_of(t) for t in (1, 2, 3)] == [(0, 3), (4,), (0, 3)]
-    one = replace(CONTRACT, receives=CONTRACT.receives[:1], sends=CONTRACT.sends[:1])
-    assert not one.per_edge
-    assert one.targets == one.targets_of(5) == (EVERYONE,)
-    assert (
-        read.channel(2, EVERYONE, 5) != read.channel(2, 0, 5) != read.channel(2, 1, 5)
-    )
-    for compressor in (TopK(k=3), StochasticQuantizer(levels=3)):
-        other = replace(CONTRACT, compressor=compressor, residual=False)
-        assert GossipContract.from_bytes(other.to_bytes()) == other
-
-
-def test_damaged_contracts_are_refused() -> None:
-    data = CONTRACT.to_bytes()
-    for size in range(len(data)):
-        with pytest.raises(CorruptPacket):
-            GossipContract.from_bytes(data[:size])
-    for place in range(8 * len(data)):
-        damaged = bytearray(data)
-        damaged[place // 8] ^= 1 << place % 8
-        with contextlib.suppress(CorruptPacket):
-            GossipContract.from_bytes(bytes(damaged))
-
-
-HOSTILE = [None, True, -1, 1e400, float("nan"), "x", [], {}, [[1]], [[["a", 1]]]]
-
-
-@pytest.mark.parametrize("name", sorted(json.loads(CONTRACT.to_bytes())))
-def test_contracts_with_other_fields_raise_nothing_else(name: str) -> None:
-    config = json.loads(CONTRACT.to_bytes())
-    for value in HOSTILE:
-        with contextlib.suppress(CorruptPacket):
-            GossipContract.from_bytes(json.dumps({**config, name: value}).encode())
-    del config[name]
-    with pytest.raises(CorruptPacket):
-        GossipContract.from_bytes(json.dumps(config).encode())
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\xff\xfe",
-        b"null",
-        b"3",
-        b"[]",
-        b"[" * 100_000,
-        b'{"protocol":99}',
-        b'{"a":' * 50_000,
-    ],
-)
-def test_what_is_no_contract_is_refused(data: bytes) -> None:
-    with pytest.raises(CorruptPacket):
-        GossipContract.from_bytes(data)
-
-
-def test_contracts_refuse_what_does_not_fit() -> None:
-    config = json.loads(CONTRACT.to_bytes())
-    for change in (
-        {"protocol": 99},
-        {"code": "morse"},
-        {"receives": []},
-        {"sends": []},
-        {"compressor": {"name": "shouting"}},
-    ):
-        with pytest.raises(CorruptPacket):
-            GossipContract.from_bytes(json.dumps({**config, **change}).encode())
-
-
-# --- States ---------------------------------------------------------------------------
-
-
-def assert_same_state(one: GossipState, other: GossipState) -> None:
-    for name in one.__dataclass_fields__:
-        a, b = getattr(one, name), getattr(other, name)
-        if name in ("vectors", "own", "heard"):
-            assert list(a) == list(b)
-            for key in a:
-                assert a[key].dtype == b[key].dtype
-                assert a[key].tobytes() == b[key].tobytes()
-        else:
-            assert a == b, name
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        STATE,
-        GossipState(1, b""),
-        replace(STATE, vectors={}, own={}, heard={}, pending=()),
-        GossipState(1, b"", vectors={"model": np.zeros(0, np.float32)}),
-    ],
-)
-def test_states_survive(state: GossipState) -> None:
-    read = GossipState.from_bytes(state.to_bytes())
-    assert read is not None
-    assert_same_state(state, read)
-    assert read.to_bytes() == state.to_bytes()
-
-
-def test_damaged_states_are_no_states() -> None:
-    data = STATE.to_bytes()
-    for size in range(len(data)):
-        assert GossipState.from_bytes(data[:size]) is None
-    assert GossipState.from_bytes(data + b"\0") is None
-    assert GossipState.from_bytes(b"\2" + data[1:]) is None
-
-
-def test_flipped_bits_in_a_state_raise_nothing() -> None:
-    """A file has a checksum of its own; a context is in memory."""
-    data = STATE.to_bytes()
-    for place in range(8 * len(data)):
-        damaged = bytearray(data)
-        damaged[place // 8] ^= 1 << place % 8
-        GossipState.from_bytes(bytes(damaged))
-
-
-@given(noise=st.binary(max_size=200))
-def test_noise_is_no_state(noise: bytes) -> None:
-    assert GossipState.from_bytes(noise) is None
-    header = struct.pack("<BI", 1, len(noise))
-    assert GossipState.from_bytes(header + noise) is None
-
-
-def state_header(**changes: Any) -> bytes:
-    data = STATE.to_bytes()
-    (size,) = struct.unpack_from("<I", data, 1)
-    header = {**json.loads(data[5 : 5 + size]), **changes}
-    text = json.dumps(header).encode()
-    return b"".join((b"\1", struct.pack("<I", len(text)), text, data[5 + size :]))
-
-
-@pytest.mark.parametrize("value", [*HOSTILE, 2**80, -3, 1.5])
-def test_states_with_other_fields_raise_nothing(value: Any) -> None:
-    data = STATE.to_bytes()
-    (size,) = struct.unpack_from("<I", data, 1)
-    tracemalloc.start()
-    try:
-        for name in json.loads(data[5 : 5 + size]):
-            GossipState.from_bytes(state_header(**{name: value}))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 1_000_000
-
-
-@pytest.mark.parametrize("text", [b"[" * 100_000, b"null", b"[]", b'"a"', b"1e999"])
-def test_other_json_is_no_state(text: bytes) -> None:
-    data = b"\1" + struct.pack("<I", len(text)) + text
-    assert GossipState.from_bytes(data) is None

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..coding.symbols import symbol_dtype
-from ..streams import Draws, Stream
-from .arrays import Array, ArrayOps, no_level
-from .numpy_arrays import NUMPY
+from ...coding.symbols import symbol_dtype
+from ...streams import Draws, Stream
+from .numpy_ops import NUMPY
+from .ops import Array, ArrayOps, no_level
 
 __all__ = ["TorchOps"]
 

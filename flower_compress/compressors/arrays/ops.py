@@ -11,8 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from ..errors import CorruptPacket
-from ..streams import Draws, Stream
+from ...errors import CorruptPacket
+from ...streams import Draws, Stream
 
 __all__ = ["Array", "ArrayOps", "no_level"]
 

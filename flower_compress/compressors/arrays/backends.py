@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, ArrayOps
-from .numpy_arrays import NUMPY
+from .numpy_ops import NUMPY
+from .ops import Array, ArrayOps
 
 __all__ = ["array_ops"]
 
@@ -27,6 +27,6 @@ def array_ops(x: Array) -> ArrayOps:
 
 @lru_cache(maxsize=64)
 def _torch_ops(device: Any) -> ArrayOps:
-    from .torch_arrays import TorchOps
+    from .torch_ops import TorchOps
 
     return TorchOps(device)

@@ -1,0 +1,29 @@
+"""Every suite, in the order in which they run."""
+
+from __future__ import annotations
+
+from . import (
+    baselines,
+    device,
+    lengths,
+    operators,
+    optimizer,
+    server_memory,
+    small,
+    throughput,
+)
+from .suite import Suite
+
+SUITES: dict[str, Suite] = {
+    module.SUITE.name: module.SUITE
+    for module in (
+        small,
+        throughput,
+        lengths,
+        baselines,
+        operators,
+        optimizer,
+        server_memory,
+        device,
+    )
+}

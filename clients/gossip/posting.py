@@ -1,0 +1,85 @@
+"""What a node sends: the payloads of a step, and its answer to a delivery."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from flower_compress.links import Payload
+from flower_compress.wire.gossip_contract import GossipContract
+from flower_compress.wire.mail import Delivery, Letter, Posting, payload_crc
+
+from .blocked import difference
+from .state import GossipState
+
+__all__ = ["compress", "post"]
+
+
+def compress(
+    state: GossipState,
+    delivery: Delivery,
+    contract: GossipContract,
+    phases: tuple[str, ...],
+) -> GossipState:
+    """Return the state with the payloads of a step, to be posted, as its pending ones.
+
+    q_i = C(z_i - y_i), one for everyone or one for each target of the round.
+    """
+    z = state.vectors[phases[delivery.phase]]
+    letters = []
+    for target in contract.targets_of(delivery.round):
+        x = z
+        if contract.keeps_estimates:
+            with np.errstate(over="ignore"):
+                x = difference(z, state.own[delivery.phase, target])
+        payload = Payload.encode(
+            x,
+            contract.compressor,
+            contract.code,
+            contract.channel(contract.node, target, delivery.number),
+        )
+        letters.append(
+            Letter(
+                target, delivery.number, delivery.phase, payload.data, payload.num_bits
+            )
+        )
+    return replace(
+        state,
+        pending=tuple(letters),
+        pending_crc=payload_crc(tuple(letters)),
+        due={**state.due, delivery.phase: delivery.round},
+        stepped=(delivery.round, delivery.phase),
+    )
+
+
+def _snapshots(state: GossipState, delivery: Delivery) -> tuple[Letter, ...]:
+    """Return the node's estimates of itself as letters."""
+    return tuple(
+        Letter(
+            target,
+            delivery.number,
+            phase,
+            estimate.astype("<f8", copy=False).tobytes(),
+            64 * estimate.size,
+            snapshot=True,
+        )
+        for (phase, target), estimate in state.own.items()
+    )
+
+
+def post(state: GossipState, delivery: Delivery, contract: GossipContract) -> Posting:
+    """Return the answer to a delivery that was taken in."""
+    letters = _snapshots(state, delivery) if delivery.want_snapshot else ()
+    collected = delivery.collect and state.vectors
+    return Posting(
+        session=state.session,
+        number=delivery.number,
+        phase=delivery.phase,
+        received=state.received,
+        dim=contract.layout.dim,
+        empty=not state.vectors,
+        model=state.vectors["model"] if collected else None,
+        exact=state.exact if collected else b"",
+        letters=(*letters, *state.pending),
+    )

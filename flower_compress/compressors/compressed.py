@@ -1,0 +1,76 @@
+"""A vector, and what a compressor makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..coding import Symbols, choose_code
+from ..coding.symbols import host_array
+from .arrays import NUMPY, Array
+
+__all__ = ["Compressed", "Vector", "as_vector"]
+
+Vector = NDArray[np.float32]
+"""A flat float32 vector, shape (d,)."""
+
+
+def as_vector(x: object) -> Vector:
+    """Return `x` as a contiguous float32 vector, copying only where needed."""
+    vector: Vector = NUMPY.vector(x)
+    return vector
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compressed:
+    """What a compressor makes of a vector: integers for a code, and float32 values.
+
+    Parameters
+    ----------
+    dim : int
+        Length d of the vector.
+    values : NDArray[np.float32] or torch.Tensor
+        Scales, or the kept entries; 32 bits each on the wire.
+    symbols : Symbols, optional
+        The integers, None where the values say it all.
+    """
+
+    dim: int
+    values: Array
+    symbols: Symbols | None = None
+
+    def numpy(self) -> Compressed:
+        """Return the same as NumPy arrays, without a copy if it is on the CPU."""
+        if isinstance(self.values, np.ndarray):
+            return self
+        symbols = None if self.symbols is None else self.symbols.numpy()
+        return Compressed(self.dim, host_array(self.values), symbols)
+
+    def num_bits(self, code: str) -> int:
+        """Return the exact length in bits after that code: its bits and 32 a value.
+
+        Of tensors it is computed on their device.
+
+        Parameters
+        ----------
+        code : str
+            One of :data:`~flower_compress.coding.CODE_NAMES`.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such code.
+        ConfigurationError
+            If the code cannot write these symbols, or counts on the host only and these
+            are tensors: call :meth:`numpy` first.
+        """
+        num_bits, symbols = 32 * len(self.values), self.symbols
+        if symbols is None:
+            return num_bits
+        if isinstance(symbols.entries, np.ndarray):
+            return num_bits + choose_code(code, symbols).num_bits(symbols)
+        from ..coding.torch_lengths import num_bits as num_bits_on_device
+
+        return num_bits + num_bits_on_device(code, symbols)
