@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,11 +17,12 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from flower_compress.errors import (
     ConfigurationError,
+    FlowerCompressError,
     MissingExtraError,
     UnknownNameError,
 )
@@ -235,11 +236,12 @@ def _run_on_ray(
 
     from .client_app import app
 
-    server = ServerApp()
+    server, stopped = ServerApp(), threading.Event()
 
     @server.main()
     def main(grid: Grid, _: Context) -> None:
         set_pull_interval(grid)
+        _end_with(stopped, grid)
         for job in jobs:
             run_and_report(grid, job, report, checkpointing)
 
@@ -249,12 +251,30 @@ def _run_on_ray(
     }
     for job in jobs:
         job.task.optimum()  # No heavy arithmetic while Ray forks its processes.
-    run_simulation(
-        server_app=server,
-        client_app=app,
-        num_supernodes=max(job.problem.clients for job in jobs),
-        backend_config=backend,
-    )
+    try:
+        run_simulation(
+            server_app=server,
+            client_app=app,
+            num_supernodes=max(job.problem.clients for job in jobs),
+            backend_config=backend,
+        )
+    finally:
+        stopped.set()
+
+
+def _end_with(stopped: threading.Event, grid: Grid) -> None:
+    """Let the server app fail where it asks for replies that nobody will give.
+
+    After Ctrl-C Flower would leave its thread behind, which keeps the process alive.
+    """
+    pull = grid.pull_messages
+
+    def pull_unless_stopped(message_ids: Iterable[str]) -> Iterable[Message]:
+        if stopped.is_set():
+            raise FlowerCompressError("interrupted")
+        return pull(message_ids)
+
+    grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]
 
 
 def set_pull_interval(grid: Grid) -> None:

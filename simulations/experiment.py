@@ -33,6 +33,7 @@ __all__ = ["Experiment"]
 _Key = tuple[str, int]
 _SETTINGS = "settings.json"
 _LAST_LINES = 10
+_LARGE = 1e6
 _FILES = ("summary.json", "report.html", "report.png", "nodes.csv", "edges.csv")
 
 
@@ -238,7 +239,8 @@ class Experiment:
 
 
 def _status(job: Settings, record: RoundRecord) -> str:
-    up = f"loss {record.loss:.4f}, {record.uplink_bytes / 1e6:.2f} MB"
+    loss = f"{record.loss:.4f}" if record.loss < _LARGE else f"{record.loss:.3g}"
+    up = f"loss {loss}, {record.uplink_bytes / 1e6:.2f} MB"
     if job.is_decentralized:
         return f"{up} on the edges"
     return f"{up} up, {record.downlink_bytes / 1e6:.2f} MB down"

@@ -131,9 +131,11 @@ class Lines(Display):
     """A line for all runs, for files and pipes."""
 
     _latest = ""
+    _shown = -1
 
     def stop(self) -> None:
-        self._show()
+        if self._shown != sum(self.done.values()):
+            self._show()
 
     def _interval(self) -> float:
         return max(_LINES_SECONDS, _LINES_SHARE * self.seconds)
@@ -142,8 +144,9 @@ class Lines(Display):
         self._latest = f"; {run}: {status}"
 
     def _show(self) -> None:
-        done, total = sum(self.done.values()), sum(self.totals.values())
-        text = f"{duration(self.seconds)}  {done} of {total} rounds{self._latest}"
+        self._shown, total = sum(self.done.values()), sum(self.totals.values())
+        progress = f"{self._shown} of {total} rounds{self._latest}"
+        text = f"{duration(self.seconds)}  {progress}"
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
