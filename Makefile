@@ -67,12 +67,16 @@ fuzz: $(STAMP) ## 10 million hostile inputs for the decoders; FUZZ_ARGS="--input
 	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install -qq atheris
 	@$(PY) -m tests.fuzz $(FUZZ_ARGS)
 
-dev: $(STAMP) ## install for development, with links for editors
+dev: $(STAMP) ## install for development, with links for editors and the command simulations
 	$(SAY) "links for editors: $(VENV)/editor"
 	@rm -rf $(VENV)/editor && mkdir -p $(VENV)/editor/flower_compress
 	@for f in flower_compress/*; do ln -s "../../../$$f" $(VENV)/editor/flower_compress/; done
 	@ln -s ../../../strategies ../../../clients $(VENV)/editor/flower_compress/
+	@printf '%s\n' '#!$(CURDIR)/$(PY)' 'import sys' 'sys.path.insert(0, "$(CURDIR)")' \
+		'from simulations.cli import main' 'if __name__ == "__main__":' '    main()' \
+		> $(VENV)/bin/simulations && chmod +x $(VENV)/bin/simulations
 	@echo 'Ready: . $(VENV)/bin/activate'
+	@echo 'For Tab after it:  simulations --install-completion'
 
 lint: $(STAMP) ## ruff: rules and format
 	$(SAY) "ruff"
@@ -126,6 +130,7 @@ $(STAMP): pyproject.toml
 # SuperLink, on a free port, for one run; then ask it how the run ended.
 define FLWR_RUN
 set -eu
+start=$$(date +%s)
 mkdir -p "$$FLWR_HOME"
 port=$$(python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 printf '[superlink]\ndefault = "checkout"\n\n[superlink.checkout]\naddress = "127.0.0.1:%s"\ninsecure = true\n' \
@@ -154,5 +159,6 @@ run = json.load(sys.stdin)["runs"][0]
 if run["status"] != "finished:completed":
     sys.exit("The run ended as {status}: {status-details}".format(**run))
 '
+echo "With the start of Flower and Ray: $$(($$(date +%s) - start)) seconds"
 endef
 export FLWR_RUN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 __all__ = [
     "BiasedCompressorError",
@@ -31,7 +32,7 @@ class ConfigurationError(FlowerCompressError, ValueError):
 
 
 class UnknownNameError(ConfigurationError):
-    """A name that is in no registry.
+    """A name that is in no registry; the error asks for the nearest that is.
 
     Parameters
     ----------
@@ -44,8 +45,11 @@ class UnknownNameError(ConfigurationError):
     """
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        names = sorted(known)
+        nearest = get_close_matches(str(name).lower(), names, n=1)
+        question = f"; did you mean {nearest[0]!r}?" if nearest else ""
         super().__init__(
-            f"unknown {kind} {name!r}: expected one of {', '.join(sorted(known))}"
+            f"unknown {kind} {name!r}: expected one of {', '.join(names)}{question}"
         )
 
 

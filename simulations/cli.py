@@ -3,207 +3,241 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Final
 
+import click
 import typer
+from click.core import ParameterSource
 from rich.console import Console
 
-from flower_compress.errors import FlowerCompressError
+from flower_compress.errors import ConfigurationError, FlowerCompressError
 from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
-from flower_compress.strategies.server.sampling import Sampling
-from flower_compress.strategies.server.uplink import UplinkMemory
-from flower_compress.strategies.topology import TOPOLOGIES
 
+from .choices import Name, Names
 from .engines import ENGINES
 from .experiment import Experiment
 from .network import parse_network
-from .partition import SCHEMES
 from .reproduction import load_reproduction, reproductions
-from .settings import CLIENTS, QUANTIZERS, Settings
-from .tasks import MODELS, TASKS
+from .settings import OPTIONS, Option, Settings, dashed, several
+from .tasks import TASKS
 
 __all__ = ["main"]
 
+_PROGRAM: Final = "python -m simulations"
+_PANELS: Final = ("Problem", "Clients", "Compression", "Decentralized", "Run", "Output")
+_PROBLEM, *_, _RUN, _OUTPUT = _PANELS
+_CHOICES_WIDTH: Final = 24
+_INTERRUPTED: Final = 130  # as of a process that SIGINT has ended
+
 app = typer.Typer(
     help="Compressed federated learning, simulated on real data.",
-    no_args_is_help=True,
-    add_completion=False,
+    # Shells complete the names of programs, and this is one as .venv/bin/simulations.
+    add_completion=Path(sys.argv[0]).name == "simulations",
     pretty_exceptions_enable=False,
 )
 
-_NAMES = ", ".join([*ALGORITHMS, *DECENTRALIZED])
-_DEFAULT_ALGORITHMS = "sgd,qsgd,diana,artemis,dore,mcm,rand-mcm"
-_DATA = "Folder with the files of the task mnist or cifar10; nothing is downloaded."
-_HELP = {
-    "task": f"One of: {', '.join(TASKS)}.",
-    "model": f"With a task of images, one of: {', '.join(MODELS)}.",
-    "partition": f"One of: {', '.join(SCHEMES)}.",
-    "clients": "Number of clients N.",
-    "alpha": "Concentration of the dirichlet partition.",
-    "data": _DATA,
-    "rounds": "Number of rounds.",
-    "batch_size": "Examples a gradient; 0 for all of them.",
-    "levels": "Levels of the quantizer; 0 for 1, and 8 in a decentralized run.",
-    "sparsity": "Share k/d that the sparsifiers keep (spars-ams, topk, stoc-mv, "
-    "stoc-unif, qadam).",
-    "bucket_size": "Entries that share a norm; 0 for the whole vector.",
-    "step_size": 'gamma; "auto" is 1/L with gradient clients, 1 with local steps, '
-    "0.001 with Adam's steps.",
-    "client": f"One of: {', '.join(CLIENTS)}.",
-    "local_steps": "Steps of a local-steps client.",
-    "local_step_size": "Their size.",
-    "fraction": "Share of the clients that is drawn each round.",
-    "sampling": f"One of: {', '.join(get_args(Sampling))} (each client on its own).",
-    "uplink_memory": "What the server keeps of the uplinks' memories; one of: "
-    f"{', '.join(get_args(UplinkMemory))}.",
-    "downlink_memory": "each, or average: one for all clients (rand-mcm).",
-    "reset_every": "Rounds between resets of that average: auto (4 sqrt(d)), never or "
-    "a number.",
-    "initial_memory": "zero, or first: h_0 = g_1, sent dense and billed.",
-    "topology": f"Decentralized: who talks to whom; one of: {', '.join(TOPOLOGIES)}.",
-    "consensus_step": "Decentralized: gamma of the averaging.",
-    "l1": 'Decentralized: mu of malcom and cdprox-sgt; "auto" is the paper\'s.',
-    "quantizer": f"Decentralized, one of: {', '.join(QUANTIZERS)} (levels between the "
-    "least and the greatest entry; of the largest magnitude).",
-    "tau": "Decentralized: how the range quantizer is scaled down; exact, lemma, none.",
-    "code": "Decentralized: code of the symbols; auto is the algorithm's own.",
-    "residual": "Decentralized: whether differences to estimates are sent.",
-    "rate": "Decentralized: of the estimates; 0 for the operator's default.",
-    "device": "Where clients compute, as torch names it: cpu, cuda.",
-    "log_every": "Rounds between evaluations; 0 for a thousand a run.",
-}
-_Engine = Annotated[str, typer.Option(help=f"One of: {', '.join(ENGINES)}.")]
+_KNOWN: Final = (*ALGORITHMS, *DECENTRALIZED)
+_NAMES: Final = ", ".join(_KNOWN)
+_DEFAULT_ALGORITHMS: Final = "sgd,qsgd,diana,artemis,dore,mcm,rand-mcm"
+
+_Engine = Annotated[
+    str,
+    typer.Option(
+        help="In this process and its workers, or on Flower's Ray engine.",
+        click_type=Name("engine", ENGINES),
+        rich_help_panel=_RUN,
+    ),
+]
 _Link = Annotated[
     str,
     typer.Option(
         help="Network for estimated times: up and down rate of a client, latency; "
-        "for example 10/50mbit,40ms."
+        "for example 10/50mbit,40ms.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
     ),
 ]
 _Workers = Annotated[
-    int, typer.Option(help="Processes of the inprocess engine; 0 for one a core.")
+    int,
+    typer.Option(
+        help="Processes of the inprocess engine; 0 for one a core.",
+        rich_help_panel=_RUN,
+    ),
 ]
 _Gpus = Annotated[
     float,
     typer.Option(
         help="GPUs that a client of the ray engine takes, a fraction to share one; "
-        "with --device cuda."
+        "with --device cuda.",
+        rich_help_panel=_RUN,
     ),
 ]
 _CheckpointEvery = Annotated[
-    int, typer.Option(help="Rounds between checkpoints, kept in --out; 0 for none.")
+    int,
+    typer.Option(
+        help="Rounds between checkpoints, kept in --out; 0 for none.",
+        rich_help_panel=_RUN,
+    ),
 ]
 _Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from the checkpoints in --out.",
+        rich_help_panel=_RUN,
+    ),
+]
+_Seeds = Annotated[
+    int, typer.Option(help="Number of seeds, from 0.", min=1, rich_help_panel=_RUN)
 ]
 
 
-def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for each of the Settings that runs share."""
-    parameters = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[type(field.default), typer.Option(help=help_text)],
-        )
-        for field in fields(Settings)
-        if (help_text := _HELP.get(field.name)) is not None
-    ]
+def _with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a run; it is called with those that are given."""
     own = inspect.signature(function, eval_str=True).parameters
 
     @wraps(function)
     def command(**values: Any) -> None:
-        shared = {name: values.pop(name) for name in _HELP}
-        function(shared=shared, **values)
+        given = {name: values.pop(name) for name in OPTIONS}
+        function(given={name: given[name] for name in _given(OPTIONS)}, **values)
 
     # typer reads a command's options off its signature.
-    signature = inspect.Signature(
-        [
-            *(own[name] for name in own if name != "shared"),
-            *parameters,
-        ]
-    )
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ = {
-        name: parameter.annotation for name, parameter in signature.parameters.items()
-    }
+    first, *others = (own[name] for name in own if name != "given")
+    parameters = [first, *map(_parameter, OPTIONS.values()), *others]
+    parameters.sort(key=lambda each: _PANELS.index(_panel(each)))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command
 
 
+def _given(names: Iterable[str]) -> list[str]:
+    """Return those of a command's options that the command line has."""
+    source = click.get_current_context().get_parameter_source
+    return [name for name in names if source(name) is ParameterSource.COMMANDLINE]
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    text, choices = option.help, option.choices
+    many = len("|".join(choices)) > _CHOICES_WIDTH
+    if many:
+        text += f" One of: {', '.join(choices)}."
+    declaration = typer.Option(
+        help=text,
+        rich_help_panel=option.panel,
+        show_default=option.default != "",
+        click_type=Name(dashed(option.name), choices) if choices else None,
+        metavar="NAME" if many else None,
+    )
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=option.default,
+        annotation=Annotated[type(option.default), declaration],
+    )
+
+
+def _panel(parameter: inspect.Parameter) -> str:
+    (declaration,) = parameter.annotation.__metadata__
+    return str(declaration.rich_help_panel)
+
+
 @app.command()
-@_with_settings
+@_with_options
 def run(
     *,
-    shared: dict[str, Any],
-    algorithm: Annotated[str, typer.Option(help=f"One of: {_NAMES}.")] = "mcm",
-    seed: Annotated[int, typer.Option(help="Seed; fixes the whole run.")] = 0,
+    given: dict[str, Any],
+    algorithm: Annotated[
+        str,
+        typer.Option(
+            help=f"One of: {_NAMES}.",
+            click_type=Name("algorithm", _KNOWN),
+            metavar="NAME",
+            rich_help_panel=_PROBLEM,
+        ),
+    ] = "mcm",
+    seed: Annotated[
+        int, typer.Option(help="Seed; fixes the whole run.", rich_help_panel=_RUN)
+    ] = 0,
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
-    link: _Link = "",
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
+    link: _Link = "",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the files; runs/ALGORITHM if not given."),
+        typer.Option(
+            help="Folder for the files; runs/ALGORITHM if not given.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
 ) -> None:
     """Run one algorithm; write rounds.csv, summary.json, report.png, report.html."""
-    experiment = Experiment(
-        [Settings(algorithm=algorithm, seed=seed, **shared)],
+    _run(
+        [Settings.of(algorithm, seed=seed, **given)],
         out or Path("runs") / algorithm,
-        link=parse_network(link) if link else None,
+        engine,
+        gpus=gpus,
+        link=link,
         checkpoint_every=checkpoint_every,
         resume=resume,
     )
-    _run(experiment, engine, gpus)
 
 
 @app.command()
-@_with_settings
+@_with_options
 def compare(
     *,
-    shared: dict[str, Any],
+    given: dict[str, Any],
     algorithms: Annotated[
-        str, typer.Option(help=f"Names with commas between; of: {_NAMES}.")
+        str,
+        typer.Option(
+            help=f"Names with commas between; of: {_NAMES}. Each takes the options "
+            "below that it uses.",
+            click_type=Names("algorithm", _KNOWN),
+            metavar="NAMES",
+            rich_help_panel=_PROBLEM,
+        ),
     ] = _DEFAULT_ALGORITHMS,
-    seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.", min=1)] = 1,
+    seeds: _Seeds = 1,
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
     workers: _Workers = 0,
-    link: _Link = "",
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(
-        "runs/compare"
-    ),
+    link: _Link = "",
+    out: Annotated[
+        Path, typer.Option(help="Folder for the files.", rich_help_panel=_OUTPUT)
+    ] = Path("runs/compare"),
 ) -> None:
     """Compare algorithms; write rounds.csv, summary.json, report.png, report.html."""
-    names = dict.fromkeys(name.strip() for name in algorithms.split(","))
-    jobs = [
-        Settings(algorithm=name, seed=seed, **shared)
-        for name in names
+    runs = [
+        {"algorithm": name, "seed": seed}
+        for name in algorithms.split(",")
         for seed in range(seeds)
     ]
-    experiment = Experiment(
-        jobs,
+    _run(
+        several(runs, given),
         out,
-        link=parse_network(link) if link else None,
+        engine,
+        gpus=gpus,
+        workers=workers,
+        link=link,
         checkpoint_every=checkpoint_every,
         resume=resume,
     )
-    _run(experiment, engine, gpus, workers)
 
 
 @app.command()
 def reproduce(
     *,
-    name: Annotated[str, typer.Argument(help="The experiment.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="The experiment.", show_default=False)
+    ] = "",
     listing: Annotated[
         bool, typer.Option("--list", help="List the experiments and their sources.")
     ] = False,
@@ -217,20 +251,34 @@ def reproduce(
         int, typer.Option(help="Number of seeds; 0 for the experiment's.", min=0)
     ] = 0,
     task: Annotated[
-        str, typer.Option(help="Another task than the experiment's, as mnist.")
+        str | None,
+        typer.Option(
+            help="Another task than the experiment's, as mnist.",
+            click_type=Name("task", TASKS),
+        ),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help=OPTIONS["data"].help, show_default=False)
     ] = "",
-    data: Annotated[str, typer.Option(help=_DATA)] = "",
     device: Annotated[
-        str, typer.Option(help="Where clients compute; the experiment's if not given.")
+        str,
+        typer.Option(
+            help="Where clients compute; the experiment's if not given.",
+            show_default=False,
+        ),
     ] = "",
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
     workers: _Workers = 0,
-    link: _Link = "",
     checkpoint_every: _CheckpointEvery = 100,
     resume: _Resume = False,
+    link: _Link = "",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the files; runs/NAME if not given.")
+        Path | None,
+        typer.Option(
+            help="Folder for the files; runs/NAME if not given.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
 ) -> None:
     """Run an experiment of the papers, as compare does; without a NAME, list them."""
@@ -238,18 +286,20 @@ def reproduce(
         _list_reproductions()
         return
     reproduction = load_reproduction(name, quick=quick)
-    experiment = Experiment(
+    _run(
         reproduction.jobs(
-            seeds=seeds, rounds=rounds, task=task, data=data, device=device
+            seeds=seeds, rounds=rounds, task=task or "", data=data, device=device
         ),
         out or Path("runs") / (f"{name}-quick" if quick else name),
-        link=parse_network(link) if link else None,
+        engine,
+        gpus=gpus,
+        workers=workers,
+        link=link,
         checkpoint_every=checkpoint_every,
         resume=resume,
         about={"experiment": reproduction.title, "source": reproduction.source},
         cutoff=reproduction.cutoff,
     )
-    _run(experiment, engine, gpus, workers)
 
 
 def _list_reproductions() -> None:
@@ -259,17 +309,59 @@ def _list_reproductions() -> None:
         console.print(f"  {entry.title}\n  {entry.source}", markup=False)
 
 
-def _run(experiment: Experiment, engine: str, gpus: float, workers: int = 1) -> None:
-    path = experiment.run(engine, workers=workers, gpus=gpus)
-    experiment.console.print(f"Report: {path.resolve()}", soft_wrap=True)
+def _run(
+    jobs: list[Settings],
+    out: Path,
+    engine: str,
+    *,
+    gpus: float,
+    link: str,
+    workers: int = 1,
+    **options: Any,
+) -> None:
+    for name, only in (("workers", "inprocess"), ("gpus", "ray")):
+        if _given([name]) and engine != only:
+            raise ConfigurationError(
+                f"{name} goes with engine {only}, not with engine {engine}: leave it "
+                "out"
+            )
+    network = parse_network(link) if link else None
+    experiment = Experiment(jobs, out, link=network, **options)
+    try:
+        experiment.run(engine, workers=workers, gpus=gpus)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(experiment)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _say_how_to_go_on(experiment: Experiment) -> None:
+    rounds = (experiment.out / "rounds.csv").resolve()
+    lines = [f"Interrupted. The rounds up to here are in {rounds}."]
+    if experiment.checkpointing.is_empty():
+        lines.append("There is no checkpoint to go on from: see --checkpoint-every.")
+    else:
+        arguments = [each for each in sys.argv[1:] if each != "--resume"]
+        lines.append(f"To go on: {_PROGRAM} {shlex.join(arguments)} --resume")
+    _complain("\n".join(lines))
+
+
+def _complain(text: str, title: str = "") -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    if title:
+        console.print(f"[bold red]{title}:[/]", end=" ")
+    console.print(text, markup=False, highlight=False)
 
 
 def main() -> None:
     """Run the command line; a known error is one line, not a traceback."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except FlowerCompressError as error:
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"[bold red]{type(error).__name__}:[/]", end=" ")
-        console.print(str(error), markup=False, highlight=False)
+        _complain(str(error), type(error).__name__)
         sys.exit(1)
+    except click.Abort:  # Ctrl-C before anything has begun
+        sys.exit(_INTERRUPTED)
+    except click.ClickException as error:
+        _complain(f"{error.format_message()} See --help.", "UsageError")
+        sys.exit(error.exit_code)
+    sys.exit(code)

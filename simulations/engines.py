@@ -6,20 +6,23 @@ import gc
 import logging
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing.managers import SyncManager
+from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from flwr.app import Context
+from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from flower_compress.errors import (
     ConfigurationError,
+    FlowerCompressError,
     MissingExtraError,
     UnknownNameError,
 )
@@ -27,11 +30,12 @@ from flower_compress.links import share_decoding
 from flower_compress.testing import InProcessGrid
 
 from .checkpointing import Checkpointing
+from .flower_log import label_log, log_to
 from .records import RoundRecord
 from .runner import run_on_grid
 from .settings import Settings
 
-__all__ = ["ENGINES", "Report", "quiet_flower", "run_all", "run_and_report"]
+__all__ = ["ENGINES", "Report", "run_all", "run_and_report", "set_pull_interval"]
 
 ENGINES = ("inprocess", "ray")
 """The engines, by the names that the command line uses."""
@@ -51,6 +55,7 @@ def run_all(
     *,
     workers: int = 0,
     gpus: float = 0.0,
+    log: Path | None = None,
 ) -> None:
     """Compute all jobs.
 
@@ -68,6 +73,8 @@ def run_all(
         With ``"inprocess"``: how many processes share the jobs; 0 for one a core.
     gpus : float
         With ``"ray"``: GPUs that a client takes, a fraction to share one.
+    log : Path, optional
+        File for Flower's log.
 
     Raises
     ------
@@ -77,28 +84,18 @@ def run_all(
     if not gpus >= 0.0:
         raise ConfigurationError(f"gpus must be at least 0, got {gpus}")
     if engine == "ray":
-        _run_on_ray(jobs, report, checkpointing, gpus)
+        with log_to(log):
+            _run_on_ray(jobs, report, checkpointing, gpus)
     elif engine == "inprocess":
         workers = min(len(jobs), workers or _num_cores())
         if workers <= 1:
-            for job in jobs:
-                _run_in_process(job, report, checkpointing)
+            with log_to(log):
+                for job in jobs:
+                    _run_in_process(job, report, checkpointing)
         else:
-            _run_in_workers(jobs, report, checkpointing, workers)
+            _run_in_workers(jobs, report, checkpointing, workers, log)
     else:
         raise UnknownNameError("engine", engine, ENGINES)
-
-
-@contextmanager
-def quiet_flower(level: int = logging.ERROR) -> Iterator[None]:
-    """Keep Flower's five lines a round out of the terminal."""
-    logger = logging.getLogger("flwr")
-    before = logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _run_in_process(
@@ -106,8 +103,9 @@ def _run_in_process(
 ) -> None:
     from .client_app import app
 
-    with quiet_flower(), share_decoding(_SHARED_BYTES):
-        run_and_report(InProcessGrid(app, job.clients), job, report, checkpointing)
+    with share_decoding(_SHARED_BYTES):
+        grid = InProcessGrid(app, job.problem.clients)
+        run_and_report(grid, job, report, checkpointing)
 
 
 def _num_cores() -> int:
@@ -120,12 +118,13 @@ def run_and_report(
     grid: Grid, job: Settings, report: Report, checkpointing: Checkpointing
 ) -> None:
     """Run `job` on `grid` and report its rounds, in the end the model's SHA-256."""
-    result = run_on_grid(
-        grid,
-        job,
-        lambda server_round, record: report(job, server_round, record, None),
-        checkpointing,
-    )
+    with label_log(f"{job.label} seed {job.seed}"):
+        result = run_on_grid(
+            grid,
+            job,
+            lambda server_round, record: report(job, server_round, record, None),
+            checkpointing,
+        )
     report(job, job.rounds, None, result.model_sha256)
 
 
@@ -148,8 +147,22 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Start processes meanwhile that Ctrl-C does not reach: this one ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(
-    index: int, job: Settings, events: Queue[_Event], checkpointing: Checkpointing
+    index: int,
+    job: Settings,
+    events: Queue[_Event],
+    checkpointing: Checkpointing,
+    log: Path | None,
 ) -> None:
 
     def report(
@@ -159,7 +172,8 @@ def _work(
 
     gc.freeze()  # What is loaded by now stays; no need to look at it again and again.
     try:
-        _run_in_process(job, report, checkpointing)
+        with log_to(log):
+            _run_in_process(job, report, checkpointing)
     finally:
         gc.unfreeze()
 
@@ -169,19 +183,22 @@ def _run_in_workers(
     report: Report,
     checkpointing: Checkpointing,
     workers: int,
+    log: Path | None,
 ) -> None:
     # Forking a process that has loaded torch is not safe.
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_end_with_parent)
+    with _not_interrupted():
+        manager.start(_end_with_parent)
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, _end_with_parent)
     with manager, pool:
         events: Queue[_Event] = manager.Queue()
-        pending: set[Future[None]] = {
-            pool.submit(_work, index, job, events, checkpointing)
-            for index, job in enumerate(jobs)
-        }
+        with _not_interrupted():
+            pending: set[Future[None]] = {
+                pool.submit(_work, index, job, events, checkpointing, log)
+                for index, job in enumerate(jobs)
+            }
         try:
             while pending:
                 done, pending = wait(pending, 0.1, return_when=FIRST_COMPLETED)
@@ -219,11 +236,12 @@ def _run_on_ray(
 
     from .client_app import app
 
-    server = ServerApp()
+    server, stopped = ServerApp(), threading.Event()
 
     @server.main()
     def main(grid: Grid, _: Context) -> None:
         set_pull_interval(grid)
+        _end_with(stopped, grid)
         for job in jobs:
             run_and_report(grid, job, report, checkpointing)
 
@@ -232,14 +250,31 @@ def _run_on_ray(
         "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
     }
     for job in jobs:
-        job.problem.optimum()  # No heavy arithmetic while Ray forks its processes.
-    with quiet_flower():
+        job.task.optimum()  # No heavy arithmetic while Ray forks its processes.
+    try:
         run_simulation(
             server_app=server,
             client_app=app,
-            num_supernodes=max(job.clients for job in jobs),
+            num_supernodes=max(job.problem.clients for job in jobs),
             backend_config=backend,
         )
+    finally:
+        stopped.set()
+
+
+def _end_with(stopped: threading.Event, grid: Grid) -> None:
+    """Let the server app fail where it asks for replies that nobody will give.
+
+    After Ctrl-C Flower would leave its thread behind, which keeps the process alive.
+    """
+    pull = grid.pull_messages
+
+    def pull_unless_stopped(message_ids: Iterable[str]) -> Iterable[Message]:
+        if stopped.is_set():
+            raise FlowerCompressError("interrupted")
+        return pull(message_ids)
+
+    grid.pull_messages = pull_unless_stopped  # type: ignore[method-assign]
 
 
 def set_pull_interval(grid: Grid) -> None:

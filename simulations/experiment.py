@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from flower_compress.errors import ConfigurationError
 
 from .checkpointing import Checkpointing
-from .engines import quiet_flower, run_all
+from .engines import run_all
+from .flower_log import FILE_NAME, last_lines, quiet_flower
 from .network import Network
+from .progress import duration, make_console, make_display
+from .recorded import differences, read_settings, record_settings
 from .records import (
     RoundRecord,
     RoundsCsv,
@@ -39,6 +32,8 @@ __all__ = ["Experiment"]
 
 _Key = tuple[str, int]
 _SETTINGS = "settings.json"
+_LAST_LINES = 10
+_LARGE = 1e6
 _FILES = ("summary.json", "report.html", "report.png", "nodes.csv", "edges.csv")
 
 
@@ -57,7 +52,7 @@ class Experiment:
     link : Network, optional
         Network for which the report estimates the time.
     console : Console, optional
-        Where progress and table are shown.
+        Where progress and tables are shown; the standard output.
     checkpoint_every : int
         Rounds between the checkpoints in ``checkpoints/NAME-seedSEED/``; 0 for none.
     resume : bool
@@ -72,6 +67,8 @@ class Experiment:
     ----------
     checkpointing : Checkpointing
         How the runs are saved.
+    log : Path
+        Flower's log.
 
     Raises
     ------
@@ -96,15 +93,17 @@ class Experiment:
         cutoff: tuple[float, Mapping[str, float]] | None = None,
     ) -> None:
         self.jobs, self.out, self.link = jobs, out, link
-        self.console = console or Console()
+        self.console = console or make_console()
+        self.log = out / FILE_NAME
         self.checkpointing = Checkpointing(
             out / "checkpoints", checkpoint_every, resume
         )
         self._about, self._cutoff = dict(about or {}), cutoff
-        self._settings = _common_settings(jobs)
+        self._settings = record_settings(jobs)
         with quiet_flower():
-            for job in jobs:
-                job.strategy()  # What is wrong with it shows before any work.
+            for job in jobs:  # What is wrong with it shows before any work.
+                job.problem.check_files()
+                job.strategy()
         if link is not None and "clients-per-round" not in self._settings:
             raise ConfigurationError(
                 "a link needs runs with the same number of clients a round, to tell "
@@ -117,27 +116,19 @@ class Experiment:
         self._records: list[RoundRecord] = []
         self._sha256: dict[_Key, str] = {}
         self._rounds_done: dict[_Key, int] = {}
-        self._shown_at = 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         self.out.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             (self.out / name).unlink(missing_ok=True)  # of an earlier experiment
+        if not self.checkpointing.resume:
+            self.log.unlink(missing_ok=True)
         write_json(self.out / _SETTINGS, self._settings)
         self._csv = RoundsCsv(self.out / "rounds.csv").__enter__()
-        for label in dict.fromkeys(job.label for job in self.jobs):
-            total = sum(job.rounds for job in self.jobs if job.label == label)
-            self._bars[label] = self._progress.add_task(label, total=total, status="")
-        self._progress.start()
+        totals = dict.fromkeys((job.label for job in self.jobs), 0)
+        for job in self.jobs:
+            totals[job.label] += job.rounds
+        self._display = make_display(self.console, totals)
         for job, row in self._earlier:
             self.report(job, row.round, row, None)
         return self
@@ -148,9 +139,12 @@ class Experiment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._show(force=True)
-        self._progress.stop()
+        self._display.stop()
         self._csv.__exit__(kind, error, trace)
+        if isinstance(error, Exception):
+            for line in last_lines(self.log, _LAST_LINES):
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._print_path("Flower's log", self.log)
 
     def report(
         self,
@@ -167,7 +161,11 @@ class Experiment:
             self._csv.write(record)
         if sha256 is not None:
             self._sha256[key] = sha256
-        self._show(latest=record)
+        done = sum(
+            n for (label, _), n in self._rounds_done.items() if label == job.label
+        )
+        status = None if record is None else _status(job, record)
+        self._display.update(job.label, done, status)
 
     def run(self, engine: str, *, workers: int = 0, gpus: float = 0.0) -> Path:
         """Compute all jobs and write the files; return the report's path.
@@ -187,11 +185,12 @@ class Experiment:
                 self.checkpointing,
                 workers=workers,
                 gpus=gpus,
+                log=self.log,
             )
         return self.finish()
 
     def finish(self) -> Path:
-        """Write summary and report, print the table, return the report's path."""
+        """Write summary and report, print tables and paths, return the report's."""
         order = {job.label: i for i, job in enumerate(self.jobs)}
         records = sorted(
             self._records, key=lambda row: (order[row.algorithm], row.seed, row.round)
@@ -210,6 +209,9 @@ class Experiment:
         path = write_report(self.out, records, summary, link=self.link)
         for table in summary_tables(summary):
             self.console.print(table)
+        self._print_path("Report", path)
+        self._print_path("Flower's log", self.log)
+        self.console.print(f"Time: {duration(self._display.seconds)}")
         return path
 
     def _check_out(self) -> None:
@@ -224,70 +226,21 @@ class Experiment:
             )
         if fresh and not (self.out / "rounds.csv").exists():
             return
-        # A setting that another version does not know has its default there.
-        default = Settings().as_dict()
-        earlier = {**default, **_read_settings(self.out / _SETTINGS)}
-        now = {**default, **self._settings}
-        differing = [
-            f"{name} was {earlier.get(name)} and is {now.get(name)}"
-            for name in dict.fromkeys([*now, *earlier])
-            if earlier.get(name) != now.get(name)
-        ]
+        earlier = read_settings(self.out / _SETTINGS)
+        differing = differences(earlier, self._settings)
         if differing:
             raise ConfigurationError(
                 f"{self.out} is of another experiment: {'; '.join(differing)}. Give "
                 "the earlier settings, or another folder (--out)"
             )
 
-    def _show(self, *, latest: RoundRecord | None = None, force: bool = False) -> None:
-        now = time.monotonic()
-        if latest is not None:
-            megabytes = (latest.uplink_bytes / 1e6, latest.downlink_bytes / 1e6)
-            status = f"loss {latest.loss:.4f}, {megabytes[0]:.2f} MB "
-            if any(job.is_decentralized for job in self.jobs):
-                status += "on the edges"
-            else:
-                status += f"up, {megabytes[1]:.2f} MB down"
-            self._progress.update(self._bars[latest.algorithm], status=status)
-        if not force and now - self._shown_at < 0.2:
-            return
-        self._shown_at = now
-        for label, bar in self._bars.items():
-            done = sum(n for key, n in self._rounds_done.items() if key[0] == label)
-            self._progress.update(bar, completed=done)
+    def _print_path(self, what: str, path: Path) -> None:
+        self.console.print(f"{what}: {path.resolve()}", soft_wrap=True)
 
 
-def _common_settings(jobs: Sequence[Settings]) -> dict[str, Any]:
-    """Return what the runs share, and under ``"runs"`` what they do not."""
-    runs = {job.label: job.as_dict() for job in jobs}
-    common = jobs[0].as_dict()
-    own = [
-        key
-        for key, value in common.items()
-        if any(values[key] != value for values in runs.values())
-        and key not in ("algorithm", "seed")
-    ]
-    for key in own:
-        del common[key]
-    common["algorithm"] = [*dict.fromkeys(job.algorithm for job in jobs)]
-    common["seed"] = sorted({job.seed for job in jobs})
-    if "clients" in common:
-        common["num-clients"] = common.pop("clients")
-    if len(per_round := {job.clients_per_round for job in jobs}) == 1:
-        common["clients-per-round"] = per_round.pop()
-    if own or any(job.label != job.algorithm for job in jobs):
-        common["runs"] = {
-            label: {key: values[key] for key in ("algorithm", *own)}
-            for label, values in runs.items()
-        }
-    return common
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"expected {path} to tell which experiment is to be resumed, got {error}: "
-            "give another folder (--out)"
-        ) from error
+def _status(job: Settings, record: RoundRecord) -> str:
+    loss = f"{record.loss:.4f}" if record.loss < _LARGE else f"{record.loss:.3g}"
+    up = f"loss {loss}, {record.uplink_bytes / 1e6:.2f} MB"
+    if job.is_decentralized:
+        return f"{up} on the edges"
+    return f"{up} up, {record.downlink_bytes / 1e6:.2f} MB down"

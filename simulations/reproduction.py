@@ -4,12 +4,12 @@
 ``title``           what it shows
 ``source``          the paper, and its table or figure
 ``seeds``           number of seeds, from 0
-``[settings]``      :class:`Settings` that the runs share, by their command-line names
-``[quick]``         settings, and ``seeds``, that take the others' place on request
+``[settings]``      options of every run that uses them, by their command-line names
+``[quick]``         options, and ``seeds``, that take the others' place on request
 ``[cutoff]``        ``accuracy`` at which what each run has sent is compared, and
                     ``[cutoff.paper]``, the source's numbers, by the runs' names
 ``[[runs]]``        one for each run: its ``algorithm``; its ``name``, if that is not
-                    the algorithm's; and settings of its own
+                    the algorithm's; and options of its own
 =================== ==================================================================
 """
 
@@ -17,20 +17,27 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
 
-from .settings import Settings, convert
+from .settings import (
+    OPTIONS,
+    Settings,
+    convert,
+    dashed,
+    read_values,
+    several,
+)
 
 __all__ = ["EXPERIMENTS", "Reproduction", "load_reproduction", "reproductions"]
 
 EXPERIMENTS: Final = Path(__file__).parent / "experiments"
 """The folder of the files."""
 
-_SHARED: Final = {*Settings().as_dict()} - {"algorithm", "seed"}
+_SHARED: Final = {*map(dashed, OPTIONS)}
 _NEEDED: Final = ("title", "source", "seeds", "settings", "runs")
 
 
@@ -69,7 +76,7 @@ class Reproduction:
         ------
         ConfigurationError
             If it is no TOML, has a key or a name that is not known, lacks a key, has
-            two runs of one name, or a setting cannot work.
+            two runs of one name, or an option that cannot work or that no run uses.
         """
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -89,7 +96,11 @@ class Reproduction:
             _check("[[runs]]", run, _SHARED | {"algorithm", "name"}, ["algorithm"])
         changes = changes if quick else {}
         runs = tuple(
-            Settings.from_config({**shared, **run, **changes}) for run in table["runs"]
+            several(
+                [read_values(run) for run in table["runs"]],
+                read_values(shared),
+                read_values(changes),
+            )
         )
         labels = [run.label for run in runs]
         if len({*labels}) < len(labels):
@@ -111,19 +122,21 @@ class Reproduction:
         data: str = "",
         device: str = "",
     ) -> list[Settings]:
-        """Return all runs with all seeds; 0 and "" stand for the experiment's own."""
-        return [
-            replace(
-                run,
-                seed=seed,
-                rounds=rounds or run.rounds,
-                task=task or run.task,
-                data=data or run.data,
-                device=device or run.device,
-            )
+        """Return all runs with all seeds; 0 and "" stand for the experiment's own.
+
+        Raises
+        ------
+        ConfigurationError
+            If no run uses an option that is given.
+        """
+        values = {"rounds": rounds, "task": task, "data": data, "device": device}
+        given = {name: value for name, value in values.items() if value}
+        runs = [
+            {**run.given(), "algorithm": run.algorithm, "name": run.name, "seed": seed}
             for run in self.runs
             for seed in range(seeds or self.seeds)
         ]
+        return several(runs, {}, given)
 
 
 def load_reproduction(name: str, *, quick: bool = False) -> Reproduction:

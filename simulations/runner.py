@@ -45,7 +45,7 @@ def run_on_grid(
     grid: Grid, settings: Settings, on_round: OnRound, checkpointing: Checkpointing
 ) -> RunResult:
     """Run `settings` on `grid`, reporting every round that is computed."""
-    task = settings.problem
+    task = settings.task
     strategy = settings.strategy(**checkpointing.options(settings))
     optimum, interval = task.optimum(), settings.evaluation_interval
 

@@ -12,7 +12,9 @@ from flower_compress.errors import ConfigurationError
 
 from .engines import run_and_report, set_pull_interval
 from .experiment import Experiment
-from .settings import Settings, convert
+from .flower_log import log_to
+from .progress import make_console
+from .settings import convert, from_config
 
 __all__ = ["app"]
 
@@ -28,20 +30,20 @@ def main(grid: Grid, context: Context) -> None:
     set_pull_interval(grid)
     config = dict(context.run_config)
     clients = int(config.get("clients", 0)) or _count_nodes(grid)
-    settings = Settings.from_config(config, clients=clients)
-    out = Path(str(config.get("out") or f"runs/{settings.algorithm}"))
+    settings = from_config(config, clients=clients)
     experiment = Experiment(
         [settings],
-        out,
+        Path(str(config.get("out") or f"runs/{settings.algorithm}")),
+        # Flower carries the output to wherever the run was started: no bars there.
+        console=make_console(terminal=False),
         checkpoint_every=convert(
             "checkpoint-every", config.get("checkpoint-every", 0), int
         ),
         resume=convert("resume", config.get("resume", False), bool),
     )
-    with experiment:
+    with experiment, log_to(experiment.log):
         run_and_report(grid, settings, experiment.report, experiment.checkpointing)
-    path = experiment.finish()
-    experiment.console.print(f"Report: {path.resolve()}", soft_wrap=True)
+    experiment.finish()
 
 
 def _count_nodes(grid: Grid) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import resource
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,15 @@ from flower_compress.testing import InProcessGrid
 from flower_compress.wire.layout import read_array, write_array
 from flower_compress.wire.mail import EVERYONE
 from simulations.client_app import app
-from simulations.engines import quiet_flower
 from simulations.experiment import Experiment
+from simulations.flower_log import quiet_flower
 from simulations.records import RoundRecord, cut_off, read_rounds, write_nodes
 from simulations.reproduction import load_reproduction
 from simulations.runner import _nodes
 from simulations.settings import Settings
 from tests.simulations.test_files import write_cifar10
 
-SMALL = Settings(
+SMALL = Settings.of(
     algorithm="malcom",
     task="digits",
     model="softmax",
@@ -54,11 +53,11 @@ def run(jobs: list[Settings], out: Path, engine: str = "inprocess") -> dict[str,
 
 
 def every_algorithm(**changes: object) -> list[Settings]:
-    return [replace(SMALL, algorithm=name, **changes) for name in DECENTRALIZED]
+    return [SMALL.but(algorithm=name, **changes) for name in DECENTRALIZED]
 
 
 def test_the_files_agree_with_each_other(tmp_path: Path) -> None:
-    jobs = [*every_algorithm(), replace(SMALL, name="twice", rounds=12)]
+    jobs = [*every_algorithm(), SMALL.but(name="twice", rounds=12)]
     run(jobs, tmp_path)
     rounds = read_rounds(tmp_path / "rounds.csv")
     nodes, edges = rows_of(tmp_path / "nodes.csv"), rows_of(tmp_path / "edges.csv")
@@ -70,7 +69,7 @@ def test_the_files_agree_with_each_other(tmp_path: Path) -> None:
         assert (last.round, last.downlink_bits) == (job.rounds, 0)
         # On a ring each node hears two: edges, nodes and rounds count the same bits.
         own = [row for row in edges if row["algorithm"] == job.label]
-        assert len(own) == 2 * job.clients
+        assert len(own) == 2 * job.problem.clients
         assert sum(int(row["payload_bits"]) for row in own) == last.uplink_bits
         assert sum(int(row["num_bytes"]) for row in own) == last.uplink_bytes
         of_nodes = [
@@ -78,7 +77,8 @@ def test_the_files_agree_with_each_other(tmp_path: Path) -> None:
             for row in nodes
             if row["algorithm"] == job.label and row["round"] == str(job.rounds)
         ]
-        assert [int(row["node"]) for row in of_nodes] == list(range(job.clients))
+        numbers = [int(row["node"]) for row in of_nodes]
+        assert numbers == list(range(job.problem.clients))
         assert sum(int(row["sent_bits"]) for row in of_nodes) == last.uplink_bits
         accuracies = [float(row["accuracy"]) for row in of_nodes]
         entry = summary[job.label]["nodes"]
@@ -95,7 +95,7 @@ def test_the_files_agree_with_each_other(tmp_path: Path) -> None:
 
 
 def test_a_node_that_has_made_no_step_leaves_the_files_whole(tmp_path: Path) -> None:
-    relay, task = SMALL.strategy(), SMALL.problem
+    relay, task = SMALL.strategy(), SMALL.task
     assert isinstance(relay, Relay)
     initial = ArrayRecord(
         {name: write_array(a) for name, a in task.initial_arrays().items()}
@@ -115,8 +115,8 @@ def test_a_node_that_has_made_no_step_leaves_the_files_whole(tmp_path: Path) -> 
 @pytest.mark.ray
 def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
     jobs = every_algorithm()
-    jobs.append(replace(SMALL, name="peers", topology="one-peer-exponential"))
-    jobs.append(replace(SMALL, name="cnn", model="cnn", rounds=2))
+    jobs.append(SMALL.but(name="peers", topology="one-peer-exponential"))
+    jobs.append(SMALL.but(name="cnn", model="cnn", rounds=2))
     here = run(jobs, tmp_path / "here")
     assert here == run(jobs, tmp_path / "ray", engine="ray")
     for name in ("rounds.csv", "nodes.csv", "edges.csv"):
@@ -129,7 +129,7 @@ def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
 def test_a_resumed_run_leaves_the_files_of_an_uninterrupted_one(
     tmp_path: Path, algorithm: str
 ) -> None:
-    job = replace(SMALL, algorithm=algorithm)
+    job = SMALL.but(algorithm=algorithm)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     console = Console(quiet=True)
     Experiment([job], whole, console=console, checkpoint_every=2).run("inprocess")
@@ -185,7 +185,7 @@ def test_the_experiments_are_the_papers(name: str) -> None:
     assert reproduction.cutoff is not None
     assert "malcom" in runs
     for run_ in runs.values():
-        assert run_.clients == 10
+        assert run_.problem.clients == 10
         relay = run_.strategy()
         assert isinstance(relay, Relay)
         if not run_.label.startswith(("cdprox", "dpsgd")):
@@ -210,12 +210,15 @@ def test_the_experiments_are_the_papers(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fraction": 0.5}, "fraction 1"),
-        ({"client": "local-steps"}, "client gradient"),
+        ({"fraction": 0.5}, "fraction goes with algorithms with a server"),
+        ({"client": "local-steps"}, "client goes with algorithms with a server"),
         ({"consensus_step": 0.0}, "consensus-step"),
         ({"consensus_step": 1.5}, "consensus-step"),
         ({"l1": "-1"}, "l1 must be"),
-        ({"l1": "1e-5", "algorithm": "choco"}, "malcom and cdprox-sgt"),
+        (
+            {"l1": "1e-5", "algorithm": "choco"},
+            r"cdprox-sgt\), not with choco",
+        ),
         ({"topology": "torus"}, "torus"),
     ],
 )
@@ -223,29 +226,32 @@ def test_what_cannot_work_is_said_at_once(
     changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        replace(SMALL, **changes)
+        SMALL.but(**changes)
 
 
 @pytest.mark.parametrize("name", ["topology", "quantizer", "tau", "code"])
 def test_unknown_names_list_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownNameError, match="nonsense"):
-        replace(SMALL, **{name: "nonsense"})
+        SMALL.but(**{name: "nonsense"})
 
 
 def test_resnet18_on_cifar10_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cifar10(tmp_path, monkeypatch)
-    settings = replace(
-        load_reproduction("malcom-cifar-ring").runs[0],
-        data=str(tmp_path),
-        clients=2,
-        topology="ring",
-        batch_size=4,
-        rounds=2,
-        log_every=1,
+    settings = (
+        load_reproduction("malcom-cifar-ring")
+        .runs[0]
+        .but(
+            data=str(tmp_path),
+            clients=2,
+            topology="ring",
+            batch_size=4,
+            rounds=2,
+            log_every=1,
+        )
     )
-    task = settings.problem
+    task = settings.task
     relay = settings.strategy()
     initial = ArrayRecord(
         {name: write_array(a) for name, a in task.initial_arrays().items()}
@@ -286,7 +292,7 @@ def test_resnet18_on_cifar10_runs(
 @pytest.mark.slow
 def test_ten_thousand_rounds_without_drift_or_growth() -> None:
     """The ring experiment with the small CNN, in process."""
-    settings = Settings(
+    settings = Settings.of(
         algorithm="malcom",
         task="digits",
         model="cnn",
@@ -298,7 +304,7 @@ def test_ten_thousand_rounds_without_drift_or_growth() -> None:
         step_size="0.2",
         log_every=100,
     )
-    task, relay = settings.problem, settings.strategy()
+    task, relay = settings.task, settings.strategy()
     assert isinstance(relay, Relay)
     grid = InProcessGrid(app, 10)
     accuracies: list[float] = []
@@ -361,7 +367,7 @@ def test_the_drift_of_an_exact_ring_is_rounding() -> None:
     relay = SMALL.strategy()
     assert isinstance(relay, Relay)
     grid = InProcessGrid(app, 5)
-    task = SMALL.problem
+    task = SMALL.task
     initial = ArrayRecord(
         {name: write_array(a) for name, a in task.initial_arrays().items()}
     )

@@ -70,13 +70,21 @@ def test_a_file_gives_its_runs(tmp_path: Path) -> None:
     sgd, fine = figure.runs
     assert (sgd.label, sgd.rounds, sgd.batch_size, sgd.levels) == ("sgd", 6, 3, 0)
     assert (fine.label, fine.algorithm, fine.rounds) == ("fine", "mcm", 12)
-    assert (fine.clients, fine.levels) == (4, 8)
+    assert (fine.problem.clients, fine.levels) == (4, 8)
 
 
 def test_quick_takes_the_place_of_everything_else(tmp_path: Path) -> None:
     figure = load(tmp_path, TEXT, quick=True)
     assert figure.seeds == 1
-    assert [(run.rounds, run.clients) for run in figure.runs] == [(2, 4), (2, 4)]
+    sizes = [(run.rounds, run.problem.clients) for run in figure.runs]
+    assert sizes == [(2, 4), (2, 4)]
+
+
+def test_what_quick_sets_must_be_of_use(tmp_path: Path) -> None:
+    text = TEXT.replace("rounds = 2", "rate = 0.5")
+    assert load(tmp_path, text).runs
+    with pytest.raises(ConfigurationError, match="rate goes with .* not with sgd or m"):
+        load(tmp_path, text, quick=True)
 
 
 def test_jobs_are_all_runs_with_all_seeds(tmp_path: Path) -> None:
@@ -103,7 +111,10 @@ def test_jobs_are_all_runs_with_all_seeds(tmp_path: Path) -> None:
         ("seeds = 2", "seeds = 0", "seeds must be at least 1"),
         ("seeds = 2", 'seeds = "two"', "seeds must be a number"),
         ("levels = 8", 'levels = "eight"', "levels must be a number"),
-        ("levels = 8", 'downlink-memory = "average"', "mcm has none"),
+        ("levels = 8", "rate = 0.1", r"rate goes with .*choco.*, not with mcm"),
+        ("batch-size = 3", "rate = 0.1", "rate goes with .*, not with sgd or mcm"),
+        ("levels = 8", "step-size = 0.1\nalpha = 0.5", "alpha goes with partition"),
+        ("levels = 8", 'downlink-memory = "average"', "not with mcm"),
         ("[settings]", "[settings", "line 5"),
         (TEXT[TEXT.index("[[runs]]") :], "[runs]", r"one \[\[runs\]\] or more"),
         (TEXT[TEXT.index("[settings]") :], "settings=1\nruns=[]", "must be a table"),
@@ -133,9 +144,10 @@ def test_partial_participation_is_that_of_the_paper() -> None:
     figure = load_reproduction("partial-participation")
     runs = {run.label: run for run in figure.runs}
     for run in runs.values():
-        assert (run.fraction, run.sampling) == (0.5, "bernoulli")
-        assert (run.levels, run.bucket_size, run.step_size) == (2, 0, "auto")
-        assert (run.clients, run.batch_size, run.rounds) == (20, 20, 4000)
+        assert (run.part.fraction, run.part.sampling) == (0.5, "bernoulli")
+        assert (run.bucket_size, run.step_size) == (0, "auto")
+        assert run.levels == (0 if run.algorithm == "sgd" else 2)
+        assert (run.problem.clients, run.batch_size, run.rounds) == (20, 20, 4000)
     reset = {name: run.strategy() for name, run in runs.items()}
     assert reset["rand-mcm"].downlink_memory == "each"
     assert reset["rand-mcm-average-no-reset"].reset_every is None

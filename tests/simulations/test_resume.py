@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,10 +22,10 @@ from flower_compress.testing import InProcessGrid
 from simulations import client_app, experiment, server_app
 from simulations.experiment import Experiment
 from simulations.records import RoundRecord, read_rounds
-from simulations.settings import Settings
+from simulations.settings import OPTIONS, Settings, dashed
 
 ROOT = Path(__file__).parents[2]
-JOB = Settings(
+JOB = Settings.of(
     algorithm="rand-mcm",
     clients=4,
     rounds=12,
@@ -156,8 +155,8 @@ def test_without_an_intact_checkpoint_nothing_is_changed(tmp_path: Path) -> None
 def test_what_has_finished_is_not_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digits = replace(JOB, algorithm="mcm", task="digits", step_size="0.5")
-    jobs = [replace(JOB, seed=1), JOB, replace(digits, name="digits")]
+    digits = JOB.but(algorithm="mcm", task="digits", step_size="0.5")
+    jobs = [JOB.but(seed=1), JOB, digits.but(name="digits")]
     begin(jobs, tmp_path / "whole", every=0).run("inprocess", workers=1)
     interrupt(jobs, tmp_path / "cut", "digits", 8)
     interrupt(jobs, tmp_path / "cut", "digits", 9, resume=True)
@@ -189,7 +188,7 @@ def test_the_flower_app_resumes(whole: Path, tmp_path: Path) -> None:
         "resume": True,
     }
     context = Context(1, 1, {}, RecordDict(), config)
-    server_app.app(InProcessGrid(client_app.app, JOB.clients), context)
+    server_app.app(InProcessGrid(client_app.app, JOB.problem.clients), context)
     assert results(tmp_path) == results(whole)
 
 
@@ -208,12 +207,12 @@ def test_checkpoints_are_not_run_over(every: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("jobs", "match"),
     [
-        ([replace(JOB, rounds=20)], "rounds was 12 and is 20"),
-        ([replace(JOB, algorithm="diana")], "algorithm was .'rand-mcm'. and is"),
-        ([replace(JOB, seed=1)], r"seed was \[0\] and is \[1\]"),
-        ([replace(JOB, name="other")], "runs was None and is .*'other'"),
-        ([JOB, replace(JOB, seed=1)], r"seed was \[0\] and is \[0, 1\]"),
-        ([replace(JOB, batch_size=3, alpha=0.1)], "alpha was 0.5 .*batch-size was 20"),
+        ([JOB.but(rounds=20)], "rounds was 12 and is 20"),
+        ([JOB.but(algorithm="diana")], "algorithm was .'rand-mcm'. and is"),
+        ([JOB.but(seed=1)], r"seed was \[0\] and is \[1\]"),
+        ([JOB.but(name="other")], r"runs was \['rand-mcm'\] and is \['other'\]"),
+        ([JOB, JOB.but(seed=1)], r"seed was \[0\] and is \[0, 1\]"),
+        ([JOB.but(batch_size=3, fraction=0.1)], "batch-size was 20 .*fraction was 0.5"),
     ],
 )
 @pytest.mark.parametrize("checkpointed", [True, False])
@@ -227,6 +226,52 @@ def test_another_experiment_is_not_resumed(
     with pytest.raises(ConfigurationError, match=f"another experiment: .*{match}"):
         begin(jobs, out, resume=True)
     assert contents(out) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({}, None),
+        # What rand-mcm ignored, and an option that was not known yet.
+        ({"rate": 0.3, "alpha": 0.9, "sparsity": 0.5, "model": "cnn"}, None),
+        ({"initial-memory": None}, None),
+        ({"levels": 4}, "levels was 4 and is 0"),
+        ({"new-option": 1}, "new-option was 1 and is None"),
+    ],
+)
+def test_a_folder_of_an_earlier_version_is_resumed(
+    changes: dict[str, object], match: str | None, whole: Path, tmp_path: Path
+) -> None:
+    """They recorded every option there is, used or not."""
+    interrupt([JOB], tmp_path, "rand-mcm", 8)
+    record = {
+        **{dashed(name): option.default for name, option in OPTIONS.items()},
+        **JOB.as_dict(),
+        "algorithm": ["rand-mcm"],
+        "seed": [0],
+        "num-clients": 4,
+        "clients-per-round": 2.0,
+        **changes,
+    }
+    del record["clients"]
+    record = {name: value for name, value in record.items() if value is not None}
+    (tmp_path / "settings.json").write_text(json.dumps(record))
+    if match is not None:
+        with pytest.raises(ConfigurationError, match=f"another experiment: {match}. G"):
+            begin([JOB], tmp_path, resume=True)
+        return
+    begin([JOB], tmp_path, resume=True).run("inprocess")
+    assert results(tmp_path) == results(whole)
+
+
+def test_what_differs_is_told_of_the_runs_that_it_is_of(tmp_path: Path) -> None:
+    jobs = [JOB, JOB.but(name="fine", levels=8), JOB.but(name="finer", levels=16)]
+    interrupt(jobs, tmp_path, "fine", 8)
+    jobs = [job.but(levels=2) if job is jobs[1] else job for job in jobs]
+    jobs = [job.but(rounds=20) for job in jobs]
+    expected = r"rounds was 12 and is 20; levels was 8 and is 2 \(fine\)\. Give"
+    with pytest.raises(ConfigurationError, match=expected):
+        begin(jobs, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("text", [None, "", "[1]", "{"])
@@ -259,12 +304,12 @@ def test_a_negative_interval_is_refused(tmp_path: Path) -> None:
 # --- Processes that are killed --------------------------------------------------------
 
 ROUNDS = 300
-OPTIONS = shlex.split(
+COMMON = shlex.split(
     f"--clients 4 --fraction 0.5 --sampling bernoulli --rounds {ROUNDS} "
     "--checkpoint-every 10"
 )
-RUN = ["run", "--algorithm", "rand-mcm", *OPTIONS]
-COMPARE = ["compare", "--algorithms", "sgd,mcm,rand-mcm", "--workers", "2", *OPTIONS]
+RUN = ["run", "--algorithm", "rand-mcm", *COMMON]
+COMPARE = ["compare", "--algorithms", "sgd,mcm,rand-mcm", "--workers", "2", *COMMON]
 
 
 def simulate(command: list[str], out: Path) -> subprocess.Popen[bytes]:

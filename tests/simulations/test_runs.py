@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import tomllib
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,14 @@ from simulations.checkpointing import Checkpointing
 from simulations.experiment import Experiment
 from simulations.network import parse_network
 from simulations.records import read_rounds
-from simulations.settings import Settings, convert
+from simulations.settings import (
+    OPTIONS,
+    Settings,
+    convert,
+    dashed,
+    from_config,
+    several,
+)
 from simulations.tasks import LogisticObjective
 
 ROOT = Path(__file__).parents[2]
@@ -33,13 +39,16 @@ HEADER = (
     "algorithm,seed,round,loss,excess_loss,accuracy,"
     "uplink_bytes,downlink_bytes,uplink_bits,downlink_bits"
 )
-SMALL = Settings(clients=4, rounds=6, partition="iid")
+SMALL = Settings.of(clients=4, rounds=6, partition="iid")
+RAND = {"algorithm": "rand-mcm"}
+AVERAGE = RAND | {"downlink_memory": "average"}
+HALF = {"fraction": 0.5}
 UNSAVED = Checkpointing(Path("unused"))
 
 
 def jobs(*algorithms: str, seeds: int = 2) -> list[Settings]:
     return [
-        replace(SMALL, algorithm=name, seed=seed)
+        SMALL.but(algorithm=name, seed=seed)
         for name in algorithms
         for seed in range(seeds)
     ]
@@ -100,8 +109,7 @@ def test_seeds_differ(tmp_path: Path) -> None:
 def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
     runs = [
         *jobs("sgd", "diana", "artemis", "dore", "mcm", "rand-mcm", seeds=1),
-        replace(
-            SMALL,
+        SMALL.but(
             algorithm="double-squeeze",
             task="digits",
             model="cnn",
@@ -119,11 +127,10 @@ def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("client", ["gradient", "local-steps"])
 def test_every_algorithm_learns_the_digits(client: str, tmp_path: Path) -> None:
-    run = replace(
-        SMALL, task="digits", rounds=40, client=client, levels=4, algorithm="mcm"
-    )
     names = ("sgd", "diana", "mcm", "double-squeeze")
-    experiment([replace(run, algorithm=name) for name in names], tmp_path)
+    shared = {"task": "digits", "rounds": 40, "client": client, "levels": 4}
+    runs = several([{"algorithm": name} for name in names], SMALL.given() | shared)
+    experiment(runs, tmp_path)
     last = {row.algorithm: row for row in read_rounds(tmp_path / "rounds.csv")}
     for row in last.values():
         assert row.accuracy > 0.8, row
@@ -135,10 +142,10 @@ def test_full_batches_converge_linearly_without_noise(tmp_path: Path) -> None:
 
     So does Rand-MCM on average: its draws move a run by ten percent, up or down.
     """
-    run = replace(SMALL, batch_size=0, rounds=300, log_every=300)
+    run = SMALL.but(batch_size=0, rounds=300, log_every=300)
     names, seeds = ("sgd", "diana", "rand-mcm"), range(4)
     experiment(
-        [replace(run, algorithm=name, seed=seed) for name in names for seed in seeds],
+        [run.but(algorithm=name, seed=seed) for name in names for seed in seeds],
         tmp_path,
     )
     rows = read_rounds(tmp_path / "rounds.csv")
@@ -173,7 +180,7 @@ def test_rows_up_to_a_failure_are_kept(
 
 
 def test_a_failure_in_a_worker_ends_the_experiment(tmp_path: Path) -> None:
-    runs = [replace(job, step_size="1e38") for job in jobs("sgd")]
+    runs = [job.but(step_size="1e38") for job in jobs("sgd")]
     with pytest.raises(Exception, match="step size"):
         experiment(runs, tmp_path, workers=2)
     assert read_rounds(tmp_path / "rounds.csv")
@@ -212,35 +219,34 @@ def test_a_mistake_is_one_line_and_touches_nothing(tmp_path: Path) -> None:
         ({"step_size": "-1"}, '"auto" or a positive number'),
         ({"name": "a/b"}, "name has lower-case letters"),
         ({"name": "../a"}, "name has lower-case letters"),
-        ({"sampling": "poisson"}, "unknown sampling.*bernoulli, fixed"),
+        (HALF | {"sampling": "poisson"}, "unknown sampling.*bernoulli, fixed"),
         ({"uplink_memory": "none"}, "unknown uplink-memory.*each, mean, sampled"),
-        ({"downlink_memory": "mean"}, "unknown downlink-memory.*average, each"),
-        ({"downlink_memory": "average"}, "as rand-mcm: mcm has none"),
-        ({"reset_every": "7"}, "reset-every 7 .* expected downlink-memory average"),
-        ({"reset_every": "0"}, '"auto", "never" or a positive number'),
-        ({"reset_every": "often"}, '"auto", "never" or a positive number'),
+        (RAND | {"downlink_memory": "mean"}, "unknown downlink-memory.*average, each"),
+        ({"downlink_memory": "average"}, r"for each client \(rand-mcm\), not with mcm"),
+        (RAND | {"reset_every": "7"}, "reset-every goes with downlink-memory average"),
+        (AVERAGE | {"reset_every": "0"}, '"auto", "never" or a positive number'),
+        (AVERAGE | {"reset_every": "often"}, '"auto", "never" or a positive number'),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, object], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
-        replace(SMALL, **change)  # type: ignore[arg-type]
+        SMALL.but(**change)  # type: ignore[arg-type]
 
 
 def test_auto_step_size_needs_a_known_smoothness() -> None:
     with pytest.raises(ConfigurationError, match="--step-size"):
-        replace(SMALL, task="digits", model="cnn").strategy()
-    smoothness = SMALL.problem.smoothness()
+        SMALL.but(task="digits", model="cnn").strategy()
+    smoothness = SMALL.task.smoothness()
     assert smoothness is not None
     assert SMALL.gamma() == pytest.approx(1 / smoothness)
-    assert replace(SMALL, client="local-steps").gamma() == 1.0
+    assert SMALL.but(client="local-steps").gamma() == 1.0
 
 
 @pytest.mark.parametrize(
     ("text", "interval"), [("auto", "auto"), ("never", None), ("12", 12)]
 )
 def test_the_strategy_is_told_what_to_keep(text: str, interval: object) -> None:
-    strategy = replace(
-        SMALL,
+    strategy = SMALL.but(
         algorithm="rand-mcm",
         fraction=0.5,
         sampling="bernoulli",
@@ -255,8 +261,8 @@ def test_the_strategy_is_told_what_to_keep(text: str, interval: object) -> None:
 
 
 def test_two_runs_of_one_algorithm(tmp_path: Path) -> None:
-    half = replace(SMALL, algorithm="diana", fraction=0.5)
-    other = replace(half, name="diana-sampled", uplink_memory="sampled")
+    half = SMALL.but(algorithm="diana", fraction=0.5)
+    other = half.but(name="diana-sampled", uplink_memory="sampled")
     digests = experiment([half, other], tmp_path)
     assert list(digests) == ["diana", "diana-sampled"]
     assert digests["diana"] != digests["diana-sampled"]
@@ -270,20 +276,20 @@ def test_two_runs_of_one_algorithm(tmp_path: Path) -> None:
 
 
 def test_the_estimated_time_is_that_of_the_clients_of_a_round(tmp_path: Path) -> None:
-    runs = [replace(SMALL, clients=5, fraction=0.5)]
+    runs = [SMALL.but(clients=5, fraction=0.5)]
     link = parse_network("1mbit")
-    assert replace(runs[0], sampling="bernoulli").clients_per_round == 2.5
+    assert runs[0].but(sampling="bernoulli").clients_per_round == 2.5
     Experiment(runs, tmp_path, link=link, console=Console(quiet=True)).run("inprocess")
     settings = json.loads((tmp_path / "summary.json").read_text())["settings"]
     assert settings["clients-per-round"] == 2
-    runs.append(replace(runs[0], name="all", fraction=1.0))
+    runs.append(runs[0].but(name="all", fraction=1.0))
     with pytest.raises(ConfigurationError, match="same number of clients a round"):
         Experiment(runs, tmp_path, link=link)
 
 
 def test_initial_memory_needs_a_memory() -> None:
     with pytest.raises(ConfigurationError, match="qsgd"):
-        replace(SMALL, algorithm="qsgd", initial_memory="first").strategy()
+        SMALL.but(algorithm="qsgd", initial_memory="first").strategy()
 
 
 def test_unknown_engine() -> None:
@@ -300,16 +306,16 @@ def test_missing_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_flower_app_has_a_key_for_every_setting() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     config = tool["flwr"]["app"]["config"]
-    names = {field.name.replace("_", "-") for field in fields(Settings)}
-    assert set(config) == names - {"name"} | {"out", "checkpoint-every", "resume"}
-    assert Settings.from_config(config, clients=20) == Settings()
+    others = {"algorithm", "seed", "out", "checkpoint-every", "resume"}
+    assert set(config) == {*map(dashed, OPTIONS)} | others
+    assert from_config(config, clients=20) == Settings()
 
 
 def test_run_config_of_the_wrong_type_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="rounds must be a whole number"):
-        Settings.from_config({"rounds": 1.5})
+        from_config({"rounds": 1.5})
     with pytest.raises(ConfigurationError, match="levels must be a number"):
-        Settings.from_config({"levels": "four"})
+        from_config({"levels": "four"})
     with pytest.raises(ConfigurationError, match="resume must be true or false"):
         convert("resume", "yes", bool)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from flower_compress.strategies import AMSGrad, GradientDescent
 from simulations.experiment import Experiment
 from simulations.records import read_rounds
 from simulations.reproduction import load_reproduction
-from simulations.settings import Settings
+from simulations.settings import Settings, several
 
+TOPK = {"algorithm": "topk"}
 SIX = ["amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam"]
 
 
@@ -41,7 +41,9 @@ SIX = ["amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam"]
     ],
 )
 def test_sparsity_is_the_share_that_is_kept(algorithm: str, uplink: Any) -> None:
-    strategy = Settings(algorithm=algorithm, sparsity=0.05, step_size="0.2").strategy()
+    run = {"algorithm": algorithm, "step_size": "0.2"}
+    others = {"algorithm": "topk"}  # amsgrad keeps everything
+    strategy = several([run, others], {"sparsity": 0.05})[0].strategy()
     assert strategy.uplink == uplink
     step = GradientDescent if algorithm == "qadam" else AMSGrad
     assert strategy.optimizer == step(0.2)
@@ -49,26 +51,30 @@ def test_sparsity_is_the_share_that_is_kept(algorithm: str, uplink: Any) -> None
 
 @pytest.mark.parametrize("algorithm", SIX)
 def test_auto_is_the_usual_step_of_adam(algorithm: str) -> None:
-    for client in ("gradient", "local-steps")[: 1 if algorithm == "qadam" else 2]:
-        assert Settings(algorithm=algorithm, client=client).gamma() == 1e-3
+    assert Settings.of(algorithm=algorithm).gamma() == 1e-3
+    if algorithm != "qadam":
+        local = Settings.of(algorithm=algorithm, client="local-steps")
+        assert local.gamma() == 1e-3
 
 
 def test_only_qadam_has_its_own_clients() -> None:
-    clients = {name: Settings(algorithm=name).train_config()["client"] for name in SIX}
+    clients = {
+        name: Settings.of(algorithm=name).train_config()["client"] for name in SIX
+    }
     assert clients == dict.fromkeys(SIX, "gradient") | {"qadam": "qadam"}
 
 
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"sparsity": 0.0}, r"sparsity must lie in \(0, 1\], got 0.0"),
-        ({"sparsity": 1.5}, r"sparsity must lie in \(0, 1\]"),
-        ({"algorithm": "qadam", "client": "local-steps"}, "expected client gradient"),
+        (TOPK | {"sparsity": 0.0}, r"sparsity must lie in \(0, 1\], got 0.0"),
+        (TOPK | {"sparsity": 1.5}, r"sparsity must lie in \(0, 1\]"),
+        ({"algorithm": "qadam", "client": "local-steps"}, "client .* not with qadam"),
     ],
 )
 def test_what_cannot_work_is_refused(wrong: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
-        Settings(**wrong)
+        Settings.of(**wrong)
 
 
 def test_the_experiment_is_that_of_the_figure() -> None:
@@ -79,22 +85,25 @@ def test_the_experiment_is_that_of_the_figure() -> None:
     assert list(plain) == SIX
     assert set(runs) - set(plain) == {f"{name}-0.1pct" for name in SIX[1:]}
     for name, run in runs.items():
-        assert run.sparsity == (0.01 if name in plain else 0.001)
+        assert run.part.sparsity == (0.01 if name in plain else 0.001)
         assert run.algorithm == name.removesuffix("-0.1pct")
-        assert (run.clients, run.model, run.client) == (20, "cnn", "gradient")
+        assert (run.problem.clients, run.problem.model) == (20, "cnn")
+        assert run.part.client == "gradient"
 
 
 def test_another_task_and_its_folder_take_the_place_of_the_digits() -> None:
     figure = load_reproduction("spars-ams")
     jobs = figure.jobs(task="mnist", data="folder")
-    assert {(job.task, job.data) for job in jobs} == {("mnist", "folder")}
-    assert {(job.task, job.data) for job in figure.jobs()} == {("digits", "")}
+    problems = {(job.problem.task, job.problem.data) for job in jobs}
+    assert problems == {("mnist", "folder")}
+    own = {(job.problem.task, job.problem.data) for job in figure.jobs()}
+    assert own == {("digits", "")}
 
 
 def test_the_experiment_leaves_its_curves(tmp_path: Path) -> None:
     """Two rounds of every run, of 4 clients: who sends how much, and the report."""
     figure = load_reproduction("spars-ams", quick=True)
-    jobs = [replace(job, clients=4) for job in figure.jobs(rounds=2)]
+    jobs = [job.but(clients=4) for job in figure.jobs(rounds=2)]
     Experiment(jobs, tmp_path, console=Console(quiet=True)).run("inprocess", workers=1)
     rows = read_rounds(tmp_path / "rounds.csv")
     last = {row.algorithm: row for row in rows if row.round == rows[-1].round}

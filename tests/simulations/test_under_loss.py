@@ -54,10 +54,10 @@ class Job:
 def log_excess_loss(job: Job) -> float:
     """log10 of the mean excess loss over the last tenth of the rounds."""
     name = "qsgd" if job.algorithm == "error-feedback" else job.algorithm
-    settings = Settings(algorithm=name, seed=job.seed, rounds=job.rounds, levels=1)
-    task, optimum = settings.problem, settings.problem.optimum()
+    settings = Settings.of(algorithm=name, seed=job.seed, rounds=job.rounds, levels=1)
+    task, optimum = settings.task, settings.task.optimum()
     assert optimum is not None
-    grid: Grid = InProcessGrid(app, settings.clients)
+    grid: Grid = InProcessGrid(app, settings.problem.clients)
     on_round: Callable[[int], None] | None = None
     if job.faults:
         grid, on_round = faulty(grid, job.seed)
@@ -98,7 +98,7 @@ def start_again_and_again(
     job: Job, settings: Settings, start: Callable[[CompressedStrategy, Grid], object]
 ) -> None:
     """Start anew whenever the server is killed; every other time clients restart."""
-    clients = InProcessGrid(app, settings.clients)
+    clients = InProcessGrid(app, settings.problem.clients)
     with TemporaryDirectory() as folder:
         options = {"checkpoint_dir": folder, "checkpoint_every": 100, "resume": True}
         for number in count():
@@ -106,7 +106,7 @@ def start_again_and_again(
                 start(make_strategy(job, settings, **options), Remote(clients))
             except KilledError:
                 if number % 2:
-                    clients = InProcessGrid(app, settings.clients)
+                    clients = InProcessGrid(app, settings.problem.clients)
             else:
                 assert number == job.kills
                 return
@@ -121,7 +121,7 @@ def make_strategy(job: Job, settings: Settings, **options: Any) -> CompressedStr
         "fraction_train": 1.0 if job.faults else RATE,
         "sampling": "fixed" if job.faults else "bernoulli",
         "min_train_nodes": 1,
-        "min_available_nodes": settings.clients,
+        "min_available_nodes": settings.problem.clients,
         "fraction_evaluate": 0.0,
     }
     if job.algorithm == "error-feedback":

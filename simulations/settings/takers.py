@@ -1,0 +1,91 @@
+"""Which algorithms take an option: sets of them that have something in common."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
+
+__all__ = [
+    "ADAPTIVE",
+    "EVERY",
+    "GOSSIPING",
+    "KEEPING_DOWNLINK_MEMORIES",
+    "KEEPING_UPLINK_MEMORIES",
+    "MOMENTS_AT_CLIENTS",
+    "OF_ANY_CLIENT",
+    "PROXIMAL",
+    "QUANTIZED_GOSSIP",
+    "QUANTIZING",
+    "SERVING",
+    "SPARSIFYING",
+    "Takers",
+]
+
+ADAPTIVE = ("amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam")
+"""Algorithms that take Adam's steps."""
+MOMENTS_AT_CLIENTS = "qadam"
+"""The algorithm whose clients keep Adam's moments."""
+
+_SPARSIFYING = tuple(name for name in ADAPTIVE if name != "amsgrad")
+_ERROR_FREE = "dpsgd"
+
+
+@dataclass(frozen=True)
+class Takers:
+    """The algorithms that take an option.
+
+    Attributes
+    ----------
+    title : str
+        What they have in common.
+    names : tuple[str, ...]
+        Their names.
+    """
+
+    title: str
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.title} ({', '.join(self.names)})"
+
+
+def _having(argument: str) -> tuple[str, ...]:
+    """Return the algorithms whose strategy has an argument of that name."""
+    makers = {**ALGORITHMS, **DECENTRALIZED}
+    return tuple(
+        name
+        for name, maker in makers.items()
+        if argument in inspect.signature(maker).parameters
+    )
+
+
+def _without(names: Iterable[str], *left_out: str) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in left_out)
+
+
+EVERY = Takers("every algorithm", (*ALGORITHMS, *DECENTRALIZED))
+SERVING = Takers("algorithms with a server", tuple(ALGORITHMS))
+GOSSIPING = Takers("decentralized algorithms", tuple(DECENTRALIZED))
+
+OF_ANY_CLIENT = Takers(
+    "algorithms with a server that leave the client open",
+    _without(ALGORITHMS, MOMENTS_AT_CLIENTS),
+)
+KEEPING_UPLINK_MEMORIES = Takers(
+    "algorithms with an uplink memory", _having("initial_memory")
+)
+KEEPING_DOWNLINK_MEMORIES = Takers(
+    "algorithms with a downlink memory for each client", _having("memory")
+)
+SPARSIFYING = Takers("algorithms that sparsify", _SPARSIFYING)
+QUANTIZING = Takers(
+    "algorithms that quantize",
+    _without(_having("compressor"), *_SPARSIFYING, _ERROR_FREE),
+)
+QUANTIZED_GOSSIP = Takers(
+    "decentralized algorithms that quantize", _without(DECENTRALIZED, _ERROR_FREE)
+)
+PROXIMAL = Takers("decentralized algorithms with a proximal step", _having("l1"))
