@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from flower_compress import Memory
 from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
 
 __all__ = [
@@ -75,7 +76,8 @@ OF_ANY_CLIENT = Takers(
     _without(ALGORITHMS, MOMENTS_AT_CLIENTS),
 )
 KEEPING_UPLINK_MEMORIES = Takers(
-    "algorithms with an uplink memory", _having("initial_memory")
+    "algorithms with an uplink memory",
+    tuple(n for n, make in ALGORITHMS.items() if isinstance(make().uplink, Memory)),
 )
 KEEPING_DOWNLINK_MEMORIES = Takers(
     "algorithms with a downlink memory for each client", _having("memory")

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flower_compress": (*_WIRE, "mods"),
     "strategies.run": _WIRE,
     "strategies.topology": ("errors",),
-    "strategies.server": (*_WIRE, "strategies.run"),
+    "strategies.server": (*_WIRE, "stability", "strategies.run"),
     "strategies.relay": (*_WIRE, "strategies.run", "strategies.topology"),
     "strategies": (
         *_WIRE,
