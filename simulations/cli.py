@@ -22,10 +22,9 @@ from flower_compress.strategies.topology import TOPOLOGIES
 from .engines import ENGINES
 from .experiment import Experiment
 from .network import parse_network
-from .partition import SCHEMES
 from .reproduction import load_reproduction, reproductions
 from .settings import CLIENTS, QUANTIZERS, Settings
-from .tasks import MODELS, TASKS
+from .tasks import FILED, MODELS, SCHEMES, TASKS
 
 __all__ = ["main"]
 
@@ -38,7 +37,7 @@ app = typer.Typer(
 
 _NAMES = ", ".join([*ALGORITHMS, *DECENTRALIZED])
 _DEFAULT_ALGORITHMS = "sgd,qsgd,diana,artemis,dore,mcm,rand-mcm"
-_DATA = "Folder with the files of the task mnist or cifar10; nothing is downloaded."
+_DATA = f"Folder with the files of {' or '.join(FILED)}; nothing is downloaded."
 _HELP = {
     "task": f"One of: {', '.join(TASKS)}.",
     "model": f"With a task of images, one of: {', '.join(MODELS)}.",

@@ -27,7 +27,7 @@ from simulations.records import RoundRecord, cut_off, read_rounds, write_nodes
 from simulations.reproduction import load_reproduction
 from simulations.runner import _nodes
 from simulations.settings import Settings
-from tests.simulations.test_files import write_cifar10
+from tests.simulations.tasks.test_files import write_cifar10
 
 SMALL = Settings(
     algorithm="malcom",
