@@ -117,11 +117,12 @@ def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
     assert len(here) == 7
 
 
-@pytest.mark.parametrize("client", ["gradient", "local-steps"])
-def test_every_algorithm_learns_the_digits(client: str, tmp_path: Path) -> None:
-    run = replace(
-        SMALL, task="digits", rounds=40, client=client, levels=4, algorithm="mcm"
-    )
+@pytest.mark.parametrize(("client", "rounds"), [("gradient", 80), ("local-steps", 40)])
+def test_every_algorithm_learns_the_digits(
+    client: str, rounds: int, tmp_path: Path
+) -> None:
+    """Over 8 seeds the accuracies are 0.88 to 0.91, deviations 0.009 to 0.016."""
+    run = replace(SMALL, task="digits", rounds=rounds, client=client, levels=4)
     names = ("sgd", "diana", "mcm", "double-squeeze")
     experiment([replace(run, algorithm=name) for name in names], tmp_path)
     last = {row.algorithm: row for row in read_rounds(tmp_path / "rounds.csv")}
@@ -133,9 +134,10 @@ def test_every_algorithm_learns_the_digits(client: str, tmp_path: Path) -> None:
 def test_full_batches_converge_linearly_without_noise(tmp_path: Path) -> None:
     """MCM, figure S2: with sigma = 0 Diana reaches what SGD reaches.
 
-    So does Rand-MCM on average: its draws move a run by ten percent, up or down.
+    So does Rand-MCM on average. Over 16 seeds single runs end within 0.5 % of SGD; the
+    coarser the quantizer the wider the draws, by eight percent with one level.
     """
-    run = replace(SMALL, batch_size=0, rounds=300, log_every=300)
+    run = replace(SMALL, batch_size=0, rounds=300, log_every=300, levels=4)
     names, seeds = ("sgd", "diana", "rand-mcm"), range(4)
     experiment(
         [replace(run, algorithm=name, seed=seed) for name in names for seed in seeds],
@@ -146,9 +148,9 @@ def test_full_batches_converge_linearly_without_noise(tmp_path: Path) -> None:
     sgd = [last["sgd", seed] for seed in seeds]
     assert all(loss is not None for loss in last.values())
     for seed in seeds:
-        assert last["diana", seed] == pytest.approx(sgd[seed], rel=0.05)
+        assert last["diana", seed] == pytest.approx(sgd[seed], rel=0.01)
     mean = np.mean([last["rand-mcm", seed] for seed in seeds])
-    assert mean == pytest.approx(np.mean(sgd), rel=0.05)
+    assert mean == pytest.approx(np.mean(sgd), rel=0.01)
 
 
 def test_rows_up_to_a_failure_are_kept(
