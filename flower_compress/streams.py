@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     SAMPLING = 3
     BATCHES = 4
     GOSSIP = 5
+    INITIAL_MODEL = 6
 
 
 @dataclass(frozen=True, slots=True)

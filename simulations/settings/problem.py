@@ -8,17 +8,13 @@ from functools import lru_cache
 
 from flower_compress.errors import ConfigurationError
 
-from ..data import FILED
-from ..partition import SCHEMES
-from ..tasks import MODELS, TASKS, Task, make_task
+from ..tasks import FILED, MODELS, OF_TORCH, SCHEMES, TASKS, Task, make_task
 from .option import check_values, one_of, option
 
 __all__ = ["TASK_KEY", "Problem", "task_of"]
 
 TASK_KEY = "task"
 """Key of a train config: the arguments of the clients' task, as JSON."""
-
-_OF_IMAGES = tuple(name for name in TASKS if name != "parity")
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Problem:
         "The model, with a task of images.",
         panel="Problem",
         choices=MODELS,
-        needs=(one_of("task", *_OF_IMAGES),),
+        needs=(one_of("task", *OF_TORCH),),
     )
     partition: str = option(
         "label",
@@ -68,7 +64,7 @@ class Problem:
         "cpu",
         "Where clients compute, as torch names it: cpu, cuda.",
         panel="Run",
-        needs=(one_of("task", *_OF_IMAGES),),
+        needs=(one_of("task", *OF_TORCH),),
     )
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from simulations.records import RoundRecord, cut_off, read_rounds, write_nodes
 from simulations.reproduction import load_reproduction
 from simulations.runner import _nodes
 from simulations.settings import Settings
-from tests.simulations.test_files import write_cifar10
+from tests.simulations.tasks.test_files import write_cifar10
 
 SMALL = Settings.of(
     algorithm="malcom",
@@ -359,8 +360,9 @@ def _drift(grid: InProcessGrid, W: np.ndarray) -> float:
 
 
 def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    """Return the most memory that this process has had so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def test_the_drift_of_an_exact_ring_is_rounding() -> None:

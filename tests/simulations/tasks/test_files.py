@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torchvision.datasets import CIFAR10
 
 from flower_compress.errors import ConfigurationError, MissingExtraError
-from simulations.data import load_files
 from simulations.tasks import make_task
+from simulations.tasks.files import load_files
 
 NUM_TRAIN, NUM_TEST = 40, 10
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flower_compress.errors import UnknownNameError
-from simulations.partition import SCHEMES, PartitionError, partition
+from simulations.tasks.partition import SCHEMES, PartitionError, partition
 
 LABELS = np.random.Generator(np.random.Philox(0)).integers(0, 10, 500)
 

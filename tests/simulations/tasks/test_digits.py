@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from flower_compress.errors import ConfigurationError, MissingExtraError
-from simulations.data import Dataset, load_digits, load_digits28, load_parity
+from simulations.tasks.dataset import Dataset
+from simulations.tasks.digits import load_digits, load_digits28, load_parity
 
 
 def test_parity_holds_all_digits_with_a_constant_column() -> None:

@@ -1,0 +1,30 @@
+"""What a run leaves behind: one CSV row per logged round, and a JSON summary.
+
+``rounds.csv`` grows while the run goes on, so an interrupted run keeps its rows.
+``settings.json``, with which an experiment begins, and ``summary.json``, with which it
+ends, are written whole or not at all.
+"""
+
+from .cutoff import CutOff, cut_off
+from .json_file import write_json
+from .nodes_csv import write_nodes
+from .record import Nodes, RoundRecord
+from .rounds_csv import RecordsError, RoundsCsv, read_rounds
+from .summary import AlgorithmSummary, Spread, Summary, is_decentralized, summarise
+
+__all__ = [
+    "AlgorithmSummary",
+    "CutOff",
+    "Nodes",
+    "RecordsError",
+    "RoundRecord",
+    "RoundsCsv",
+    "Spread",
+    "Summary",
+    "cut_off",
+    "is_decentralized",
+    "read_rounds",
+    "summarise",
+    "write_json",
+    "write_nodes",
+]

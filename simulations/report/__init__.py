@@ -1,0 +1,11 @@
+"""A comparison as a picture, as one self-contained web page and as a table.
+
+``report.png`` and ``report.html`` show the loss and the accuracy against rounds,
+payload bits (up, down, both) and, given a network, estimated time. The page has no
+external resource and no script: it can be mailed, archived and opened off line.
+"""
+
+from .tables import summary_tables
+from .write import write_report
+
+__all__ = ["summary_tables", "write_report"]

@@ -1,0 +1,207 @@
+"""The numbers of a comparison as tables of text, for the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from rich.table import Table
+
+from ..records import CutOff, RoundRecord, Spread, Summary, is_decentralized
+
+__all__ = [
+    "TextTable",
+    "edge_tables_of",
+    "summary_tables",
+    "tables_of",
+]
+
+_COLUMNS: Final = (
+    "algorithm",
+    "final loss",
+    "log10 excess loss",
+    "accuracy",
+    "up",
+    "down",
+    "bits of SGD's",
+)
+_NODE_COLUMNS: Final = (
+    "algorithm",
+    "own accuracy",
+    "least",
+    "consensus distance",
+    "zeros in the model",
+    "sent by a node",
+    "over an edge",
+)
+_CUTOFF_COLUMNS: Final = (
+    "algorithm",
+    "rounds",
+    "Gbit",
+    "of DPSGD's",
+    "the paper's GB",
+    "of error-free's",
+)
+
+
+class TextTable(NamedTuple):
+    """A table whose cells are ready to be shown; the first column has the names."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[str]]
+
+
+def summary_tables(summary: Summary) -> list[Table]:
+    """Return the summary for the terminal, one algorithm a row."""
+    return [_for_terminal(table) for table in tables_of(summary)]
+
+
+def tables_of(summary: Summary) -> list[TextTable]:
+    """Return the comparison, and what there is of nodes and of the cut-off."""
+    tables = [_comparison(summary)]
+    of_nodes = _of_nodes(summary)
+    if of_nodes.rows:
+        tables.append(of_nodes)
+    if "cutoff" in summary:
+        tables.append(_of_cutoff(summary["cutoff"]))
+    return tables
+
+
+def edge_tables_of(records: Sequence[RoundRecord]) -> list[TextTable]:
+    """Return a matrix of megabytes for each algorithm, of its first seed's last round.
+
+    Senders in the rows, receivers in the columns; its title is the algorithm.
+    """
+    tables, seen = [], set()
+    for record in records:
+        if record.nodes is None or not record.nodes.edges:
+            continue
+        if record.algorithm in seen:
+            continue
+        seen.add(record.algorithm)
+        size = {(row[0], row[1]): row[2] for row in record.nodes.edge_rows()}
+        names = sorted({node for pair in size for node in pair})
+        rows = [
+            [
+                f"from {sender}",
+                *(
+                    f"{size[sender, receiver] / 1e6:.4g}"
+                    if (sender, receiver) in size
+                    else ""
+                    for receiver in names
+                ),
+            ]
+            for sender in names
+        ]
+        columns = ["", *(f"to {n}" for n in names)]
+        tables.append(TextTable(record.algorithm, columns, rows))
+    return tables
+
+
+def _for_terminal(content: TextTable) -> Table:
+    longest = max((len(row[0]) for row in content.rows), default=0)
+    table = Table(title=content.title)
+    for i, name in enumerate(content.columns):
+        # In a narrow terminal numbers may wrap, a name may not be cut.
+        table.add_column(
+            name,
+            justify="left" if i == 0 else "right",
+            no_wrap=i == 0,
+            min_width=longest if i == 0 else None,
+            overflow="fold",
+        )
+    for row in content.rows:
+        table.add_row(*row)
+    return table
+
+
+def _comparison(summary: Summary) -> TextTable:
+    columns, rows = list(_COLUMNS), []
+    for algorithm, entry in summary["algorithms"].items():
+        fraction = entry["bits_fraction_of_sgd"]
+        rows.append(
+            [
+                algorithm,
+                _spread_text(entry["final_loss"], "{:.5g}"),
+                _spread_text(entry["log10_excess_loss"], "{:.2f}"),
+                _spread_text(entry["accuracy"], "{:.4f}"),
+                _bytes_text(entry["uplink_bytes"]["mean"]),
+                _bytes_text(entry["downlink_bytes"]["mean"]),
+                "–" if fraction is None else f"{100.0 * fraction:.3g} %",
+            ]
+        )
+    if is_decentralized(summary):
+        down = columns.index("down")
+        columns[down - 1] = "on the edges"
+        columns[-1] = "bits of DPSGD's"
+        del columns[down]
+        for row in rows:
+            del row[down]
+    title = "Comparison, mean ± standard deviation over seeds"
+    return TextTable(title, columns, rows)
+
+
+def _of_nodes(summary: Summary) -> TextTable:
+    rows = [
+        [
+            algorithm,
+            _spread_text(entry["nodes"]["accuracy"], "{:.4f}"),
+            _spread_text(entry["nodes"]["least_accuracy"], "{:.4f}"),
+            _spread_text(entry["nodes"]["consensus_distance"], "{:.3g}"),
+            _spread_text(entry["nodes"]["zeros"], "{:.3f}"),
+            _bits_text(entry["nodes"]["bits_a_node"]["mean"]),
+            _bits_text(entry["nodes"]["bits_an_edge"]["mean"]),
+        ]
+        for algorithm, entry in summary["algorithms"].items()
+        if "nodes" in entry
+    ]
+    return TextTable("Nodes, after the last round", _NODE_COLUMNS, rows)
+
+
+def _of_cutoff(cutoff: CutOff) -> TextTable:
+    base = next((row for a, row in cutoff["rows"].items() if a == "dpsgd"), {})
+
+    def text(row: Mapping[str, float | None], name: str, form: str) -> str:
+        value = row.get(name)
+        return "–" if value is None else form.format(value)
+
+    def share(row: Mapping[str, float | None], name: str) -> str:
+        value, reference = row.get(name), base.get(name)
+        if value is None or not reference:
+            return "–"
+        return f"{100.0 * value / reference:.3g} %"
+
+    rows = [
+        [
+            algorithm,
+            text(row, "rounds", "{:.0f}"),
+            text(row, "gigabits", "{:.4g}"),
+            share(row, "gigabits"),
+            text(row, "paper", "{:.5g}"),
+            share(row, "paper"),
+        ]
+        for algorithm, row in cutoff["rows"].items()
+    ]
+    title = f"Until the mean model had an accuracy of {cutoff['accuracy']:g}"
+    return TextTable(title, _CUTOFF_COLUMNS, rows)
+
+
+def _bits_text(bits: float | None) -> str:
+    return "–" if bits is None else _bytes_text(bits / 8.0)
+
+
+def _spread_text(spread: Spread, form: str) -> str:
+    if spread["mean"] is None:
+        return "–"
+    mean = form.format(spread["mean"])
+    return mean if spread["std"] is None else f"{mean} ± {spread['std']:.2g}"
+
+
+def _bytes_text(count: float | None) -> str:
+    if count is None:
+        return "–"
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.3g} B"

@@ -1,0 +1,42 @@
+"""Learning problems divided among clients, with the facts that a comparison needs.
+
+A task is the problem  min_w F(w) = (1/N) sum_i F_i(w),  every client with the same
+weight however many examples it holds. It gives each client its F_i, and whoever
+watches the run F, its smoothness and, where known, its minimum.
+
+====================== ============================================ ================
+task                   F_i                                          evaluated on
+====================== ============================================ ================
+``parity``             logistic regression with an L2 term, even    all examples
+                       against odd digits; strongly convex
+``digits``             ten-class cross entropy of a torch model,    accuracy on the
+                       one of :data:`MODELS`; ``softmax`` is        held-out examples
+                       convex
+``digits28``           the same, images enlarged to MNIST's 28 x 28 the same
+``mnist``, ``cifar10`` the same, from files in a folder             the same
+====================== ============================================ ================
+
+``base`` says what a task is, ``registry`` which there are. ``parity`` and ``images``
+are the two families, over ``dataset``, ``digits``, ``files``, ``partition`` and, for
+images, ``models``.
+"""
+
+from .base import Evaluation, Task
+from .logistic import LogisticObjective
+from .models import MODELS
+from .parity import OptimumError
+from .partition import SCHEMES
+from .registry import FILED, OF_TORCH, TASKS, make_task
+
+__all__ = [
+    "FILED",
+    "MODELS",
+    "OF_TORCH",
+    "SCHEMES",
+    "TASKS",
+    "Evaluation",
+    "LogisticObjective",
+    "OptimumError",
+    "Task",
+    "make_task",
+]

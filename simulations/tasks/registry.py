@@ -1,0 +1,106 @@
+"""The tasks there are. A new one is a file of its own and a line in :data:`KINDS`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from flower_compress.errors import ConfigurationError, UnknownNameError
+
+from .base import Kind, Options, Task
+from .digits import load_digits, load_digits28
+from .images import filed_images, images
+from .models import MODELS
+from .parity import make_parity
+
+__all__ = ["FILED", "KINDS", "OF_TORCH", "TASKS", "make_task"]
+
+KINDS: Final[dict[str, Kind]] = {
+    "parity": Kind(make_parity),
+    "digits": images(load_digits),
+    "digits28": images(load_digits28),
+    "mnist": filed_images("mnist"),
+    "cifar10": filed_images("cifar10"),
+}
+"""Name of a task -> how it is made."""
+
+TASKS: Final = tuple(KINDS)
+"""Names of the known tasks."""
+
+FILED: Final = tuple(name for name, kind in KINDS.items() if kind.from_files)
+"""Names of the tasks that are read from a folder of files."""
+
+OF_TORCH: Final = tuple(name for name, kind in KINDS.items() if kind.of_torch)
+"""Names of the tasks that take a model of torch, on any device."""
+
+
+def make_task(
+    name: str,
+    *,
+    model: str = "softmax",
+    partition: str = "iid",
+    num_clients: int,
+    seed: int = 0,
+    alpha: float = 0.5,
+    l2: float | None = None,
+    data: str = "",
+    device: str = "cpu",
+) -> Task:
+    """Return a task; the same arguments give the same object.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`TASKS`.
+    model : str
+        One of :data:`simulations.tasks.MODELS`. ``parity`` has one model, and takes
+        the default only.
+    partition : str
+        One of :data:`simulations.tasks.SCHEMES`.
+    num_clients : int
+        Number of clients, N.
+    seed : int
+        Of the partition and of the initial weights, in [0, 2**63).
+    alpha : float
+        Concentration of the ``dirichlet`` partition.
+    l2 : float, optional
+        lambda of ``parity``, 1/n with n = 1797 by default. The others have no L2 term.
+    data : str
+        Folder with the files of the tasks in :data:`FILED`; see
+        :func:`simulations.tasks.files.load_files`.
+    device : str
+        Where torch computes: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+
+    Raises
+    ------
+    UnknownNameError
+        No such task, model or partition scheme.
+    PartitionError
+        The examples cannot be divided as asked.
+    ConfigurationError
+        An argument that the task cannot honour.
+    MissingExtraError
+        scikit-learn, for images torch, or for ``resnet18`` torchvision is missing.
+    """
+    return _make_task(
+        name, Options(model, partition, num_clients, seed, alpha, l2, data, device)
+    )
+
+
+@lru_cache(maxsize=32)
+def _make_task(name: str, options: Options) -> Task:
+    kind = KINDS.get(name)
+    if kind is None:
+        raise UnknownNameError("task", name, KINDS)
+    if options.model not in MODELS:
+        raise UnknownNameError("model", options.model, MODELS)
+    if not 0 <= options.seed < 2**63:
+        raise ConfigurationError(
+            f"expected a seed in [0, 2**63), came seed={options.seed}"
+        )
+    if kind.from_files != bool(options.data):
+        raise ConfigurationError(
+            f"expected a folder of data for {' and '.join(FILED)} alone, came "
+            f"data={options.data!r} for {name}"
+        )
+    return kind.make(options)
