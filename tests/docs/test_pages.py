@@ -51,6 +51,7 @@ def test_every_operator_and_code_is_described() -> None:
     text = (ROOT / "docs" / "compression.md").read_text()
     for cls in COMPRESSORS.values():
         assert f"`{cls.__name__}" in text
+        assert f"`{cls.__name__}`" in (ROOT / "README.md").read_text()
     for name in CODE_NAMES:
         assert f"`{name}`" in text
 

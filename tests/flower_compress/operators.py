@@ -111,6 +111,10 @@ def named(name: str) -> list[Row]:
     return [row for row in TABLE if row["name"] == name]
 
 
+FIRST = [named(name)[0] for name in COMPRESSORS]
+"""One configuration of each operator, for what needs no more."""
+
+
 def make_input(kind: str, dim: int) -> Vector:
     if not dim:
         return np.zeros(0, dtype=np.float32)

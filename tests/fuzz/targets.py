@@ -19,6 +19,7 @@ from flower_compress.wire.contract import Contract
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.mail import EVERYONE, Delivery, Letter, Posting
 from flower_compress.wire.packet import HEADER_BYTES, Packet
+from tests.flower_compress.operators import FIRST, Row
 
 MAX_DIM = 600
 CHANNEL = Channel(Stream(1, Purpose.UPLINK, 2, 3))
@@ -38,9 +39,8 @@ class Target(IntEnum):
     GOSSIP_CONTRACT = 5
 
 
-OPERATORS: tuple[dict[str, object], ...] = (
-    {"name": "identity"},
-    {"name": "stochastic-quantizer", "levels": 1},
+OPERATORS: tuple[Row, ...] = (
+    *FIRST,
     {"name": "stochastic-quantizer", "levels": 4, "bucket_size": 64},
     {"name": "stochastic-quantizer", "levels": 1000, "subtractive": True},
     {"name": "stochastic-quantizer", "levels": 32767, "norm": "inf"},
@@ -53,6 +53,7 @@ OPERATORS: tuple[dict[str, object], ...] = (
     {"name": "scaled-sign", "per": "tensor"},
     {"name": "rotated-quantizer", "bucket_size": 100},
 )
+"""Each operator, and what its other configurations do with bytes."""
 
 
 def fuzz_one(data: bytes) -> bool:

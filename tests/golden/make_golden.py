@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import Vector, get_compressor
 from flower_compress.links import Channel, Payload, get_link
 from flower_compress.streams import Purpose, Stream
@@ -136,17 +137,20 @@ def packet_recipe(*payloads: Recipe, **changes: Any) -> Recipe:
 SIZES = [40, 0, 7, 49]
 
 OPERATORS: dict[str, Recipe] = {
+    "identity": {"name": "identity"},
     "quantizer": {"name": "stochastic-quantizer", "levels": 1},
     "random-sparsifier": {"name": "random-sparsifier", "p": 0.3},
     "top-k": {"name": "top-k", "k": 6},
+    "rand-k": {"name": "rand-k", "k": 6},
     "min-variance": {"name": "min-variance-sparsifier", "density": 0.2},
     "dithered": {"name": "dithered-quantizer", "levels": 4},
     "sign": {"name": "scaled-sign"},
     "rotated": {"name": "rotated-quantizer", "step": 1.0},
 }
-"""Operators with symbols; each is written with every code that takes them."""
+"""Each is written with every code that takes its symbols, if it has any."""
 
 VARIANTS: dict[str, Recipe] = {
+    "identity-scoped": {"name": "identity", "bucket_size": 9, "per": "tensor"},
     "quantizer-buckets": {
         "name": "stochastic-quantizer",
         "levels": 200,
@@ -166,6 +170,8 @@ VARIANTS: dict[str, Recipe] = {
     },
     "top-k-fraction": {"name": "top-k", "fraction": 0.1},
     "top-k-buckets": {"name": "top-k", "k": 2, "bucket_size": 10, "per": "tensor"},
+    "rand-k-fraction": {"name": "rand-k", "fraction": 0.6, "per": "tensor"},
+    "rand-k-buckets": {"name": "rand-k", "fraction": 0.25, "bucket_size": 10},
     "min-variance-tensors": {
         "name": "min-variance-sparsifier",
         "density": 0.3,
@@ -193,29 +199,15 @@ VARIANTS: dict[str, Recipe] = {
     },
     "rotated-whole": {"name": "rotated-quantizer", "step": 0.5, "bucket_size": None},
 }
-"""Other configurations of these."""
+"""Other configurations of these, with the code auto."""
 
-PLAIN: dict[str, Recipe] = {
-    "identity": {"name": "identity"},
-    "identity-scoped": {"name": "identity", "bucket_size": 9, "per": "tensor"},
-    "rand-k": {"name": "rand-k", "k": 6},
-    "rand-k-fraction": {"name": "rand-k", "fraction": 0.6, "per": "tensor"},
-    "rand-k-buckets": {"name": "rand-k", "fraction": 0.25, "bucket_size": 10},
-}
-"""Operators without symbols."""
 
-CODES = (
-    "fixed-width",
-    "elias",
-    "indices",
-    "nested-golomb",
-    "support-vector",
-    "packed-huffman",
-    "entropy",
-    "elias-levels",
-)
-BINARY = ("random-sparsifier", "top-k")
-"""Operators whose symbols are 0 and 1, which is all that the code indices takes."""
+def codes_of(operator: Recipe) -> list[str]:
+    """Return the codes that take the operator's symbols."""
+    alphabet = get_compressor(operator).alphabet(96)
+    if alphabet is None:
+        return []
+    return [c for c in CODE_NAMES[1:] if c != "indices" or alphabet == (0, 1)]
 
 
 def operator_recipe(operator: Recipe, code: str, **changes: Any) -> Recipe:
@@ -226,13 +218,13 @@ def operator_recipe(operator: Recipe, code: str, **changes: Any) -> Recipe:
 RECIPES: dict[str, Recipe] = {
     **{
         name: operator_recipe(operator, "auto")
-        for name, operator in (PLAIN | VARIANTS).items()
+        for name, operator in (OPERATORS | VARIANTS).items()
+        if name in VARIANTS or not codes_of(operator)
     },
     **{
         f"{name}-{code}": operator_recipe(operator, code)
         for name, operator in OPERATORS.items()
-        for code in CODES
-        if code != "indices" or operator["name"] in BINARY
+        for code in codes_of(operator)
     },
     "nothing-but-zeros": packet_recipe(
         payload_recipe(OPERATORS["quantizer"], "auto", zero_every=1)

@@ -6,6 +6,9 @@ import importlib
 
 import pytest
 
+import flower_compress
+from flower_compress.compressors import COMPRESSORS
+
 PUBLIC: dict[str, list[str]] = {
     "flower_compress": [
         "CompressionMod",
@@ -186,3 +189,8 @@ def test_public_names_are_there(module: str) -> None:
     assert set(PUBLIC[module]) == set(found.__all__)
     for name in PUBLIC[module]:
         assert getattr(found, name) is not None
+
+
+def test_every_operator_is_exported() -> None:
+    names = {cls.__name__ for cls in COMPRESSORS.values()}
+    assert names <= set(flower_compress.__all__)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import (
+    COMPRESSORS,
     Compressor,
     Identity,
     RandK,
@@ -37,7 +38,7 @@ from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.packet import HEADER_BYTES
 from tests.flower_compress.operators import EVERY, TABLE, Row, make, row_id, sizes_of
 
-WITHOUT_SYMBOLS = ("identity", "rand-k")
+WITHOUT_SYMBOLS = {row["name"] for row in TABLE if make(row).alphabet(9) is None}
 BINARY = [row for row in TABLE if make(row).alphabet(9) == (0, 1)]
 CODES = [name for name in CODE_NAMES if name != "entropy"]
 if importlib.util.find_spec("constriction") is not None:
@@ -65,6 +66,7 @@ SOME = [
     {"name": "scaled-sign", "bucket_size": 16},
     {"name": "rotated-quantizer", "step": 1.0, "bucket_size": 16},
 ]
+assert {row["name"] for row in SOME} == set(COMPRESSORS)
 SOME_PAIRS = pytest.mark.parametrize(
     ("row", "code"),
     [

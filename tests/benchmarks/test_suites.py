@@ -1,0 +1,68 @@
+"""Suites measure every operator, fill a slot of the docs, and can be run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import operators, subjects, tables
+from benchmarks.__main__ import RESULTS, main
+from benchmarks.markdown import Column, columns
+from benchmarks.registry import SUITES
+from benchmarks.suite import Settings
+from flower_compress.coding import CODE_NAMES
+from flower_compress.compressors import COMPRESSORS, get_compressor
+
+
+def test_every_operator_is_measured() -> None:
+    for configs in (subjects.OPERATORS.values(), operators.OPERATORS):
+        assert {config["name"] for config in configs} == set(COMPRESSORS)
+        for config in configs:
+            get_compressor(config)
+    assert set(subjects.CODES) <= set(CODE_NAMES)
+
+
+def test_every_suite_has_its_slot_and_its_results() -> None:
+    pages = "".join(page.read_text() for page in tables.DOCS.glob("*.md"))
+    assert sorted(re.findall(r"<!-- results: ([\w-]+) -->", pages)) == sorted(SUITES)
+    assert {path.stem for path in RESULTS.glob("*.json")} <= set(SUITES)
+    for name, suite in SUITES.items():
+        assert suite.name == name
+        assert list(suite.cases(Settings()))
+
+
+def test_columns_are_written_as_they_say() -> None:
+    table = columns(
+        1,
+        Column("what", "what"),
+        Column("how many", "count", ","),
+        Column("double", lambda row: 2 * row["count"], ".1f"),
+    )
+    rows = [{"what": "a", "count": 1234}, {"what": "b", "count": 5}]
+    assert table(rows).splitlines() == [
+        "| what | how many | double |",
+        "|---|---:|---:|",
+        "| a | 1,234 | 2468.0 |",
+        "| b | 5 | 10.0 |",
+    ]
+
+
+def test_suites_run_and_write_what_the_tables_need(tmp_path: Path) -> None:
+    main(only="lengths,baselines", dims="1024,2000", repeats=1, out=tmp_path)
+    for name, num_rows in (("lengths", 2 * 2 * 5 * 2), ("baselines", 2 * 5)):
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert result["repeats"] == 1
+        assert "processor" in result["machine"]
+        assert len(result["rows"]) == num_rows
+        slot = f"<!-- results: {name} -->\n<!-- end -->"
+        filled = tables.fill(slot, tmp_path)
+        assert filled.count("\n| ") == 1 + num_rows
+        assert "One run. " in filled
+
+
+def test_an_unknown_suite_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="'lenghts': expected some of small"):
+        main(only="lenghts", dims="9", repeats=1, out=tmp_path)
