@@ -273,7 +273,7 @@ def test_one_import_root_everywhere() -> None:
         ("clients.app", "from flower_compress.clients import torch_x", "inside"),
         ("clients", "from .torch_x import TorchX", "inside a function"),
         # Outside the wheel.
-        ("theory", "import simulations.data", "not in the wheel"),
+        ("theory", "import simulations.tasks", "not in the wheel"),
         ("clients.app", "def f():\n    from simulations import x", "not in the wh"),
         ("mods", "import importlib\nimportlib.import_module('simulations')", "not in"),
         # One import root.

@@ -7,7 +7,8 @@ import pytest
 
 from flower_compress.clients.objective import Objective
 from flower_compress.errors import ConfigurationError, UnknownNameError
-from simulations.tasks import make_task
+from simulations import tasks
+from simulations.tasks import FILED, MODELS, TASKS, make_task, models
 from simulations.tasks.partition import PartitionError
 
 
@@ -30,6 +31,14 @@ def test_initial_arrays_are_fresh(name: str) -> None:
     ):
         np.testing.assert_array_equal(mine, other)
         assert np.abs(mine).max() < 1.0
+
+
+def test_every_task_and_model_is_described() -> None:
+    assert tasks.__doc__ is not None and models.__doc__ is not None
+    assert [name for name in TASKS if f"``{name}``" not in tasks.__doc__] == []
+    described = [line.split()[0] for line in models.__doc__.splitlines() if line]
+    assert [name for name in MODELS if name not in described] == []
+    assert FILED == ("mnist", "cifar10")
 
 
 def test_wrong_arguments_are_refused() -> None:
