@@ -1,11 +1,38 @@
-"""Hypothesis draws anew at every run, but the same examples in CI."""
+"""How the tests are run: examples, versions, and what is shared by two processes.
+
+Hypothesis draws anew at every run, but the same examples in CI.
+"""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
-settings.register_profile("ci", derandomize=True, print_blob=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+from tests.bounds import missing
+
+# Beside a worker on every core a deadline says little.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_configure() -> None:
+    """Refuse to run on other versions than the ones that are to be tested."""
+    if others := missing(os.environ.get("REQUIRED_VERSIONS", "")):
+        raise pytest.UsageError("; ".join(others))
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody cuts the power: waiting for the disk takes longer than the runs."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker of pytest-xdist have all tests that start Ray: two would wait."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))

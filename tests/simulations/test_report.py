@@ -38,6 +38,9 @@ from simulations.records import (
 )
 from simulations.report import summary_tables, write_report
 
+# What is drawn once is drawn by one worker.
+pytestmark = pytest.mark.xdist_group("report")
+
 ALGORITHMS = (
     "sgd",
     "qsgd",

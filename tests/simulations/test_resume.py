@@ -25,6 +25,9 @@ from simulations.experiment import Experiment
 from simulations.records import RoundRecord, read_rounds
 from simulations.settings import Settings
 
+# What is run once for all tests is run by one worker.
+pytestmark = pytest.mark.xdist_group("resume")
+
 ROOT = Path(__file__).parents[2]
 JOB = Settings(
     algorithm="rand-mcm",
