@@ -7,19 +7,31 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 
-# What pyproject.toml asks for, and where NumPy's own rules make a difference: before
-# NumPy 2 the value of a scalar decided on the dtype of a result.
-OLDEST_NUMPY := 1.26.4
-OLDEST_TESTS := tests/flower_compress/coding tests/flower_compress/compressors tests/golden \
-	tests/fuzz
+# What may differ on the oldest Flower and NumPy that pyproject.toml admits: all that
+# touches Flower, and the dtypes of results, on which before NumPy 2 the value of a
+# scalar decided. Not: torch, which has rules of its own, and what the operators are on
+# average, since every bit of theirs is compared with plain loops and golden packets.
+OLDEST_TESTS := tests/flower_compress tests/golden tests/strategies tests/protocol \
+	tests/clients tests/fuzz \
+	--ignore tests/flower_compress/compressors/test_torch_backend.py \
+	--ignore tests/flower_compress/optim --ignore tests/clients/test_torch_objective.py \
+	--deselect tests/flower_compress/compressors/test_compressors.py::test_unbiased_with_variance_at_most_omega \
+	--deselect tests/flower_compress/compressors/test_compressors.py::test_biased_contracts
+# What may differ on the oldest torch.
+OLDEST_TORCH_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
+	tests/flower_compress/optim tests/clients tests/simulations/tasks
 
 VENV := .venv
+OLDEST_TORCH := $(VENV)/oldest-torch
 PY := $(VENV)/bin/python
+# With the Python of an environment. One worker a core, each with one thread: more of
+# them wait for each other.
+pytest = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $1 -m pytest --numprocesses $(CORES) --dist loadgroup
 # Written last, so that an interrupted installation starts again.
 STAMP := $(VENV)/.installed
 SAY := @printf '\n==> %s\n'
 
-# Simulated clients of `make demo`, and how many cores they share, one each.
+# Simulated clients of `make demo`; how many cores they share, one each, and the tests.
 CLIENTS ?= 20
 CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
@@ -35,7 +47,7 @@ export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test bench fuzz dev lint types unit oldest format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench fuzz dev lint types unit oldest oldest-torch format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,20 +99,27 @@ types: $(STAMP) ## mypy --strict, strategies/ and clients/ under their import na
 	$(SAY) "mypy --strict"
 	@$(PY) -m mypy
 
-unit: $(STAMP) ## pytest; PYTEST_ARGS="-m slow" for the long ones
+unit: $(STAMP) ## pytest on all cores; PYTEST_ARGS="-m slow" for the long ones
 	$(SAY) "pytest"
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(call pytest,$(PY)) $(PYTEST_ARGS)
 
-oldest: $(STAMP) ## codes and operators on the oldest NumPy that is supported
-	$(SAY) "pytest on NumPy $(OLDEST_NUMPY)"
+oldest: $(STAMP) ## the library on the oldest Flower and NumPy that are supported
+	$(SAY) "pytest on the oldest Flower and NumPy"
 	@if $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
-		echo 'left out: it has no wheels for this Python'; \
+		echo 'left out: that NumPy has no wheels for this Python'; \
 	else \
-		export PYTHONPATH=$(VENV)/numpy-$(OLDEST_NUMPY) && \
-		{ test -d $$PYTHONPATH || $(PY) -m pip install -qq --no-deps --target $$PYTHONPATH 'numpy==$(OLDEST_NUMPY)'; } && \
-		$(PY) -c 'import numpy; assert numpy.__version__ == "$(OLDEST_NUMPY)", numpy' && \
-		$(PY) -m pytest $(OLDEST_TESTS); \
+		REQUIRED_VERSIONS="$$($(PY) -m tests.bounds)" && export REQUIRED_VERSIONS && \
+		PYTHONPATH="$(CURDIR)/$(VENV)/$$(echo $$REQUIRED_VERSIONS | tr ' ' '_')" && export PYTHONPATH && \
+		{ test -d "$$PYTHONPATH" || $(PY) -m pip install -qq --no-deps --target "$$PYTHONPATH" $$REQUIRED_VERSIONS; } && \
+		$(call pytest,$(PY)) $(OLDEST_TESTS); \
 	fi
+
+oldest-torch: $(STAMP) ## what uses torch on the oldest one that is supported, some GB
+	$(SAY) "pytest on the oldest torch"
+	@REQUIRED_VERSIONS="$$($(PY) -m tests.bounds torch torchvision)" && export REQUIRED_VERSIONS && \
+	$(PY) -m venv $(OLDEST_TORCH) && \
+	$(OLDEST_TORCH)/bin/python -m pip install -qq --editable '.[dev]' $$REQUIRED_VERSIONS && \
+	$(call pytest,$(OLDEST_TORCH)/bin/python) $(OLDEST_TORCH_TESTS)
 
 format: $(STAMP) ## let ruff mend what it can
 	@$(PY) -m ruff check --fix .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,8 +13,7 @@ from flower_compress.strategies.server import participants
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Flower's log of a thousand rounds takes longer than the rounds, so does fsync."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+    """Flower's log of a thousand rounds takes longer than the rounds."""
     monkeypatch.setattr(participants, "_RETRY_SECONDS", 0.0)
     monkeypatch.setattr(session, "_RETRY_SECONDS", 0.0)
     logger = logging.getLogger("flwr")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -341,6 +342,7 @@ def test_ray_starts_while_the_server_app_computes(tmp_path: Path) -> None:
     subprocess.run(
         [*command, "--out", str(tmp_path)],
         cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")},
         check=True,
         capture_output=True,
         timeout=300,

@@ -34,7 +34,7 @@ from tests.strategies.problem import (
     to_vector,
 )
 
-ROUNDS = 50
+ROUNDS = 30
 SEED = 3
 ETA = 0.05
 SIZES = (3, 20)
@@ -172,7 +172,8 @@ def dpsgd_loop(W: Matrix, gamma: float) -> list[NDArray[np.float32]]:
                 if i != j and W[i, j] > 0:
                     s = s + W[i, j] * z[j].astype(np.float64)
                     weight += W[i, j]
-            x.append((z[i] + gamma * (s - weight * z[i])).astype(np.float32))
+            average = z[i] + gamma * (s - weight * z[i].astype(np.float64))
+            x.append(average.astype(np.float32))
     return x
 
 

@@ -192,8 +192,9 @@ def with_state_of(
 
 
 @EVERY
-@pytest.mark.parametrize("kept", ["all", "some", "none"])
-@pytest.mark.parametrize("first_id", [1001, 7000])
+@pytest.mark.parametrize(
+    ("kept", "first_id"), [("all", 1001), ("all", 7000), ("some", 7000), ("none", 1001)]
+)
 def test_clients_that_go_on_or_restart_are_brought_in_line(
     cls: type[CompressedStrategy],
     extra: dict[str, Any],

@@ -530,6 +530,24 @@ def test_a_shared_link_skips_what_the_receiver_has() -> None:
         take(one_by_one, 2, 4)
 
 
+def test_what_may_be_taken_back_builds_on_what_the_receiver_holds() -> None:
+    """Not on an earlier version either: there it was compressed against other sums."""
+    state, x = ReceiverState(3, np.zeros(DIM, np.float32)), np.ones(DIM, np.float32)
+    _, payload = Direct(RandK(k=2)).send(SenderState(), x, 5, CHANNEL.at(5))
+
+    def take(base: int) -> ReceiverState:
+        return accept(
+            state, base=base, version=5, payloads=(payload,), final=False, rate=1.0
+        )
+
+    assert take(3).newest == 5
+    for base in (2, 4):
+        with pytest.raises(
+            OutOfSyncError, match=f"builds on version {base}.*version 3"
+        ):
+            take(base)
+
+
 def test_states_cannot_be_changed() -> None:
     for state in (SenderState(), ReceiverState()):
         for field in fields(state):
