@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .defaults import DEFAULT_COMPRESSOR
+from .defaults import DEFAULT_COMPRESSOR, QUIET_COMPRESSOR
 from .downlink import DownlinkMemory, Groups, ResetEvery
 from .optimizers import AMSGrad, GradientDescent, ServerOptimizer
 from .sampling import Sampling
@@ -14,6 +14,7 @@ __all__ = [
     "CompressedStrategy",
     "DEFAULT_COMPRESSOR",
     "DownlinkMemory",
+    "QUIET_COMPRESSOR",
     "GradientDescent",
     "Groups",
     "ResetEvery",
