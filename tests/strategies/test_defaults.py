@@ -2,7 +2,8 @@
 
 Clients go the share c of the way to optima of their own, w - c (w - t_i), for sixty
 rounds. Without compression and with all clients the distance to the mean optimum
-shrinks by (1 - c)^60; with half of them plain averaging ends near 1, and memories do better.
+shrinks by (1 - c)^60; with half of them plain averaging ends near 1, and memories do
+better.
 """
 
 from __future__ import annotations
