@@ -115,7 +115,8 @@ def test_every_case(
     assert distance <= bound(share)
     if name == "mcm" and fraction == 1.0 and 0.3 <= share <= 0.9:
         assert distance <= 1e-5
-    if dim >= 1000:
+    # With half of the clients those of a shared downlink are sent what they missed too.
+    if dim >= 1000 and fraction == 1.0:
         up, down = bits_an_entry(strategy, dim)
         assert up <= 1.8
         assert name == "diana" or down <= (2.5 if name == "dore" else 1.8)
