@@ -52,6 +52,7 @@ OPERATORS: tuple[dict[str, object], ...] = (
     {"name": "dithered-quantizer", "levels": 300, "subtractive": True},
     {"name": "scaled-sign", "per": "tensor"},
     {"name": "rotated-quantizer", "bucket_size": 100},
+    {"name": "natural-compression"},
 )
 
 

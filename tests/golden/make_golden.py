@@ -143,6 +143,7 @@ OPERATORS: dict[str, Recipe] = {
     "dithered": {"name": "dithered-quantizer", "levels": 4},
     "sign": {"name": "scaled-sign"},
     "rotated": {"name": "rotated-quantizer", "step": 1.0},
+    "natural": {"name": "natural-compression"},
 }
 """Operators with symbols; each is written with every code that takes them."""
 
@@ -192,6 +193,11 @@ VARIANTS: dict[str, Recipe] = {
         "per": "tensor",
     },
     "rotated-whole": {"name": "rotated-quantizer", "step": 0.5, "bucket_size": None},
+    "natural-tensors": {
+        "name": "natural-compression",
+        "bucket_size": 20,
+        "per": "tensor",
+    },
 }
 """Other configurations of these."""
 

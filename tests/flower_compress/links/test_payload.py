@@ -64,6 +64,7 @@ SOME = [
     {"name": "dithered-quantizer", "levels": 4, "per": "tensor"},
     {"name": "scaled-sign", "bucket_size": 16},
     {"name": "rotated-quantizer", "step": 1.0, "bucket_size": 16},
+    {"name": "natural-compression"},
 ]
 SOME_PAIRS = pytest.mark.parametrize(
     ("row", "code"),
