@@ -39,6 +39,7 @@ OPERATORS: tuple[dict[str, object], ...] = (
     {"name": "rotated-quantizer", "step": 2.0},
     {"name": "rotated-quantizer", "step": 1.0},
     {"name": "rotated-quantizer", "step": 0.5},
+    {"name": "natural-compression"},
     {"name": "scaled-sign", "bucket_size": 512},
     {"name": "random-sparsifier", "p": 0.03},
     {"name": "rand-k", "fraction": 0.03},

@@ -19,6 +19,7 @@ OPERATORS: dict[str, dict[str, object]] = {
     "range L=8, buckets": {**RANGE, "levels": 8, "bucket_size": 512},
     "range L=16, buckets": {**RANGE, "levels": 16, "bucket_size": 512},
     "rotated, step 2": {"name": "rotated-quantizer"},
+    "natural": {"name": "natural-compression"},
     "scaled sign": {"name": "scaled-sign"},
     "TopK 1 %": {"name": "top-k", "fraction": 0.01},
     "RandK 1 %": {"name": "rand-k", "fraction": 0.01},

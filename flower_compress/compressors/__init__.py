@@ -14,6 +14,7 @@ from .compressed import Compressed, Vector, as_vector
 from .dithered_quantizer import DitheredQuantizer
 from .identity import Identity
 from .min_variance_sparsifier import MinVarianceSparsifier
+from .natural_compression import NaturalCompression
 from .rand_k import RandK
 from .random_sparsifier import RandomSparsifier
 from .rotated_quantizer import RotatedQuantizer
@@ -28,6 +29,7 @@ __all__ = [
     "DitheredQuantizer",
     "Identity",
     "MinVarianceSparsifier",
+    "NaturalCompression",
     "RandK",
     "RandomSparsifier",
     "RotatedQuantizer",
@@ -50,6 +52,7 @@ _ALL: tuple[type[Compressor], ...] = (
     DitheredQuantizer,
     ScaledSign,
     RotatedQuantizer,
+    NaturalCompression,
 )
 COMPRESSORS: dict[str, type[Compressor]] = {cls.name: cls for cls in _ALL}
 """Every compressor by its name."""

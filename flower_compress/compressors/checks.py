@@ -31,9 +31,13 @@ def require_finite(x: Array, ops: ArrayOps = NUMPY) -> None:
 
 
 def require_scales(
-    scales: Array, ops: ArrayOps, table: Array | None = None, bound: float = LARGEST
+    scales: Array,
+    ops: ArrayOps,
+    table: Array | None = None,
+    bound: float = LARGEST,
+    what: str = "the scale of a bucket",
 ) -> None:
-    """Raise NonFiniteError if a scale is beyond `bound`.
+    """Raise NonFiniteError if a scale, or `what` else they are, is beyond `bound`.
 
     Or not finite because `table` is not: that is what the error says then.
     """
@@ -41,7 +45,7 @@ def require_scales(
         if table is not None:
             require_finite(table.reshape(-1), ops)
         raise NonFiniteError(
-            f"the scale of a bucket exceeds {bound:.3g}: expected a vector of smaller "
+            f"{what} exceeds {bound:.3g}: expected a vector of smaller "
             "entries; lower the step size"
         )
 

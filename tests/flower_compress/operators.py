@@ -85,6 +85,8 @@ TABLE: list[Row] = [
     {"name": "rotated-quantizer", "step": 0.25, "bucket_size": None},
     {"name": "rotated-quantizer", "step": 1.0, "bucket_size": 10},
     {"name": "rotated-quantizer", "step": 3.0, "bucket_size": 64, "per": "tensor"},
+    {"name": "natural-compression"},
+    {"name": "natural-compression", "bucket_size": 7, "per": "tensor"},
 ]
 
 

@@ -52,6 +52,7 @@ OPERATORS: tuple[Row, ...] = (
     {"name": "dithered-quantizer", "levels": 300, "subtractive": True},
     {"name": "scaled-sign", "per": "tensor"},
     {"name": "rotated-quantizer", "bucket_size": 100},
+    {"name": "natural-compression"},
 )
 """Each operator, and what its other configurations do with bytes."""
 

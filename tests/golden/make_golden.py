@@ -146,6 +146,7 @@ OPERATORS: dict[str, Recipe] = {
     "dithered": {"name": "dithered-quantizer", "levels": 4},
     "sign": {"name": "scaled-sign"},
     "rotated": {"name": "rotated-quantizer", "step": 1.0},
+    "natural": {"name": "natural-compression"},
 }
 """Each is written with every code that takes its symbols, if it has any."""
 
@@ -198,6 +199,11 @@ VARIANTS: dict[str, Recipe] = {
         "per": "tensor",
     },
     "rotated-whole": {"name": "rotated-quantizer", "step": 0.5, "bucket_size": None},
+    "natural-tensors": {
+        "name": "natural-compression",
+        "bucket_size": 20,
+        "per": "tensor",
+    },
 }
 """Other configurations of these, with the code auto."""
 

@@ -392,6 +392,19 @@ def rotate_back(y: list[float], signs: list[int]) -> list[float]:
     return [-entry if sign else entry for entry, sign in zip(y, signs, strict=True)]
 
 
+class NaturalCompression(Compressor):
+    alphabet = (-298, 256)
+    whole = True
+
+    def num_values(self, rows, n, symbols):
+        return 0
+
+    def restore(self, rows, n, symbols, values, stream):
+        numbers = [k - (k > 0) for k in symbols]
+        powers = [(-1) ** (u % 2) * 2.0 ** (u // 2) for u in numbers]
+        return [power if k else 0.0 for power, k in zip(powers, symbols, strict=True)]
+
+
 COMPRESSORS: dict[int, type[Compressor]] = {
     1: Identity,
     2: StochasticQuantizer,
@@ -402,6 +415,7 @@ COMPRESSORS: dict[int, type[Compressor]] = {
     7: DitheredQuantizer,
     8: ScaledSign,
     9: RotatedQuantizer,
+    10: NaturalCompression,
 }
 
 

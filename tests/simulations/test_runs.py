@@ -147,12 +147,10 @@ def test_full_batches_converge_linearly_without_noise(tmp_path: Path) -> None:
     So does Rand-MCM on average. Over 16 seeds single runs end within 0.5 % of SGD; the
     coarser the quantizer the wider the draws, by eight percent with one level.
     """
-    run = SMALL.but(batch_size=0, rounds=300, log_every=300, levels=4)
     names, seeds = ("sgd", "diana", "rand-mcm"), range(4)
-    experiment(
-        [run.but(algorithm=name, seed=seed) for name in names for seed in seeds],
-        tmp_path,
-    )
+    shared = {"batch_size": 0, "rounds": 300, "log_every": 300, "levels": 4}
+    runs = [{"algorithm": name, "seed": seed} for name in names for seed in seeds]
+    experiment(several(runs, SMALL.given() | shared), tmp_path)
     rows = read_rounds(tmp_path / "rounds.csv")
     last = {(row.algorithm, row.seed): row.excess_loss for row in rows}
     sgd = [last["sgd", seed] for seed in seeds]

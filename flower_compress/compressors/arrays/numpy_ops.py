@@ -18,6 +18,7 @@ from ...coding.symbols import symbol_dtype
 from ...streams import Draws, Stream
 from .numpy_blocks import BLOCK, blocks, column, of_rows, row_number
 from .numpy_levels import scaled, scaled_from_zero
+from .numpy_powers import powers, round_to_powers
 from .numpy_rotation import rotate
 from .numpy_rounding import round_table
 from .numpy_sums import (
@@ -214,6 +215,12 @@ class NumpyOps(ArrayOps):
         return round_table(
             table, offsets, scales, levels, high, dither, refine, below, out
         )
+
+    def round_to_powers(self, x: Array, dither: Array, refine: Draws) -> Array:
+        return round_to_powers(x, dither, refine)
+
+    def powers(self, symbols: Array) -> Array:
+        return powers(symbols)
 
     def product(self, integers: Array, scales: Array) -> Array:
         return np.multiply(integers, scales, dtype=np.float32)

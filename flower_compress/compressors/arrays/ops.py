@@ -14,10 +14,14 @@ from typing import Any
 from ...errors import CorruptPacket
 from ...streams import Draws, Stream
 
-__all__ = ["Array", "ArrayOps", "no_level"]
+__all__ = ["LEAST_POWER", "MANTISSA_BITS", "Array", "ArrayOps", "no_level"]
 
 Array = Any
 """A NumPy array or a torch tensor."""
+
+MANTISSA_BITS = 23
+LEAST_POWER = -149
+"""Exponent of the least power of two in float32, which has no bit but the last."""
 
 _MANY = 1 << 17
 
@@ -252,6 +256,30 @@ class ArrayOps(ABC):
         out : Array, optional
             Where to write k.
         """
+
+    @abstractmethod
+    def round_to_powers(self, x: Array, dither: Array, refine: Draws) -> Array:
+        """Return the symbols of powers of two beside x, drawn at random, in int16.
+
+        In integers: |x| = 2^e (1 + m / 2^23) with 0 <= m < 2^23, and n is m without its
+        lowest 23 - b bits, floor(2^(b - 23) m). The power is 2^(e + 1) if n + j >= 2^b,
+        and where n + j = 2^b - 1 with probability 2^(b - 23) m - n, for which one
+        uniform is drawn: so with probability m / 2^23 exactly. Else it is 2^e. The
+        symbol is u = 2 e, or u = 2 e + 1 for x < 0, and one more if u >= 0; 0 for 0.
+
+        Parameters
+        ----------
+        x : Array
+            Shape (d,), float32, |x| at most 2^127; subnormal numbers have e < -126.
+        dither : Array
+            j, shape (d,), of b = 16 or b = 8 bits; see :meth:`dither`.
+        refine : Draws
+            Where the uniforms come from.
+        """
+
+    @abstractmethod
+    def powers(self, symbols: Array) -> Array:
+        """Return what symbols of :meth:`round_to_powers` stand for, float32."""
 
     @abstractmethod
     def product(self, integers: Array, scales: Array) -> Array:

@@ -24,6 +24,7 @@ from ...coding.symbols import symbol_dtype
 from ...streams import Draws, Stream
 from .numpy_ops import NUMPY
 from .ops import Array, ArrayOps, no_level
+from .torch_powers import powers, round_to_powers
 
 __all__ = ["TorchOps"]
 
@@ -114,7 +115,7 @@ class TorchOps(ArrayOps):
 
     The host waits for the device where the answer decides what comes next or how large
     it is: `within`, `num_infinite`, `count`, `search`, `positions`, `top_k`,
-    `bernoulli`, and `round` with `refine`.
+    `bernoulli`, `round_to_powers`, and `round` with `refine`.
 
     Parameters
     ----------
@@ -305,6 +306,12 @@ class TorchOps(ArrayOps):
             result += (result >= 0).to(dtype)
             result.masked_fill_(table == 0, 0)
         return result if out is None else out.copy_(result)
+
+    def round_to_powers(self, x: Array, dither: Array, refine: Draws) -> Array:
+        return round_to_powers(x, dither, refine)
+
+    def powers(self, symbols: Array) -> Array:
+        return powers(symbols)
 
     def product(self, integers: Array, scales: Array) -> Array:
         return integers * scales

@@ -20,6 +20,7 @@ from flower_compress.compressors import (
     DitheredQuantizer,
     Identity,
     MinVarianceSparsifier,
+    NaturalCompression,
     RandK,
     RandomSparsifier,
     RotatedQuantizer,
@@ -253,6 +254,8 @@ def largest_entry(compressor: Compressor) -> float:
         return LARGEST * compressor.density
     if isinstance(compressor, RandomSparsifier):
         return LARGEST * compressor.p
+    if isinstance(compressor, NaturalCompression):
+        return 2.0**127
     return LARGEST
 
 
@@ -271,7 +274,9 @@ def test_one_entry(row: Row, value: float) -> None:
     assert result.shape == (1,)
     assert np.isfinite(result).all()
     lossy = (
-        isinstance(compressor, (RandomSparsifier, MinVarianceSparsifier))
+        isinstance(
+            compressor, (RandomSparsifier, MinVarianceSparsifier, NaturalCompression)
+        )
         or compressor.shared_randomness
         or row.get("tau") == "lemma"
     )
@@ -564,6 +569,7 @@ BUCKETED: list[Compressor] = [
     TopK(fraction=0.3, bucket_size=16),
     ScaledSign(bucket_size=16),
     Identity(bucket_size=16),
+    NaturalCompression(bucket_size=16),
 ]
 
 

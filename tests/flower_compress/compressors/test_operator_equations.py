@@ -17,6 +17,7 @@ from flower_compress.compressors import (
     Compressor,
     DitheredQuantizer,
     MinVarianceSparsifier,
+    NaturalCompression,
     RandK,
     RandomSparsifier,
     RotatedQuantizer,
@@ -25,6 +26,7 @@ from flower_compress.compressors import (
     TopK,
     Vector,
 )
+from flower_compress.errors import NonFiniteError
 from flower_compress.streams import Draws, Stream
 from tests.flower_compress.operators import (
     INPUTS,
@@ -955,3 +957,158 @@ def test_rotated_symbols_are_as_short_whatever_the_vector(dim: int, kind: str) -
         assert entropy == pytest.approx(1.415, abs=0.025)
     largest = max(np.abs(symbols_of(one)).max() for one in drawn)
     assert largest <= 4
+
+
+# --- Powers of two --------------------------------------------------------------------
+
+
+def exponent_and_rest(entry: float) -> tuple[int, float]:
+    """e = floor(log2 |t|) and |t| / 2^e - 1, exactly; (0, 0) for 0."""
+    fraction, exponent = math.frexp(abs(entry))
+    return (exponent - 1, 2 * fraction - 1) if entry else (0, 0.0)
+
+
+def symbol_of(exponent: int, minus: bool) -> int:
+    """Exponents in turn, plus before minus, and a place for 0."""
+    u = 2 * exponent + minus
+    return u if u < 0 else u + 1
+
+
+def plain_natural(
+    x: Vector, dither: NDArray[Any], num_bits: int, draws: Draws
+) -> tuple[list[int], list[float]]:
+    """Up where floor(2^b p) + j >= 2^b, on a tie with what is left of p."""
+    entries, last = [float(entry) for entry in x], 2**num_bits - 1
+    parts = [exponent_and_rest(entry) for entry in entries]
+    totals = [
+        math.floor(p * 2**num_bits) + int(j)
+        for (_, p), j in zip(parts, dither, strict=True)
+    ]
+    tied = [i for i, total in enumerate(totals) if total == last]
+    up = [total > last for total in totals]
+    if tied:
+        for i, u in zip(tied, draws.uniforms(len(tied)), strict=True):
+            up[i] = float(u) < parts[i][1] * 2**num_bits % 1
+    symbols, values = [], []
+    for entry, (exponent, _), more in zip(entries, parts, up, strict=True):
+        exponent += more
+        symbols.append(symbol_of(exponent, entry < 0) if entry else 0)
+        values.append(math.copysign(math.ldexp(1.0, exponent), entry) if entry else 0.0)
+    return symbols, values
+
+
+@rows("natural-compression")
+@pytest.mark.parametrize("exponent", [0, -90, -126, -127, -140, -146, 100])
+def test_natural_compression_is_the_plain_loop_bit_for_bit(
+    row: Row, exponent: int
+) -> None:
+    compressor = make(row)
+    for x in inputs():
+        x = np.ldexp(x, exponent).astype(np.float32)
+        for version in range(3):
+            stream = STREAM.at(version)
+            draws = stream.draws()
+            symbols, values = plain_natural(x, draws.dither(x.size), 16, draws)
+            compressed = compress(compressor, x, stream)
+            assert not compressed.values.size
+            assert symbols_of(compressed) == symbols
+            assert apply(compressor, x, stream).tolist() == values
+
+
+def test_long_vectors_round_to_powers_with_short_dithers() -> None:
+    x = make_input("heavy-tailed", 2**17 + 3)
+    x[::7] = 0.0
+    x[1::11] *= f32(1e-40)
+    draws = STREAM.draws()
+    symbols, values = plain_natural(x, draws.short_dither(x.size), 8, draws)
+    assert symbols_of(compress(NaturalCompression(), x)) == symbols
+    assert apply(NaturalCompression(), x).tolist() == values
+
+
+@pytest.mark.parametrize("exponent", [126, 0, -1, -126, -127, -133, -140, -148, -149])
+@pytest.mark.parametrize("p", [0.0, 2.0**-23, 0.3, 1 / 3, 0.5, 0.99, 1 - 2.0**-23])
+def test_rounding_to_powers_has_no_bias_at_all(exponent: int, p: float) -> None:
+    """Over all 65536 dithers, but for the one uniform that decides."""
+    for sign in (1, -1):
+        x = np.full(65536, math.ldexp(sign * (1 + p), exponent), dtype=np.float32)
+        found, exact = exponent_and_rest(float(x[0]))
+        t = exact * 65536
+        rest = t - math.floor(t)
+        for uniform in (0.0, np.nextafter(rest, 0), rest, 1 - 2.0**-53):
+            stream = rigged(np.arange(65536), uniform)
+            value = apply(NaturalCompression(), x, stream)
+            assert stream.draws().num_uniforms == 1
+            low, high = (sign * math.ldexp(1.0, found + more) for more in (0, 1))
+            up = np.count_nonzero(value == high)
+            assert up == math.floor(t) + (uniform < rest)
+            assert np.count_nonzero(value == low) == 65536 - up
+
+
+def test_every_power_of_two_stays_what_it_is_and_has_a_symbol() -> None:
+    exponents = [exponent for exponent in range(-149, 128) for _ in range(2)]
+    minus = [False, True] * 277
+    x = np.ldexp([1.0, -1.0] * 277, exponents).astype(np.float32)
+    for j in (0, 1, 4711, 65535):
+        for uniform in (0.0, 1 - 2.0**-53):
+            compressed = NaturalCompression().compress(x, rigged(j, uniform))
+            expected = [*map(symbol_of, exponents, minus)]
+            assert symbols_of(compressed) == expected
+            assert [*range(-298, 0), *range(1, 257)] == expected
+            value = NaturalCompression().decompress(compressed)
+            np.testing.assert_array_equal(value, x)
+
+
+def test_an_entry_that_could_become_infinite_is_refused_whatever_is_drawn() -> None:
+    largest = f32(2.0**127)
+    x = np.array([0.5, -largest, largest], dtype=np.float32)
+    np.testing.assert_array_equal(apply(NaturalCompression(), x), x)
+    for entry in (np.nextafter(largest, f32(np.inf)), f32(2e38)):
+        for sign in (1, -1):
+            x[0] = sign * entry
+            for stream in (rigged(0), rigged(65535)):
+                with pytest.raises(NonFiniteError, match=r"an entry exceeds 1\.7e\+38"):
+                    NaturalCompression().compress(x, stream)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_natural_compression_has_exactly_the_variance_of_its_equation(
+    kind: str,
+) -> None:
+    x = make_input(kind, 1000)
+    wide = np.abs(x, dtype=np.float64)
+    low = np.exp2(np.floor(np.log2(wide, where=wide > 0, out=np.zeros(1000))))
+    variance = (wide - low) * (2 * low - wide) * (wide > 0)
+    assert variance.sum() <= sum_of_squares(x) / 8
+    errors = errors_of(NaturalCompression(), x, NUM_DRAWS)
+    if kind in ("gaussian", "heavy-tailed"):
+        check_variances(errors, variance)
+    lost = np.square(errors).sum(axis=1)
+    standard_error = lost.std() / math.sqrt(NUM_DRAWS)
+    assert abs(lost.mean() - variance.sum()) <= 4 * standard_error + 1e-9
+
+
+def test_an_eighth_is_lost_where_all_entries_are_four_thirds() -> None:
+    x = np.full(100_000, 4 / 3, dtype=np.float32)
+    lost = sum_of_squares(apply(NaturalCompression(), x) - x) / sum_of_squares(x)
+    assert lost == pytest.approx(1 / 8, rel=0.02)
+    assert NaturalCompression().omega(100_000) == 1 / 8
+
+
+def test_natural_compression_loses_less_on_a_gaussian() -> None:
+    """The mean of (t - 2^e) (2^(e+1) - t) under the normal density is 0.0817."""
+    x = make_input("gaussian", 100_000)
+    lost = sum_of_squares(apply(NaturalCompression(), x) - x) / sum_of_squares(x)
+    assert lost == pytest.approx(0.0817, abs=0.001)
+
+
+def test_the_natural_code_has_nine_bits() -> None:
+    """A sign and the eight bits of the exponents of normal numbers, not 0 and 255."""
+    exponents = np.repeat(np.arange(-126, 128), 2)
+    x = np.ldexp([1.0, -1.0] * 254, exponents).astype(np.float32)
+    compressed = NaturalCompression().compress(x, STREAM)
+    # The smallest symbol and the width come before.
+    assert compressed.num_bits("fixed-width") == 9 * x.size + 10 + 4
+    x = make_input("gaussian", 100_000)
+    compressed = NaturalCompression().compress(x, STREAM)
+    assert compressed.num_bits("fixed-width") == 6 * x.size + 10 + 4
+    assert compressed.num_bits("auto") < 3.7 * x.size

@@ -20,6 +20,7 @@ from flower_compress.compressors import (
     DitheredQuantizer,
     Identity,
     MinVarianceSparsifier,
+    NaturalCompression,
     RandK,
     RandomSparsifier,
     RotatedQuantizer,
@@ -74,6 +75,8 @@ TABLE: tuple[Compressor, ...] = (
     RotatedQuantizer(),
     RotatedQuantizer(0.5, bucket_size=50),
     RotatedQuantizer(bucket_size=64),
+    NaturalCompression(),
+    NaturalCompression(bucket_size=50),
 )
 DIMS = (0, 1, 2, 17, 1000, 70_000)
 INPUTS = ("gaussian", "heavy-tailed", "rounded")
@@ -190,6 +193,17 @@ def test_any_tensor_becomes_a_vector(compressor: Compressor) -> None:
         assert_same(expected, compressed)
         assert not any(part.requires_grad for part in all_tensors(compressed))
         assert not compressor.decompress(compressed, STREAM).requires_grad
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-38, 1e-43])
+def test_long_vectors_round_to_the_same_powers(scale: float) -> None:
+    """With dithers of 8 bits and many ties, subnormal numbers among them."""
+    x = make_input("rounded", 140_000) * np.float32(scale)
+    x[::2] = make_input("heavy-tailed", 70_000) * np.float32(scale)
+    ours, theirs = (NaturalCompression().compress(y, STREAM) for y in (x, tensor(x)))
+    assert_same(ours, theirs)
+    values = NaturalCompression().decompress(theirs).numpy()
+    assert values.tobytes() == NaturalCompression().decompress(ours).tobytes()
 
 
 def test_a_vector_is_not_copied_without_need() -> None:

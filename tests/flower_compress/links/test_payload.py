@@ -65,6 +65,7 @@ SOME = [
     {"name": "dithered-quantizer", "levels": 4, "per": "tensor"},
     {"name": "scaled-sign", "bucket_size": 16},
     {"name": "rotated-quantizer", "step": 1.0, "bucket_size": 16},
+    {"name": "natural-compression"},
 ]
 assert {row["name"] for row in SOME} == set(COMPRESSORS)
 SOME_PAIRS = pytest.mark.parametrize(
