@@ -42,6 +42,7 @@ IDENTITY = ("algorithm", "name", "seed")
 _ADAPTIVE_STEP_SIZE = 1e-3
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LOSSY = one_of("quantizer", "range", "norm")
+_QSGD = one_of("operator", "qsgd")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Settings:
         Levels of the quantizer, which every compressed link uses that is not defined
         with a sparsifier; 0 for 1, and for 8 in a decentralized run.
     bucket_size : int
-        Entries that share a norm; 0 for the whole vector, as in the papers.
+        Entries that share a norm; 0 for the whole vector, as in the papers (with the
+        rotated quantizer for its own 4096).
     log_every : int
         Rounds between evaluations; 0 for a thousand evaluations a run.
 
@@ -111,7 +113,7 @@ class Settings:
         panel="Compression",
         least=0,
         takers=QUANTIZING,
-        needs=(_LOSSY,),
+        needs=(_LOSSY, _QSGD),
     )
     bucket_size: int = option(
         0,

@@ -7,7 +7,13 @@ from typing import Any, get_args
 
 from flwr.app import ConfigRecord
 
-from flower_compress import MinVarianceSparsifier, RandK, StochasticQuantizer, TopK
+from flower_compress import (
+    MinVarianceSparsifier,
+    RandK,
+    RotatedQuantizer,
+    StochasticQuantizer,
+    TopK,
+)
 from flower_compress.compressors import Compressor
 from flower_compress.errors import ConfigurationError
 from flower_compress.strategies.server.downlink import DownlinkMemory, ResetEvery
@@ -21,6 +27,7 @@ from .takers import (
     MOMENTS_AT_CLIENTS,
     OF_ANY_CLIENT,
     QUANTIZING,
+    QUANTIZING_SERVERS,
     SERVING,
     SPARSIFYING,
 )
@@ -56,6 +63,10 @@ class Server:
         h_0 = 0, or h_0 = g_1 sent dense (algorithms with an uplink memory).
     sparsity : float
         k / d of the sparsifiers (spars-ams, topk, stoc-mv, stoc-unif, qadam).
+    operator : {"qsgd", "rotated"}
+        The quantizer: QSGD's, as in the papers, or the strategies' own default.
+    step : float
+        With ``operator="rotated"``: width of a level, in standard deviations.
     """
 
     client: str = option(
@@ -94,6 +105,20 @@ class Server:
         choices=get_args(Sampling),
         takers=SERVING,
         needs=(below("fraction", 1.0),),
+    )
+    operator: str = option(
+        "qsgd",
+        "The quantizer: the papers', or rotated, the strategies' own default.",
+        panel="Compression",
+        choices=("qsgd", "rotated"),
+        takers=QUANTIZING_SERVERS,
+    )
+    step: float = option(
+        1.5,
+        "Width of a level of the rotated quantizer, in standard deviations.",
+        panel="Compression",
+        takers=QUANTIZING_SERVERS,
+        needs=(one_of("operator", "rotated"),),
     )
     sparsity: float = option(
         0.01,
@@ -149,6 +174,9 @@ class Server:
                 return RandK(fraction=self.sparsity)
         if algorithm in SPARSIFYING.names:
             return TopK(fraction=self.sparsity)
+        if self.operator == "rotated":
+            scope: dict[str, Any] = {"bucket_size": bucket_size} if bucket_size else {}
+            return RotatedQuantizer(self.step, **scope)
         return StochasticQuantizer(levels or 1, bucket_size=bucket_size)
 
     def strategy_options(

@@ -20,6 +20,7 @@ __all__ = [
     "PROXIMAL",
     "QUANTIZED_GOSSIP",
     "QUANTIZING",
+    "QUANTIZING_SERVERS",
     "SERVING",
     "SPARSIFYING",
     "Takers",
@@ -86,6 +87,10 @@ SPARSIFYING = Takers("algorithms that sparsify", _SPARSIFYING)
 QUANTIZING = Takers(
     "algorithms that quantize",
     _without(_having("compressor"), *_SPARSIFYING, _ERROR_FREE),
+)
+QUANTIZING_SERVERS = Takers(
+    "algorithms with a server that quantize",
+    tuple(name for name in QUANTIZING.names if name in ALGORITHMS),
 )
 QUANTIZED_GOSSIP = Takers(
     "decentralized algorithms that quantize", _without(DECENTRALIZED, _ERROR_FREE)
