@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from flower_compress import CompressionMod
 from flower_compress.strategies import (
     MCM,
+    SGD,
     Artemis,
     CompressedStrategy,
     Diana,
@@ -90,6 +91,18 @@ def test_where_noise_is_borne_worst(name: str, share: float) -> None:
     """Few clients, half of them in a round."""
     distance, _ = run(name, share, dim=1000, num_clients=4, fraction=0.5)
     assert distance <= bound(share)
+
+
+def test_memories_take_away_the_noise_of_drawing_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plain averaging forgets who is away; the compressed run knows what they want."""
+    monkeypatch.setitem(STRATEGIES, "sgd", SGD)
+    plain, _ = run("sgd", 0.9, dim=1000, num_clients=10, fraction=0.5)
+    assert plain > 0.3
+    for name in ("mcm", "rand-mcm", "diana", "artemis", "dore"):
+        distance, _ = run(name, 0.9, dim=1000, num_clients=10, fraction=0.5)
+        assert distance < 1e-3, name
 
 
 @every_strategy
