@@ -467,7 +467,7 @@ def test_a_link_that_breaks_the_rules_is_caught(
     machine: type[Ends], link: Link
 ) -> None:
     quick = settings(
-        SETTINGS, max_examples=200, phases=[Phase.generate], derandomize=True
+        SETTINGS, max_examples=5_000, phases=[Phase.generate], derandomize=True
     )
     with pytest.raises((AssertionError, ValueError)):
         run_state_machine_as_test(lambda: machine(link), settings=quick)
