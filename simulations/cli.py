@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -354,6 +355,9 @@ def _complain(text: str, title: str = "") -> None:
 
 def main() -> None:
     """Run the command line; a known error is one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # Not every terminal has every sign.
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except FlowerCompressError as error:

@@ -192,3 +192,13 @@ def test_ctrl_c_says_how_to_go_on(every: str, workers: str, tmp_path: Path) -> N
         command = " ".join(["python -m simulations", *arguments, "--resume"])
         assert second == f"To go on: {command}"
     assert json.loads((tmp_path / "settings.json").read_text())["rounds"] == 100000
+
+
+def test_a_terminal_that_lacks_a_sign_shows_another(tmp_path: Path) -> None:
+    """A table has dashes and a plus-minus, which not every encoding has."""
+    options = ("--algorithms", "sgd", "--seeds", "2", "--rounds", "2")
+    done = simulate(
+        "compare", *options, "--out", str(tmp_path), PYTHONIOENCODING="ascii"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Report:" in done.stdout
