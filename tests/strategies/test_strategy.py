@@ -65,9 +65,9 @@ def app_that(change: Any, mods: list[Any]) -> ClientApp:
     @app.train()
     def train(msg: Message, context: Context) -> Message:
         arrays = change(msg.content["arrays"], context)
-        content = RecordDict(
-            {"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}
-        )
+        client = int(context.node_config["partition-id"])
+        metrics = MetricRecord({"num-examples": 1, "weight": 1 + client})
+        content = RecordDict({"arrays": arrays, "metrics": metrics})
         return Message(content, reply_to=msg)
 
     return app
@@ -257,7 +257,10 @@ def test_two_nodes_with_one_identity_are_refused() -> None:
         start(SGD(), app)
 
 
-def test_exact_arrays_are_averaged_and_never_compressed() -> None:
+@pytest.mark.parametrize(("key", "mean"), [(None, 2.0), ("weight", 40 / 15)])
+def test_exact_arrays_are_averaged_and_never_compressed(
+    key: str | None, mean: float
+) -> None:
     def change(record: ArrayRecord, context: Context) -> ArrayRecord:
         client = int(context.node_config["partition-id"])
         return ArrayRecord(
@@ -277,11 +280,12 @@ def test_exact_arrays_are_averaged_and_never_compressed() -> None:
     )
     app = app_that(change, mods=[CompressionMod()])
     for cls in (MCM, Artemis, Diana):
-        strategy = cls(weighted_by_key=None, fraction_evaluate=0.0)
+        strategy = cls(weighted_by_key=key, fraction_evaluate=0.0)
         result = strategy.start(InProcessGrid(app, NUM_CLIENTS), initial, 3)
         arrays = {name: array.numpy() for name, array in result.arrays.items()}
-        np.testing.assert_array_equal(arrays["bn.running_mean"], [2.0, 0.5])
-        assert arrays["bn.num_batches_tracked"] == 12
+        expected = np.array([mean, 0.5], dtype=np.float32)
+        np.testing.assert_array_equal(arrays["bn.running_mean"], expected)
+        assert arrays["bn.num_batches_tracked"] == round(10 + mean)
         assert arrays["bn.num_batches_tracked"].dtype == np.int64
 
 
