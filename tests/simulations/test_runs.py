@@ -108,8 +108,9 @@ def test_seeds_differ(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
+    """Every link in both directions, shared and not, and a dense model."""
     runs = [
-        *jobs("sgd", "diana", "artemis", "dore", "mcm", "rand-mcm", seeds=1),
+        *jobs("sgd", "dore", "mcm", "rand-mcm", seeds=1),
         SMALL.but(
             algorithm="double-squeeze",
             task="digits",
@@ -123,7 +124,7 @@ def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
     here = experiment(runs, tmp_path / "inprocess")
     ray = experiment(runs, tmp_path / "ray", engine="ray")
     assert here == ray
-    assert len(here) == 7
+    assert len(here) == 5
 
 
 @pytest.mark.parametrize(("client", "rounds"), [("gradient", 80), ("local-steps", 40)])

@@ -575,8 +575,15 @@ def make_symbols(kind: str, dim: int, low: int, high: int) -> Symbols:
 
 
 @pytest.mark.parametrize("alphabet", ALPHABETS, ids=str)
-@pytest.mark.parametrize("kind", ["uniform", "normal", "sparse", "zeros", "highest"])
-@pytest.mark.parametrize("dim", [*DIMS, 3, 100])
+@pytest.mark.parametrize(
+    ("kind", "dim"),
+    [
+        (kind, dim)
+        for kind in ("uniform", "normal", "sparse", "zeros", "highest")
+        for dim in (*DIMS, 3, 100)
+        if dim < 70_000 or kind in ("normal", "sparse")
+    ],
+)
 def test_lengths_on_a_device_are_those_of_the_codes(
     alphabet: tuple[int, int], kind: str, dim: int, device: Any
 ) -> None:

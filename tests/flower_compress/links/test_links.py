@@ -548,6 +548,32 @@ def test_what_may_be_taken_back_builds_on_what_the_receiver_holds() -> None:
             take(base)
 
 
+def test_another_payload_of_the_version_is_not_acknowledged() -> None:
+    """A client that lost its state in between has answered one message twice."""
+    x = np.arange(DIM, dtype=np.float32)
+    for link in (Memory(TopK(k=2)), ErrorFeedback(TopK(k=2))):
+        sent, payload = link.send(SenderState(), x, 5, CHANNEL.at(5))
+        taken = link.acknowledge(sent, 5, payload.crc)
+        dropped = link.acknowledge(sent, 5, payload.crc ^ 1)
+        assert taken.pending is dropped.pending is None
+        if isinstance(link, Memory):
+            assert same(taken.vector, payload.vector)
+            assert (dropped.version, dropped.vector) == (0, None)
+        else:
+            assert same(taken.vector, x - payload.vector)
+            assert same(dropped.vector, x)
+
+
+def test_what_was_lost_counts_with_the_next_payload() -> None:
+    """Error feedback sends it again: then a mean is of more than one input."""
+    link, state, x = ErrorFeedback(TopK(k=2)), SenderState(), np.ones(DIM, np.float32)
+    for version in range(1, 4):
+        state, _ = link.send(link.acknowledge(state, 0), x, version, CHANNEL)
+        assert state.num_inputs == version
+    state, _ = link.send(link.acknowledge(state, 3), x, 4, CHANNEL)
+    assert state.num_inputs == 1
+
+
 def test_states_cannot_be_changed() -> None:
     for state in (SenderState(), ReceiverState()):
         for field in fields(state):
