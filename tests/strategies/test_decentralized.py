@@ -34,7 +34,7 @@ from tests.strategies.problem import (
     to_vector,
 )
 
-ROUNDS = 30
+ROUNDS = 50
 SEED = 3
 ETA = 0.05
 SIZES = (3, 20)
