@@ -11,7 +11,8 @@ FUZZ_ARGS ?=
 # touches Flower, and the dtypes of results, on which before NumPy 2 the value of a
 # scalar decided. Not: torch, which has rules of its own, and what the operators are on
 # average, since every bit of theirs is compared with plain loops and golden packets; nor
-# where a whole run ends, since each of its steps is compared.
+# where a whole run ends, since each of its steps is compared; nor every strategy in
+# every test of rounds (tests/conftest.py).
 OLDEST_TESTS := tests/flower_compress tests/golden tests/strategies tests/protocol \
 	tests/clients tests/fuzz \
 	--ignore tests/flower_compress/compressors/test_torch_backend.py \
@@ -48,6 +49,8 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 # Ray announces this change of a default on every start, unless it is made already.
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
+# Many tests start Python, which is to compile this once (`make clean` removes it).
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

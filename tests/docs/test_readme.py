@@ -59,8 +59,9 @@ def test_pip_line_installs_this_package() -> None:
 
 @pytest.mark.parametrize("line", [x for x in lines() if x.startswith("python")])
 def test_simulation_line_runs(line: str, tmp_path: Path) -> None:
-    """As it stands, but for one round and one seed."""
+    """As it stands, but for one round and one seed, in one process, unsaved."""
     command = [sys.executable, *shlex.split(line)[1:], "--out", str(tmp_path)]
+    command += ["--workers", "1", "--checkpoint-every", "0"]
     command[command.index("--rounds") + 1] = "1"
     command[command.index("--seeds") + 1] = "1"
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)

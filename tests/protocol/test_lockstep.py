@@ -68,13 +68,10 @@ def model_bytes(arrays: ArrayRecord) -> dict[str, tuple[str, bytes]]:
 
 
 @every_case
-@pytest.mark.parametrize(("seed", "probability"), [(7, 0.05), (2, 0.12)])
-def test_server_and_clients_stay_in_step(
-    case: Case, seed: int, probability: float
-) -> None:
-    num_clients = 3 + seed % 3
-    grid = TinyApp(case.returns).grid(num_clients, random_faults(seed, probability))
-    strategy = case.strategy(seed=seed, fraction_evaluate=1.0 if seed == 2 else 0.0)
+def test_server_and_clients_stay_in_step(case: Case) -> None:
+    num_clients = 5
+    grid = TinyApp(case.returns).grid(num_clients, random_faults(2, 0.12))
+    strategy = case.strategy(seed=2, fraction_evaluate=1.0)
     takes_all = strategy.fraction_train == 1.0
     result, lock_step = run(strategy, grid, 24, faulty_rounds=22)
     if takes_all:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from simulations.settings import OPTIONS, dashed
+from tests.simulations.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 PANELS = ("Problem", "Clients", "Compression", "Decentralized", "Run", "Output")
@@ -31,14 +32,17 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def simulate(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_alone(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own."""
     with start(*arguments, **environment) as process:
         out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
-def test_the_help_has_every_option_in_its_group(command: str) -> None:
+def test_the_help_has_every_option_in_its_group(
+    command: str, simulate: Command
+) -> None:
     text = simulate(command, "--help", COLUMNS="200").stdout
     groups = dict(
         re.findall(r"─ (\w+) ─+╮\n(.*?)╰", text, flags=re.DOTALL),
@@ -76,7 +80,9 @@ def test_the_help_has_every_option_in_its_group(command: str) -> None:
         ("runs", "No such command 'runs'.* See --help"),
     ],
 )
-def test_a_slip_is_one_line(command: str, expected: str, tmp_path: Path) -> None:
+def test_a_slip_is_one_line(
+    command: str, expected: str, tmp_path: Path, simulate: Command
+) -> None:
     out = [] if command == "runs" else ["--out", str(tmp_path)]
     done = simulate(*command.split(), *out)
     assert done.returncode in (1, 2) and done.stdout == ""
@@ -86,7 +92,7 @@ def test_a_slip_is_one_line(command: str, expected: str, tmp_path: Path) -> None
 
 
 def test_without_a_command_the_help_is_shown() -> None:
-    done = simulate()
+    done = run_alone()
     assert done.returncode == 0
     assert "reproduce" in done.stdout
 
@@ -134,7 +140,9 @@ def test_shells_complete_names(typed: str, offered: list[str], script: Path) -> 
 SMALL = ("--clients", "4", "--rounds", "6")
 
 
-def test_the_log_goes_to_a_file_and_the_end_says_where(tmp_path: Path) -> None:
+def test_the_log_goes_to_a_file_and_the_end_says_where(
+    tmp_path: Path, simulate: Command
+) -> None:
     options = ("--algorithms", "sgd,mcm", "--seeds", "2", "--workers", "2")
     done = simulate("compare", *options, *SMALL, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -152,13 +160,13 @@ def test_the_log_goes_to_a_file_and_the_end_says_where(tmp_path: Path) -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\d .* (INFO|WARNING) .*: .", ln) for ln in lines)
 
 
-def test_a_new_experiment_begins_a_new_log(tmp_path: Path) -> None:
+def test_a_new_experiment_begins_a_new_log(tmp_path: Path, simulate: Command) -> None:
     (tmp_path / "flower.log").write_text("of an earlier run\n")
     assert simulate("run", *SMALL, "--out", str(tmp_path)).returncode == 0
     assert "earlier" not in (tmp_path / "flower.log").read_text()
 
 
-def test_a_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
+def test_a_failure_shows_the_end_of_the_log(tmp_path: Path, simulate: Command) -> None:
     options = ("--algorithm", "sgd", "--step-size", "1e38")
     done = simulate("run", *options, *SMALL, "--out", str(tmp_path))
     assert done.returncode == 1
@@ -168,8 +176,7 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
     assert len([line for line in lines if " sgd seed 0: " in line]) == 10
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("every", ["0", "10"])
+@pytest.mark.parametrize(("every", "workers"), [("0", "1"), ("10", "2")])
 def test_ctrl_c_says_how_to_go_on(every: str, workers: str, tmp_path: Path) -> None:
     """SIGINT to the whole process group, as a terminal sends it."""
     arguments = ["compare", "--algorithms", "sgd,mcm", "--rounds", "100000"]
@@ -197,8 +204,7 @@ def test_ctrl_c_says_how_to_go_on(every: str, workers: str, tmp_path: Path) -> N
 def test_a_terminal_that_lacks_a_sign_shows_another(tmp_path: Path) -> None:
     """A table has dashes and a plus-minus, which not every encoding has."""
     options = ("--algorithms", "sgd", "--seeds", "2", "--rounds", "2")
-    done = simulate(
-        "compare", *options, "--out", str(tmp_path), PYTHONIOENCODING="ascii"
-    )
+    arguments = ("compare", *options, "--out", str(tmp_path))
+    done = run_alone(*arguments, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "Report:" in done.stdout

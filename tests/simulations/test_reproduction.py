@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,8 @@ from simulations.reproduction import (
     load_reproduction,
     reproductions,
 )
+from tests.simulations.conftest import Command
 
-ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in EXPERIMENTS.iterdir())
 
 TEXT = """\
@@ -50,17 +48,6 @@ def load(tmp_path: Path, text: str, *, quick: bool = False) -> Reproduction:
     path = tmp_path / "figure-1.toml"
     path.write_text(text)
     return Reproduction.load(path, quick=quick)
-
-
-def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "simulations", "reproduce", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_a_file_gives_its_runs(tmp_path: Path) -> None:
@@ -156,8 +143,10 @@ def test_partial_participation_is_that_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--list"]])
-def test_experiments_are_listed_with_their_sources(arguments: list[str]) -> None:
-    lines = reproduce(*arguments).stdout.splitlines()
+def test_experiments_are_listed_with_their_sources(
+    arguments: list[str], simulate: Command
+) -> None:
+    lines = simulate("reproduce", *arguments).stdout.splitlines()
     for entry in reproductions():
         start = lines.index(entry.name)
         assert [line.strip() for line in lines[start + 1 : start + 3]] == [
@@ -167,10 +156,13 @@ def test_experiments_are_listed_with_their_sources(arguments: list[str]) -> None
     assert [entry.name for entry in reproductions()] == NAMES
 
 
-def test_reproduce_leaves_the_files_of_compare(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("with_report")
+def test_reproduce_leaves_the_files_of_compare(
+    tmp_path: Path, simulate: Command
+) -> None:
     arguments = ["partial-participation", "--quick", "--out", str(tmp_path)]
     small = ["--rounds", "4", "--workers", "1", "--link", "10/50mbit,40ms"]
-    done = reproduce(*arguments, *small)
+    done = simulate("reproduce", *arguments, *small)
     assert done.returncode == 0, done.stderr
     figure = load_reproduction("partial-participation")
     labels = [run.label for run in figure.runs]
@@ -186,9 +178,9 @@ def test_reproduce_leaves_the_files_of_compare(tmp_path: Path) -> None:
     assert "rand-mcm-average-reset" in page and "S7 to S10" in page
 
     rounds = (tmp_path / "rounds.csv").read_bytes()
-    assert "--resume" in reproduce(*arguments, *small).stderr
-    assert reproduce(*arguments, *small, "--resume").returncode == 0
+    assert "--resume" in simulate("reproduce", *arguments, *small).stderr
+    assert simulate("reproduce", *arguments, *small, "--resume").returncode == 0
     assert (tmp_path / "rounds.csv").read_bytes() == rounds
-    wrong = reproduce(*arguments, "--resume")
+    wrong = simulate("reproduce", *arguments, "--resume")
     assert wrong.returncode == 1
     assert "rounds was 4 and is 400" in wrong.stderr and "Traceback" not in wrong.stderr

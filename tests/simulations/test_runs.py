@@ -110,7 +110,7 @@ def test_seeds_differ(tmp_path: Path) -> None:
 def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
     """Every link in both directions, shared and not, and a dense model."""
     runs = [
-        *jobs("sgd", "dore", "mcm", "rand-mcm", seeds=1),
+        *jobs("dore", "rand-mcm", seeds=1),
         SMALL.but(
             algorithm="double-squeeze",
             task="digits",
@@ -124,7 +124,7 @@ def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
     here = experiment(runs, tmp_path / "inprocess")
     ray = experiment(runs, tmp_path / "ray", engine="ray")
     assert here == ray
-    assert len(here) == 5
+    assert len(here) == 3
 
 
 @pytest.mark.parametrize(("client", "rounds"), [("gradient", 80), ("local-steps", 40)])
@@ -148,7 +148,7 @@ def test_full_batches_converge_linearly_without_noise(tmp_path: Path) -> None:
     So does Rand-MCM on average. Over 16 seeds single runs end within 0.5 % of SGD; the
     coarser the quantizer the wider the draws, by eight percent with one level.
     """
-    names, seeds = ("sgd", "diana", "rand-mcm"), range(4)
+    names, seeds = ("sgd", "diana", "rand-mcm"), range(2)
     shared = {"batch_size": 0, "rounds": 300, "log_every": 300, "levels": 4}
     runs = [{"algorithm": name, "seed": seed} for name in names for seed in seeds]
     experiment(several(runs, SMALL.given() | shared), tmp_path)

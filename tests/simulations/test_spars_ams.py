@@ -100,6 +100,7 @@ def test_another_task_and_its_folder_take_the_place_of_the_digits() -> None:
     assert own == {("digits", "")}
 
 
+@pytest.mark.usefixtures("with_report")
 def test_the_experiment_leaves_its_curves(tmp_path: Path) -> None:
     """Two rounds of every run, of 4 clients: who sends how much, and the report."""
     figure = load_reproduction("spars-ams", quick=True)
