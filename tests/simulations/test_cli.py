@@ -203,7 +203,7 @@ def test_ctrl_c_says_how_to_go_on(every: str, workers: str, tmp_path: Path) -> N
 
 def test_a_terminal_that_lacks_a_sign_shows_another(tmp_path: Path) -> None:
     """A table has dashes and a plus-minus, which not every encoding has."""
-    options = ("--algorithms", "sgd", "--seeds", "2", "--rounds", "2")
+    options = ("--algorithms", "sgd", "--seeds", "2", "--rounds", "2", "--workers", "1")
     arguments = ("compare", *options, "--out", str(tmp_path))
     done = run_alone(*arguments, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr

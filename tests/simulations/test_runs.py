@@ -34,6 +34,7 @@ from simulations.settings import (
     several,
 )
 from simulations.tasks import LogisticObjective
+from tests.simulations.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 HEADER = (
@@ -64,17 +65,11 @@ def experiment(
     return {name: entry["model_sha256"] for name, entry in algorithms.items()}
 
 
-def test_compare_leaves_its_files(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "simulations", "compare"]
+@pytest.mark.usefixtures("with_report")
+def test_compare_leaves_its_files(tmp_path: Path, simulate: Command) -> None:
     options = "--algorithms sgd,mcm --clients 4 --rounds 20 --seeds 2 --log-every 5"
-    done = subprocess.run(
-        [*command, *options.split(), "--out", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    words = f"compare {options} --workers 1 --out".split()
+    done = simulate(*words, str(tmp_path))
     assert "mcm" in done.stdout and "report.html" in done.stdout
     with (tmp_path / "rounds.csv").open() as file:
         assert file.readline().strip() == HEADER
