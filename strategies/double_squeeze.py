@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flower_compress.compressors import Compressor, TopK
+from flower_compress.compressors import Compressor
 from flower_compress.links import ErrorFeedback
 
-from .server import CompressedStrategy
+from .server import QUIET_COMPRESSOR, CompressedStrategy
 
 __all__ = ["DoubleSqueeze"]
 
@@ -28,7 +28,9 @@ class DoubleSqueeze(CompressedStrategy):
     Parameters
     ----------
     compressor : Compressor
-        C, a contraction; default the hundredth part of the entries that is largest.
+        C, the papers' a contraction (TopK, ScaledSign), for clients that send
+        gradients. What a contraction leaves out adds up while clients that train
+        locally ask for it again, which diverges; the default has little noise instead.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up.
     **kwargs
@@ -37,7 +39,7 @@ class DoubleSqueeze(CompressedStrategy):
 
     def __init__(
         self,
-        compressor: Compressor = TopK(fraction=0.01),
+        compressor: Compressor = QUIET_COMPRESSOR,
         *,
         downlink_compressor: Compressor | None = None,
         **kwargs: Any,

@@ -131,7 +131,7 @@ def test_a_smaller_step_is_one_for_gradients(caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize(
     "strategy",
-    [SparsAMS(), DoubleSqueeze(), MCM(optimizer=AMSGrad())],
+    [SparsAMS(), DoubleSqueeze(TopK(fraction=0.01)), MCM(optimizer=AMSGrad())],
     ids=["spars-ams", "double-squeeze", "mcm-amsgrad"],
 )
 def test_where_no_limit_is_known(strategy: CompressedStrategy) -> None:

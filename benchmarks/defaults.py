@@ -1,0 +1,240 @@
+"""Which operator a strategy is to have by default: the fewest bits that bear anything.
+
+Clients that go the share c of the way to optima of their own, where all is known; and
+networks that learn the digits for so many local epochs, as people's apps do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from typing import Any
+
+from .local_training import limit, run_shares
+from .markdown import Column, columns
+from .measure import Row
+from .suite import Settings, Suite
+
+SHARES = (0.1, 0.3, 0.5, 0.9, 1.0)
+DIMS: tuple[int, ...] = (100, 1_000, 20_000)
+CLIENTS: tuple[int, ...] = (4, 10, 50)
+FRACTIONS = (1.0, 0.5)
+STRATEGIES = (
+    "mcm",
+    "rand-mcm",
+    "diana",
+    "artemis",
+    "dore",
+    "qsgd",
+    "artemis-nd",
+    "double-squeeze",
+)
+WITH_MEMORIES = STRATEGIES[:5]
+"""Which end at the optimum; the others level off, as those without a memory do."""
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "rotated, step 1": {"name": "rotated-quantizer", "step": 1.0},
+    "rotated, step 1.5": {"name": "rotated-quantizer", "step": 1.5},
+    "rotated, step 2": {"name": "rotated-quantizer", "step": 2.0},
+    "rotated, step 3": {"name": "rotated-quantizer", "step": 3.0},
+    "QSGD, 4 levels": {"name": "stochastic-quantizer", "levels": 4},
+    "QSGD, 1 level": {"name": "stochastic-quantizer", "levels": 1},
+}
+DEFAULT = "default"
+EPOCHS_AND_ROUNDS = ((1, 40), (5, 20), (50, 6))
+_DIGITS_CLIENTS, _BATCH = 10, 32
+
+
+def _cases(_: Settings) -> Iterator[tuple[Any, ...]]:
+    for name, operator in product(STRATEGIES, (DEFAULT, *CANDIDATES)):
+        yield _shares, name, operator
+    for model, partition, (epochs, rounds) in product(
+        ("mlp", "cnn"), ("iid", "label"), EPOCHS_AND_ROUNDS
+    ):
+        yield _digits, model, partition, epochs, rounds
+
+
+def _measure(_: Settings, measure: Callable[..., list[Row]], *case: Any) -> list[Row]:
+    with _quiet():
+        return measure(*case)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _shares(name: str, operator: str) -> list[Row]:
+    """All cases for the default; for others four clients, which bear noise worst."""
+    from flower_compress.compressors import get_compressor
+    from flower_compress.errors import NonFiniteError
+    from flower_compress.strategies import get_algorithm
+
+    build: Any = get_algorithm(name)
+    dims, clients = DIMS, CLIENTS
+    if operator != DEFAULT:
+        build = partial(build, get_compressor(CANDIDATES[operator]))
+        dims, clients = (1_000,), (4,)
+    rows = []
+    for share, dim, num_clients, fraction in product(SHARES, dims, clients, FRACTIONS):
+        strategy = build(
+            fraction_train=fraction, min_train_nodes=1, fraction_evaluate=0.0
+        )
+        try:
+            outcome = run_shares(strategy, share, dim, num_clients)
+        except NonFiniteError:
+            outcome = None
+        rows.append(
+            {
+                "part": "shares",
+                "strategy": name,
+                "operator": operator,
+                "share": share,
+                "dim": dim,
+                "clients": num_clients,
+                "fraction": fraction,
+                "limit": limit(share),
+                "distance": None if outcome is None else outcome.distance,
+                "up": None if outcome is None else outcome.up,
+                "down": None if outcome is None else outcome.down,
+            }
+        )
+    return rows
+
+
+def _digits(model: str, partition: str, epochs: int, rounds: int) -> list[Row]:
+    """Federated averaging and every strategy on the same digits."""
+    from flwr.app import ArrayRecord
+
+    from flower_compress.strategies import get_algorithm
+    from flower_compress.testing import InProcessGrid
+    from flower_compress.wire.layout import read_array, write_array
+    from simulations.client_app import app
+    from simulations.settings import Settings as Run
+
+    problem: dict[str, Any] = {
+        "task": "digits",
+        "model": model,
+        "partition": partition,
+        "clients": _DIGITS_CLIENTS,
+        "batch_size": _BATCH,
+        "client": "local-steps",
+    }
+    task = Run.of("sgd", **problem).task
+    num_examples = task.objective(0).num_examples
+    local_steps = epochs * -(-num_examples // _BATCH)
+    run = Run.of("sgd", local_steps=local_steps, **problem)
+    initial = ArrayRecord({k: write_array(a) for k, a in task.initial_arrays().items()})
+    rows: list[Row] = []
+    for name in ("sgd", *STRATEGIES):
+        strategy: Any = get_algorithm(name)(fraction_evaluate=0.0)
+        grid = InProcessGrid(app, _DIGITS_CLIENTS)
+        config = run.train_config()
+        result = strategy.start(grid, initial, rounds, train_config=config)
+        arrays = {key: read_array(array) for key, array in result.arrays.items()}
+        ledger = strategy.ledger
+        rows.append(
+            {
+                "part": "digits",
+                "strategy": name,
+                "model": model,
+                "partition": partition,
+                "epochs": epochs,
+                "rounds": rounds,
+                "accuracy": task.accuracy(arrays),
+                "bytes": ledger.uplink.num_bytes + ledger.downlink.num_bytes,
+            }
+        )
+    return rows
+
+
+def _table(rows: list[Row]) -> str:
+    shares = [row for row in rows if row["part"] == "shares"]
+    digits = [row for row in rows if row["part"] == "digits"]
+    return f"{_table_of_shares(shares)}\n{_table_of_digits(digits)}"
+
+
+def _table_of_shares(rows: list[Row]) -> str:
+    summaries = []
+    for name, operator in product(STRATEGIES, (DEFAULT, *CANDIDATES)):
+        own = [
+            row
+            for row in rows
+            if row["strategy"] == name and row["operator"] == operator
+        ]
+        if not own:
+            continue
+        ended = [row for row in own if row["distance"] is not None]
+        long = [row for row in ended if row["dim"] >= 1_000 and row["fraction"] == 1.0]
+        worst = "-"
+        if ended:
+            worst = f"{max(row['distance'] / row['limit'] for row in ended):.2g}"
+        too_far = [
+            row
+            for row in own
+            if row["distance"] is None or row["distance"] > row["limit"]
+        ]
+        summaries.append(
+            {
+                "strategy": name,
+                "operator": operator,
+                "up": max(row["up"] for row in long) if long else None,
+                "down": max(row["down"] for row in long) if long else None,
+                "worst": worst if len(ended) == len(own) else "not finite",
+                "failed": f"{len(too_far)} of {len(own)}",
+            }
+        )
+    return columns(
+        2,
+        Column("strategy", "strategy"),
+        Column("operator", "operator"),
+        Column("bits up", lambda row: _bits(row["up"])),
+        Column("bits down", lambda row: _bits(row["down"])),
+        Column("furthest, of the limit", "worst"),
+        Column("beyond it", "failed"),
+    )(summaries)
+
+
+def _table_of_digits(rows: list[Row]) -> str:
+    cases = dict.fromkeys(
+        (row["model"], row["partition"], row["epochs"], row["rounds"]) for row in rows
+    )
+    summaries: list[Row] = []
+    for model, partition, epochs, rounds in cases:
+        own = {
+            row["strategy"]: row
+            for row in rows
+            if (row["model"], row["partition"], row["epochs"])
+            == (model, partition, epochs)
+        }
+        summaries.append(
+            {
+                "problem": f"{model}, {partition}",
+                "epochs": epochs,
+                "rounds": rounds,
+                **{name: row["accuracy"] for name, row in own.items()},
+            }
+        )
+    names = ("sgd", *STRATEGIES)
+    return columns(
+        1,
+        Column("digits", "problem"),
+        Column("local epochs", "epochs"),
+        Column("rounds", "rounds"),
+        *(Column("FedAvg" if name == "sgd" else name, name, ".3f") for name in names),
+    )(summaries)
+
+
+def _bits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+SUITE = Suite("defaults", _cases, _measure, _table, repeated=False)
