@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     baselines,
+    defaults,
     device,
     lengths,
     operators,
@@ -24,6 +25,7 @@ SUITES: dict[str, Suite] = {
         operators,
         optimizer,
         server_memory,
+        defaults,
         device,
     )
 }
