@@ -34,6 +34,8 @@ class Session:
         The algorithm.
     arrays : ArrayRecord
         The initial model.
+    ledger : Ledger, optional
+        Where what is sent is added; a new one by default.
 
     Attributes
     ----------
@@ -57,16 +59,24 @@ class Session:
         How many updates were refused, by client.
     update_norm : float
         ||u|| of the last round's update.
+    damping : float
+        What every update is multiplied with; 1 unless the run has diverged.
     """
 
-    def __init__(self, composition: Composition, arrays: ArrayRecord) -> None:
+    def __init__(
+        self,
+        composition: Composition,
+        arrays: ArrayRecord,
+        ledger: Ledger | None = None,
+    ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
         self.composition, self.layout = composition, layout
         self.id = secrets.randbits(32) or 1
         self.follow(arrays, "the initial model")
-        self.ledger, self.refused = Ledger(), Counter[int]()
+        self.ledger = Ledger() if ledger is None else ledger
+        self.refused = Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
-        self.update_norm = 0.0
+        self.update_norm, self.damping = 0.0, 1.0
         self._begin_ends()
         self.contract = Contract(
             layout,
@@ -122,6 +132,23 @@ class Session:
                 "the last round returned: expected them unchanged"
             )
 
+    def begin_again(self, arrays: ArrayRecord, damping: float) -> Session:
+        """Return a session that goes on from a model with smaller steps.
+
+        Clients take it for a new run: they are greeted and sent the model, dense, and
+        all memories begin anew. What was counted is counted on.
+
+        Parameters
+        ----------
+        arrays : ArrayRecord
+            The model.
+        damping : float
+            What every update is multiplied with.
+        """
+        session = Session(self.composition, arrays, self.ledger)
+        session.refused, session.damping = self.refused, damping
+        return session
+
     # -- the server's step -----------------------------------------------------------
 
     def step(
@@ -161,6 +188,8 @@ class Session:
             self.downlinks.publish_update(None)
 
     def _take_update(self, update: Vector) -> None:
+        if self.damping != 1.0:
+            update = update * np.float32(self.damping)
         self.layout.check_finite(update, "the server's update")
         self.update_norm = float(np.linalg.norm(update))
         if self.composition.downlink_carries == "update":
@@ -189,6 +218,7 @@ class Session:
             arrays[f"optimizer/{name}"] = vector
         return {
             "session": self.id,
+            "damping": self.damping,
             "ledger": self.ledger.as_dict(),
             "refused": list(self.refused.items()),
             "optimizer": list(self._optimizer_state),
@@ -209,7 +239,7 @@ class Session:
             they were then and have to be greeted anew; None if they are.
         """
         meta = saved.meta
-        self.id = meta["session"]
+        self.id, self.damping = meta["session"], meta["damping"]
         self.model = saved.array("model")
         self.exact = saved.array("exact").tobytes()
         self._optimizer_state = {

@@ -13,7 +13,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from flower_compress.errors import ConfigurationError, UnknownNameError
+from flower_compress.errors import (
+    ConfigurationError,
+    NonFiniteError,
+    UnknownNameError,
+)
 from flower_compress.links import Carries, Link
 from flower_compress.wire.layout import EXACT_PATTERN
 from flower_compress.wire.ledger import Ledger
@@ -24,10 +28,11 @@ from ..run.step_size import StepSize
 from ..run.strategy import RunStrategy
 from .composition import Composition
 from .downlink import DownlinkMemory, Groups, ResetEvery
-from .inbox import Inbox
+from .inbox import Accepted, Inbox
 from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, evaluate_messages, train_messages
 from .participants import Participants
+from .recovery import Recovery
 from .sampling import Sampling
 from .session import Session
 from .uplink import UplinkMemory
@@ -38,6 +43,7 @@ __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
 EvaluateOn = Literal["held", "global"]
+OnDivergence = Literal["warn", "repair"]
 
 
 class CompressedStrategy(RunStrategy, FedAvg):
@@ -103,6 +109,11 @@ class CompressedStrategy(RunStrategy, FedAvg):
         always is: counted, logged, and the client is told with the next message.
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
+    on_divergence : {"warn", "repair"} (default: "warn")
+        What happens when the noise of compression feeds itself, so that updates grow
+        exponentially: it is logged, with what to change; or the server also goes back
+        to an earlier model, sends it dense, and takes smaller steps from there on, half
+        of what the links bear.
     weighted_by_key : str or None (default: "num-examples")
         Key in the clients' metrics that holds their weight; None weights all alike,
         as the papers do.
@@ -145,6 +156,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         sampling: Sampling = "fixed",
         max_update_norm: float | None = None,
         min_replies: int = 1,
+        on_divergence: OnDivergence = "warn",
         weighted_by_key: str | None = "num-examples",
         **kwargs: Any,
     ) -> None:
@@ -162,6 +174,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         for name, value, choices in (
             ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
             ("sampling", sampling, get_args(Sampling)),
+            ("on_divergence", on_divergence, get_args(OnDivergence)),
         ):
             if value not in choices:
                 raise UnknownNameError(name, value, choices)
@@ -173,6 +186,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
         self.evaluate_on, self.min_replies = evaluate_on, min_replies
         self.sampling: Sampling = sampling
+        self.on_divergence = on_divergence
         self._session: Session | None = None
         self._refused_before = 0
 
@@ -210,6 +224,8 @@ class CompressedStrategy(RunStrategy, FedAvg):
         session = self._session = Session(self._compose(), arrays)
         name = self.name or type(self).__name__
         self._watch = NoiseWatch(name, session.composition, session.layout.dim)
+        repairs = self.on_divergence == "repair"
+        self._recovery = Recovery(session.arrays) if repairs else None
         self._refused_before = 0
 
     def _of(self, arrays: ArrayRecord) -> Session:
@@ -299,11 +315,32 @@ class CompressedStrategy(RunStrategy, FedAvg):
             )
             session.pause()
             return session.arrays, None
-        parts = [entry.part for entry in accepted]
-        session.step(parts, [entry.exact for entry in accepted], server_round)
-        self._watch.note(server_round, session.update_norm)
+        self._step(accepted, session, server_round)
         metrics = self._train_metrics([entry.message for entry in accepted])
-        return session.arrays, metrics
+        return self._running.arrays, metrics
+
+    def _step(
+        self, accepted: list[Accepted], session: Session, server_round: int
+    ) -> None:
+        parts = [entry.part for entry in accepted]
+        recovery, before = self._recovery, session.arrays
+        try:
+            session.step(parts, [entry.exact for entry in accepted], server_round)
+        except NonFiniteError:
+            if recovery is None:
+                raise
+            diverges = True
+        else:
+            diverges = self._watch.note(server_round, session.update_norm)
+        if recovery is None:
+            return
+        if diverges:
+            self._session = recovery.go_back(
+                session, server_round, self._watch.bearable
+            )
+            self._watch.begin_again()
+        else:
+            recovery.note(server_round, session.update_norm, before)
 
     def _train_metrics(self, replies: list[Message]) -> MetricRecord:
         metrics = mean_metrics(

@@ -35,11 +35,17 @@ class NoiseWatch:
         The algorithm.
     dim : int
         Length d of the model.
+
+    Attributes
+    ----------
+    bearable : float, optional
+        See :meth:`Composition.largest_share`; None where it is not known, and before
+        the first round.
     """
 
     def __init__(self, name: str, composition: Composition, dim: int) -> None:
         self._name, self._composition, self._dim = name, composition, dim
-        self._bearable: float | None = None
+        self.bearable: float | None = None
         self._has_begun = self._has_told = False
         self._norms: deque[float] = deque(maxlen=_WINDOW + 1)
 
@@ -54,10 +60,10 @@ class NoiseWatch:
         if self._has_begun or not num_active:
             return
         self._has_begun = True
-        self._bearable = self._composition.largest_share(
+        self.bearable = self._composition.largest_share(
             self._dim, num_clients, num_active
         )
-        if self._bearable is None or self._bearable >= 1.0:
+        if self.bearable is None or self.bearable >= 1.0:
             return
         optimizer = self._composition.optimizer
         step = optimizer.step_size if isinstance(optimizer, GradientDescent) else None
@@ -68,12 +74,12 @@ class NoiseWatch:
             "way to their own optima in a round, as long local training does: %s",
             self._name,
             num_clients,
-            self._bearable,
+            self.bearable,
             _REMEDY,
         )
 
-    def note(self, server_round: int, update_norm: float) -> None:
-        """Look at a round's update, and say once if the run diverges.
+    def note(self, server_round: int, update_norm: float) -> bool:
+        """Look at a round's update; say once, and return, that the run diverges.
 
         Parameters
         ----------
@@ -83,9 +89,9 @@ class NoiseWatch:
             ||u||, the Euclidean norm of the server's update.
         """
         self._norms.append(update_norm)
-        bears_anything = self._bearable is not None and self._bearable >= 1.0
+        bears_anything = self.bearable is not None and self.bearable >= 1.0
         if self._has_told or bears_anything or len(self._norms) <= _WINDOW:
-            return
+            return False
         first, *_, last = self._norms
         half = self._norms[_WINDOW // 2]
         grows = isfinite(last) and last > _GROWTH * half > _GROWTH**2 * first > 0
@@ -100,3 +106,9 @@ class NoiseWatch:
                 _WINDOW,
                 _REMEDY,
             )
+        return grows
+
+    def begin_again(self) -> None:
+        """Forget the updates so far: the run goes on from an earlier model."""
+        self._norms.clear()
+        self._has_told = False

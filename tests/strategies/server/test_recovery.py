@@ -1,0 +1,123 @@
+"""A run that diverges goes back, and on with smaller steps."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from flower_compress import CompressionMod, StochasticQuantizer
+from flower_compress.errors import NonFiniteError, UnknownNameError
+from flower_compress.strategies import MCM, Dore, RandMCM
+from flower_compress.testing import InProcessGrid
+
+DIM, CLIENTS = 600, 6
+NOISY = StochasticQuantizer(levels=1, bucket_size=64)
+TARGETS = np.random.default_rng(1).standard_normal((CLIENTS, DIM)).astype(np.float32)
+OPTIMUM = TARGETS.mean(axis=0)
+
+
+def make_grid(share: float, scale: float = 1.0) -> InProcessGrid:
+    app = ClientApp(mods=[CompressionMod()])
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        w = msg.content.array_records["arrays"]["w"].numpy()
+        target = np.float32(scale) * TARGETS[int(context.node_config["partition-id"])]
+        record = ArrayRecord({"w": Array(w - np.float32(share) * (w - target))})
+        metrics = MetricRecord({"num-examples": 1})
+        return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=msg)
+
+    return InProcessGrid(app, CLIENTS)
+
+
+def distance(strategy: Any, share: float, rounds: int, grid: Any = None) -> float:
+    initial = ArrayRecord({"w": Array(np.zeros(DIM, np.float32))})
+    result = strategy.start(grid or make_grid(share), initial, num_rounds=rounds)
+    w = result.arrays["w"].numpy()
+    return float(np.linalg.norm(w - OPTIMUM) / np.linalg.norm(OPTIMUM))
+
+
+@pytest.mark.parametrize("kind", [RandMCM, Dore])
+def test_a_repaired_run_gets_nearer(kind: Any) -> None:
+    """Warned of only, it ends far beyond where it began."""
+    left = kind(NOISY, fraction_evaluate=0.0)
+    assert distance(left, 0.9, 25) > 10
+    repaired = kind(NOISY, fraction_evaluate=0.0, on_divergence="repair")
+    assert distance(repaired, 0.9, 80) < 0.5
+    assert 0 < repaired._running.damping < 1
+
+
+def test_all_is_counted_on_and_the_log_says_what_was_done(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    caplog.set_level(logging.WARNING, "flwr")
+    strategy = MCM(NOISY, fraction_evaluate=0.0, on_divergence="repair")
+    distance(strategy, 0.9, 12)
+    said = [r.getMessage() for r in caplog.records if "goes on from" in r.getMessage()]
+    assert said and "dense" in said[0] and " of each step" in said[0]
+    # Every client gets a dense model at the start, and after every repair.
+    dense = CLIENTS * 4 * DIM
+    assert strategy.ledger.downlink.snapshot_bytes == dense * (1 + len(said))
+
+
+def test_overflow_is_repaired_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may be past what float32 holds before its growth is a habit."""
+    initial = ArrayRecord({"w": Array(np.zeros(DIM, np.float32))})
+
+    def start(**options: Any) -> ArrayRecord:
+        strategy = MCM(
+            step_size=lambda r: 3e38 if r == 5 else 0.5,
+            fraction_evaluate=0.0,
+            **options,
+        )
+        return strategy.start(make_grid(0.9, 10.0), initial, num_rounds=30).arrays
+
+    with pytest.raises(NonFiniteError):
+        start()
+    w = start(on_divergence="repair")["w"].numpy()
+    assert np.linalg.norm(w - 10 * OPTIMUM) < np.linalg.norm(OPTIMUM)
+
+
+def test_what_does_not_diverge_is_as_without() -> None:
+    initial = ArrayRecord({"w": Array(np.zeros(DIM, np.float32))})
+    models = [
+        MCM(fraction_evaluate=0.0, on_divergence=on_divergence)
+        .start(make_grid(0.9), initial, num_rounds=15)
+        .arrays["w"]
+        .data
+        for on_divergence in ("warn", "repair")
+    ]
+    assert models[0] == models[1]
+
+
+def test_a_resumed_run_keeps_its_step(tmp_path: Path) -> None:
+    def strategy(**options: Any) -> MCM:
+        return MCM(
+            NOISY,
+            fraction_evaluate=0.0,
+            on_divergence="repair",
+            checkpoint_dir=tmp_path,
+            checkpoint_every=5,
+            **options,
+        )
+
+    grid, first = make_grid(0.9), strategy()
+    distance(first, 0.9, 30, grid)
+    damping = first._running.damping
+    assert damping < 1
+    again = strategy(resume=True)
+    distance(again, 0.9, 30, grid)
+    assert again.resumed_from == 30
+    assert again._running.damping == damping
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="repair, warn"):
+        MCM(on_divergence="retry")
