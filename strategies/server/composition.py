@@ -107,8 +107,16 @@ class Composition:
             private=self.groups == "client",
         )
 
-    def describe(self, dim: int | None) -> list[str]:
-        """Return lines on both links and the step, for the log."""
+    def describe(self, dim: int | None, num_clients: int) -> list[str]:
+        """Return lines on both links and the step, for the log.
+
+        Parameters
+        ----------
+        dim : int, optional
+            Length d of the model, None before the start.
+        num_clients : int
+            How many clients there are at least, for what they may do.
+        """
         groups = "one per client" if self.groups == "client" else f"{self.groups} group"
         model = "preserved" if self.preserved else "degraded"
         return [
@@ -118,8 +126,21 @@ class Composition:
             f"Downlink carries the {self.downlink_carries} ({groups}), "
             f"central model {model}",
             f"Server step: {self.optimizer}",
+            *self._local_training(dim, num_clients),
             f"Seed: {self.seed}",
         ]
+
+    def _local_training(self, dim: int | None, num_clients: int) -> list[str]:
+        """Say how far clients may go in a round, where that is known."""
+        if dim is None:
+            return []
+        largest = self.largest_share(dim, num_clients, num_clients)
+        if largest is None:
+            return []
+        borne = "any"
+        if largest < 1.0:
+            borne = f"up to {largest:.2g} of the way to the clients' own optima a round"
+        return [f"Local training that {num_clients} clients may do: {borne}"]
 
 
 def _noise(link: Link, dim: int) -> LinkNoise | None:

@@ -393,7 +393,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
     def summary(self) -> None:
         """Log the links with their omega and alpha, and Flower's own settings."""
         dim = None if self._session is None else self._session.layout.dim
-        *lines, last = self._compose().describe(dim)
+        *lines, last = self._compose().describe(dim, self.min_available_nodes)
         _log.info("\t├──> Compression:")
         for line in lines:
             _log.info("\t│\t├── %s", line)

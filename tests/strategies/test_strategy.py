@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import Any
 
@@ -187,17 +188,35 @@ def test_any_mixture_of_links_trains() -> None:
     assert distance < 0.2 * start_distance
 
 
+@pytest.fixture
+def _log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Flower's log reach pytest."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+
+
+@pytest.mark.usefixtures("_log")
 def test_summary_prints_links_omega_and_alpha(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, logger="flwr")
-    logging.getLogger("flwr").addHandler(caplog.handler)
     start(MCM(StochasticQuantizer(levels=1)), make_app(), rounds=1)
     text = "\n".join(record.getMessage() for record in caplog.records)
     omega = np.sqrt(DIM)
     assert "Uplink: Memory(StochasticQuantizer(levels=1" in text
     assert f"omega {omega:.4g}, alpha {1 / (2 * (omega + 1)):.4g}" in text
     assert "├──> Sampling:" in text
+    limit = re.search(r"that (\d+) clients may do: up to (\S+) of the way", text)
+    assert limit is not None and limit[1] == "2" and 0 < float(limit[2]) < 0.3
+
+
+@pytest.mark.usefixtures("_log")
+def test_summary_says_what_local_training_is_borne(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="flwr")
+    start(MCM(), make_app(), rounds=1)
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    assert "Local training that 2 clients may do: any" in text
 
 
 def test_step_size_may_depend_on_the_round() -> None:
