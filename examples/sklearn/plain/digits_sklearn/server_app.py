@@ -1,0 +1,24 @@
+"""Averages the clients' logistic regressions."""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+from digits_sklearn.task import initial_weights
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Train, and keep the final model."""
+    strategy = FedAvg()
+    result = strategy.start(
+        grid=grid,
+        initial_arrays=ArrayRecord(initial_weights()),
+        num_rounds=context.run_config["num-server-rounds"],
+    )
+    np.savez("model.npz", *result.arrays.to_numpy_ndarrays())
