@@ -73,16 +73,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _shares(name: str, operator: str) -> list[Row]:
-    """All cases for the default; for others four clients, which bear noise worst."""
+    """All cases for the default, where it is to arrive.
+
+    For others four clients, which bear noise worst, and so for strategies that level
+    off.
+    """
     from flower_compress.compressors import get_compressor
     from flower_compress.errors import NonFiniteError
     from flower_compress.strategies import get_algorithm
 
     build: Any = get_algorithm(name)
     dims, clients = DIMS, CLIENTS
+    if operator != DEFAULT or name not in WITH_MEMORIES:
+        dims, clients = (1_000,), (4,)
     if operator != DEFAULT:
         build = partial(build, get_compressor(CANDIDATES[operator]))
-        dims, clients = (1_000,), (4,)
     rows = []
     for share, dim, num_clients, fraction in product(SHARES, dims, clients, FRACTIONS):
         strategy = build(
