@@ -120,7 +120,8 @@ def unfit(entries: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 
 def _values(bits: NDArray[Any]) -> NDArray[np.float32]:
-    return np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
+    values: NDArray[np.float32] = np.left_shift(bits, 16, dtype=np.uint32).view("f4")
+    return values
 
 
 def _bits(entries: NDArray[Any]) -> NDArray[Any]:
