@@ -188,6 +188,32 @@ def test_clients_that_return_the_head_leave_the_rest_as_it_was() -> None:
     }
 
 
+def test_a_node_may_return_the_head_under_a_key_of_its_own() -> None:
+    """And nothing but mail comes to the relay."""
+    app = ClientApp(mods=[GossipMod()])
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        head = msg.content["arrays"]["head"].numpy() + 1
+        content = RecordDict({"mine": record(head=head)})
+        content["metrics"] = MetricRecord({"num-examples": 1})
+        return Message(content, reply_to=msg)
+
+    stypes = set()
+
+    def note(msg: Message, reply: Message) -> None:
+        for entry in reply.content.values():
+            if isinstance(entry, ArrayRecord):
+                stypes.update(array.stype for array in entry.values())
+
+    grid = InProcessGrid(app, NUM_CLIENTS, on_message=note)
+    initial = record(body=np.arange(6.0), head=np.zeros(4))
+    result = DPSGD(ring(NUM_CLIENTS), step_size=0.1).start(grid, initial, 2)
+    arrays = {name: array.numpy().tolist() for name, array in result.arrays.items()}
+    assert arrays == {"body": np.arange(6.0).tolist(), "head": [2.0] * 4}
+    assert stypes == {"flower_compress.mail/1"}
+
+
 # --- Other records --------------------------------------------------------------------
 
 
