@@ -188,10 +188,10 @@ def test_any_mixture_of_links_trains() -> None:
 
 
 def test_summary_prints_links_omega_and_alpha(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, logger="flwr")
-    logging.getLogger("flwr").addHandler(caplog.handler)
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     start(MCM(StochasticQuantizer(levels=1)), make_app(), rounds=1)
     text = "\n".join(record.getMessage() for record in caplog.records)
     omega = np.sqrt(DIM)
