@@ -17,6 +17,7 @@ OLDEST_TESTS := tests/flower_compress tests/golden tests/strategies tests/protoc
 	tests/clients tests/fuzz \
 	--ignore tests/flower_compress/compressors/test_torch_backend.py \
 	--ignore tests/flower_compress/optim --ignore tests/clients/test_torch_objective.py \
+	--ignore tests/flower_compress/test_torch_arrays.py \
 	--ignore tests/flower_compress/test_stability.py \
 	--ignore tests/strategies/test_defaults.py \
 	--ignore tests/strategies/server/test_watch.py \
@@ -24,7 +25,8 @@ OLDEST_TESTS := tests/flower_compress tests/golden tests/strategies tests/protoc
 	--deselect tests/flower_compress/compressors/test_compressors.py::test_biased_contracts
 # What may differ on the oldest torch.
 OLDEST_TORCH_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
-	tests/flower_compress/optim tests/clients tests/simulations/tasks
+	tests/flower_compress/optim tests/flower_compress/test_torch_arrays.py \
+	tests/clients tests/simulations/tasks
 
 VENV := .venv
 OLDEST_TORCH := $(VENV)/oldest-torch

@@ -17,8 +17,8 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from flower_compress.mods.client_mod import stable_identity
-from flower_compress.wire.layout import read_array, write_array
-from flower_compress.wire.records import only_array_record, records_of
+from flower_compress.wire.arrays import read_array, write_array
+from flower_compress.wire.records import model_record, records_of
 
 from .objective import Arrays, Objective
 
@@ -67,7 +67,7 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
 
 
 def _content(msg: Message) -> tuple[str, Arrays, ConfigRecord]:
-    """Return the one ArrayRecord with its key, and the config (empty if none)."""
-    key, record = only_array_record(msg.content, "the message")
+    """Return the model's ArrayRecord with its key, and the config (empty if none)."""
+    key, record = model_record(msg.content, "arrays", "the message")
     arrays: Arrays = {name: read_array(array) for name, array in record.items()}
     return key, arrays, next(records_of(msg.content, ConfigRecord), ConfigRecord())

@@ -18,7 +18,7 @@ from flower_compress.errors import ConfigurationError, FlowerCompressError
 from flower_compress.mods import CompressionMod
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.packet import Packet, find_packet
-from flower_compress.wire.records import only_array_record
+from flower_compress.wire.records import model_record
 
 from .app import ObjectiveFactory, make_app
 from .gradient import gradient_step
@@ -73,14 +73,20 @@ class QAdamMod:
         self, msg: Message, context: Context, call_next: ClientAppCallable
     ) -> Message:
         """Handle one message."""
-        session = _session(msg)
+        found = _session(msg)
 
         def with_moments(msg: Message, context: Context) -> Message:
+            if found is None:
+                return call_next(msg, context)
+            key, session = found
+            _, received = model_record(msg.content, key, "the message")
+            layout = Layout.of(received, self.exact_pattern)
+            _, exact = layout.flatten(received)
             reply = call_next(msg, context)
-            if session is not None and not reply.has_error():
-                key, arrays = only_array_record(reply.content, "the client's reply")
-                layout = Layout.of(arrays, self.exact_pattern)
-                gradient, exact = layout.flatten(arrays)
+            if not reply.has_error():
+                key, arrays = model_record(reply.content, key, "the client's reply")
+                zeros = np.zeros(layout.dim, np.float32)
+                gradient, exact = layout.flatten(layout.complete(arrays, zeros, exact))
                 layout.check_finite(gradient, "the client's gradient")
                 direction = self._direction(gradient, layout, context, session)
                 reply.content[key] = layout.unflatten(direction, exact)
@@ -129,13 +135,13 @@ def qadam_client(
     return make_app(objective, gradient_step, (QAdamMod(beta1, beta2, eps), *mods))
 
 
-def _session(msg: Message) -> int | None:
-    """Return the session of the packet in a message, if there is one to train with."""
+def _session(msg: Message) -> tuple[str, int] | None:
+    """Return key and session of the packet to train with in a message, if any."""
     found = find_packet(msg.content)
     if found is None:
         return None
     try:
-        return Packet.parse(found[1]).session
+        return found[0], Packet.parse(found[1]).session
     except FlowerCompressError:
         return None  # CompressionMod tells the server.
 

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from flower_compress.clients import Arrays
 from flower_compress.strategies import Relay
-from flower_compress.wire.layout import read_array, write_array
+from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.ledger import Traffic
 
 from .checkpointing import Checkpointing, to_metrics

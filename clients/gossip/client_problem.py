@@ -10,7 +10,7 @@ from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError, FlowerCompressError
 from flower_compress.mods.client_mod import Returns, with_record
 from flower_compress.wire.layout import Layout
-from flower_compress.wire.records import only_array_record
+from flower_compress.wire.records import model_record
 
 __all__ = ["ClientProblem", "TrainFailedError"]
 
@@ -31,7 +31,7 @@ class ClientProblem:
     msg, context, call_next
         What the mod was called with.
     key : str
-        Key of the record that holds the model, in the message and in the reply.
+        Key of the record that holds the model in the message.
     layout : Layout
         The model's arrays.
     returns : {"weights", "gradient"}
@@ -41,6 +41,8 @@ class ClientProblem:
 
     Attributes
     ----------
+    key : str
+        Key of the record that holds the model in the reply.
     exact : bytes
         The exact arrays, those that the train function returned once it did.
     reply : Message, optional
@@ -59,6 +61,7 @@ class ClientProblem:
     ) -> None:
         self._msg, self._context, self._call_next = msg, context, call_next
         self._key, self._layout, self._returns = key, layout, returns
+        self.key = key
         self.exact = exact
         self.reply: Message | None = None
 
@@ -96,8 +99,11 @@ class ClientProblem:
         reply = self.call(x)
         if reply.has_error():
             raise TrainFailedError(reply)
-        _, arrays = only_array_record(reply.content, "the node's reply")
-        result, exact = self._layout.flatten(arrays)
+        self.key, arrays = model_record(reply.content, self._key, "the node's reply")
+        unchanged = x if self._returns == "weights" else np.zeros_like(x)
+        result, exact = self._layout.flatten(
+            self._layout.complete(arrays, unchanged, self.exact)
+        )
         self._layout.check_finite(result, "the node's update")
         self._layout.check_exact(exact, "the node's reply")
         self.exact, self.reply = exact, reply

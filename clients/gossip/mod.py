@@ -142,7 +142,7 @@ class GossipMod(ClientMod[GossipState]):
             if reply.has_error():
                 return reply
         posting = post(state, delivery, contract)
-        reply = with_record(reply, key, mail_record(posting.data))
+        reply = with_record(reply, app.key, mail_record(posting.data))
         # Last of all: a node that fails before has not moved.
         self._save(context, identity, state.to_bytes())
         return reply

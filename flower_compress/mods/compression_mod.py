@@ -17,7 +17,7 @@ from ..wire.agreement import PROTOCOL
 from ..wire.contract import Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
-from ..wire.records import only_array_record, records_of
+from ..wire.records import model_record, records_of
 from .client_mod import ClientMod, reply_with, with_record
 from .client_state import ClientState
 
@@ -43,6 +43,7 @@ class CompressionMod(ClientMod[ClientState]):
         training, as any Flower client, of which the difference w - w_local to the
         received ones is sent; or a gradient, which is sent as it is. Arrays that are
         never compressed (integers, BatchNorm's statistics) are values in both cases.
+        An array that it leaves out counts as unchanged.
     identity : Callable[[Context], int], optional
         A number that is this client's own and survives restarts. Default: the node's
         ``partition-id`` if it has one, else its node id.
@@ -55,6 +56,9 @@ class CompressionMod(ClientMod[ClientState]):
     -----
     Put it first in the list: Flower calls mods in that order, so the ones behind it
     (differential privacy, for example) see plain arrays, not packets.
+
+    Other ArrayRecords, in the message or in the reply, pass as they are, uncompressed:
+    the model's is the one under the strategy's ``arrayrecord_key``, or the only one.
 
     Examples
     --------
@@ -128,8 +132,8 @@ class CompressionMod(ClientMod[ClientState]):
         reply = call_next(with_record(msg, key, arrays), context)
         if reply.has_error():
             return reply
-        key, arrays = only_array_record(reply.content, "the client's reply")
-        update, exact_out = self._update(arrays, model, contract.layout)
+        key, arrays = model_record(reply.content, key, "the client's reply")
+        update, exact_out = self._update(arrays, model, exact, contract.layout)
         if packet.refused:
             _log.warning("CompressionMod: the server refused this client's last update")
             state = replace(state, sender=contract.uplink.refuse(state.sender))
@@ -143,10 +147,14 @@ class CompressionMod(ClientMod[ClientState]):
         return reply
 
     def _update(
-        self, arrays: ArrayRecord, model: Vector, layout: Layout
+        self, arrays: ArrayRecord, model: Vector, exact: bytes, layout: Layout
     ) -> tuple[Vector, bytes]:
-        """Return what the client's arrays say: the vector to send, the exact arrays."""
-        update, exact = layout.flatten(arrays)
+        """Return what the client's arrays say: the vector to send, the exact arrays.
+
+        An array that is not among them counts as unchanged.
+        """
+        unchanged = model if self.returns == "weights" else np.zeros_like(model)
+        update, exact = layout.flatten(layout.complete(arrays, unchanged, exact))
         if self.returns == "weights":
             with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
                 update = model - update

@@ -45,7 +45,8 @@ class SparsAMS(torch.optim.Optimizer):
     own it moves its share of the entries in every step.
 
     A parameter without a gradient is left out of the step, and of d. All parameters of
-    a group have one device and one dtype.
+    a group have one device and one dtype. Error and moments of half-precision ones are
+    float32: in float16 eps would be 0, and so would the squares of small gradients.
 
     Parameters
     ----------
@@ -112,6 +113,17 @@ class SparsAMS(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state; see :class:`torch.optim.Optimizer`."""
+        super().load_state_dict(state_dict)
+        # torch has made the state as narrow as its parameters.
+        saved = [n for group in state_dict["param_groups"] for n in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for number, p in zip(saved, params, strict=True):
+            if (dtype := _state_dtype(p)) != p.dtype:
+                for name, value in state_dict["state"].get(number, {}).items():
+                    self.state[p][name] = value.to(p.device, dtype, copy=True)
+
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -151,6 +163,7 @@ class SparsAMS(torch.optim.Optimizer):
         gradient = torch.cat(
             [p.grad.reshape(-1) for p in trained if p.grad is not None]
         )
+        gradient = gradient.to(_state_dtype(gradient))
         ops = array_ops(gradient)
         require_finite(gradient, ops)
         flat = self._flat.get(index)
@@ -185,7 +198,7 @@ class _Flat:
                 [
                     state[p][name].reshape(-1)
                     if name in state[p]
-                    else torch.zeros_like(p).reshape(-1)
+                    else torch.zeros_like(p, dtype=_state_dtype(p)).reshape(-1)
                     for p in trained
                 ]
             )
@@ -209,12 +222,14 @@ class _Flat:
         return [part.view(p.shape) for part, p in zip(parts, self.trained, strict=True)]
 
 
+def _state_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.element_size() < 4 else tensor.dtype
+
+
 def _largest(vector: Tensor, k: int) -> Tensor:
     """Return the positions of the k largest magnitudes, ascending."""
     if k >= vector.numel():
         return torch.arange(vector.numel(), device=vector.device)
-    if vector.element_size() < 4:
-        vector = vector.float()  # NumPy knows no bfloat16.
     positions: Tensor = array_ops(vector).top_k(vector.reshape(1, -1), k)
     return positions
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -16,13 +15,20 @@ from numpy.typing import NDArray
 
 from ..compressors import Vector
 from ..errors import ConfigurationError, LayoutMismatchError, NonFiniteError
+from .arrays import (
+    array_of_bytes,
+    decode_entries,
+    encode_entries,
+    item_size,
+    kind_of,
+    read_array,
+    unfit,
+)
 
-__all__ = ["EXACT_PATTERN", "Layout", "Tensor", "read_array", "write_array"]
+__all__ = ["EXACT_PATTERN", "Layout", "Tensor"]
 
 EXACT_PATTERN = r"(^|\.)(running_mean|running_var|num_batches_tracked)$"
 """Names of arrays that are never compressed: BatchNorm's statistics."""
-
-_NUMPY_STYPE = "numpy.ndarray"
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Tensor:
     shape : tuple[int, ...]
         Its shape.
     dtype : str
-        Its NumPy dtype.
+        Its NumPy dtype, or ``bfloat16``.
     exact : bool
         Whether it travels as it is and is averaged, never compressed.
 
@@ -52,7 +58,7 @@ class Tensor:
     exact: bool
 
     def __post_init__(self) -> None:
-        if _kind(self.dtype) not in ("f", "i", "u", "b"):
+        if kind_of(self.dtype) not in ("f", "i", "u", "b"):
             raise ConfigurationError(
                 f"array {self.name!r}: expected floats, integers or booleans, got "
                 f"dtype {self.dtype}"
@@ -67,26 +73,52 @@ class Tensor:
         """Number of entries."""
         return prod(self.shape)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of its entries."""
+        return self.size * item_size(self.dtype)
+
     def read(self, array: Array) -> NDArray[Any]:
-        """Return the entries of `array`, flat; its shape is checked."""
+        """Return the entries of `array`, flat; shape and dtype are checked."""
         if tuple(array.shape) != self.shape:
             raise LayoutMismatchError(
                 f"array {self.name!r}: expected shape {self.shape}, got "
                 f"{tuple(array.shape)}; return the arrays that the server sent"
             )
-        return read_array(array).reshape(-1)
+        try:
+            entries = read_array(array).reshape(-1)
+        except (EOFError, TypeError, ValueError) as error:
+            raise LayoutMismatchError(
+                f"array {self.name!r}: expected a NumPy array of {self.dtype}, got "
+                f"dtype {array.dtype}, stype {array.stype}: {error}"
+            ) from error
+        wrong = unfit(entries, self.dtype)
+        if wrong.size or entries.size != self.size:
+            example = f", {wrong[0]} among them" if wrong.size else ""
+            raise LayoutMismatchError(
+                f"array {self.name!r}: expected {self.size} numbers that {self.dtype} "
+                f"holds, got {entries.size} of {entries.dtype}{example}; return it in "
+                "the dtype that it came in"
+            )
+        return entries
 
     def write(self, entries: NDArray[Any]) -> Array:
         """Return `entries` as a Flower array of this dtype and shape."""
         with np.errstate(over="ignore"):
-            converted = entries.astype(self.dtype, copy=False)
-        # float16 ends at 65504; every other dtype holds what a float32 holds.
-        if converted.itemsize == 2 and not np.isfinite(converted).all():
+            data = encode_entries(entries, self.dtype)
+        # float16 ends at 65504, bfloat16 below the largest float32; every other dtype
+        # holds what a float32 holds.
+        is_half = item_size(self.dtype) == 2
+        if is_half and not np.isfinite(self.decode(data)).all():
             raise NonFiniteError(
                 f"array {self.name!r}: a weight does not fit into {self.dtype}: "
                 "expected smaller weights; lower the step size, or train in float32"
             )
-        return write_array(converted, self.shape)
+        return array_of_bytes(self.dtype, self.shape, data)
+
+    def decode(self, data: bytes, offset: int = 0) -> NDArray[Any]:
+        """Return the entries that bytes from `offset` on stand for, flat."""
+        return decode_entries(data, self.dtype, self.size, offset)
 
     def check_finite(self, entries: NDArray[Any], what: str) -> None:
         """Raise an error if the entries hold NaN or infinity."""
@@ -103,8 +135,9 @@ class Tensor:
 class Layout:
     """Names, shapes and dtypes of a model's arrays, in order.
 
-    Floating-point arrays make up the vector, as float32, one after the other.
-    Integer arrays and those whose names match a pattern are exact.
+    Floating-point arrays make up the vector, as float32, one after the other: half
+    precision is rounded back when they are written, of a float64 the first 24 bits
+    are kept. Integer arrays and those whose names match a pattern are exact.
 
     Parameters
     ----------
@@ -120,7 +153,7 @@ class Layout:
         pattern = re.compile(exact_pattern)
         tensors = []
         for name, array in arrays.items():
-            exact = _kind(array.dtype) != "f" or pattern.search(name) is not None
+            exact = kind_of(array.dtype) != "f" or pattern.search(name) is not None
             tensors.append(Tensor(name, tuple(array.shape), array.dtype, exact))
         if not tensors:
             raise ConfigurationError(
@@ -142,25 +175,18 @@ class Layout:
     def rounds(self) -> bool:
         """Whether an array of the model holds less than float32 does."""
         return any(
-            not tensor.exact and np.dtype(tensor.dtype).itemsize < 4
-            for tensor in self.tensors
+            not tensor.exact and item_size(tensor.dtype) < 4 for tensor in self.tensors
         )
 
     @cached_property
     def exact_bytes(self) -> int:
         """Size of the exact arrays."""
-        return sum(
-            tensor.size * np.dtype(tensor.dtype).itemsize
-            for tensor in self.tensors
-            if tensor.exact
-        )
+        return sum(tensor.num_bytes for tensor in self.tensors if tensor.exact)
 
     @cached_property
     def num_bytes(self) -> int:
         """Size of all arrays' entries."""
-        return sum(
-            tensor.size * np.dtype(tensor.dtype).itemsize for tensor in self.tensors
-        )
+        return sum(tensor.num_bytes for tensor in self.tensors)
 
     def flatten(self, arrays: Mapping[str, Array]) -> tuple[Vector, bytes]:
         """Return the vector, shape (d,), and the exact arrays' bytes.
@@ -168,7 +194,8 @@ class Layout:
         Raises
         ------
         LayoutMismatchError
-            If names or shapes differ from the layout.
+            If names or shapes differ from the layout, or an integer array holds what
+            its dtype does not.
         """
         if len(arrays) != len(self.tensors) or any(
             tensor.name not in arrays for tensor in self.tensors
@@ -183,7 +210,8 @@ class Layout:
         for tensor in self.tensors:
             entries = tensor.read(arrays[tensor.name])
             if tensor.exact:
-                exact.append(entries.astype(tensor.dtype, copy=False).tobytes())
+                with np.errstate(over="ignore"):  # check_exact reports it
+                    exact.append(encode_entries(entries, tensor.dtype))
             else:
                 dense.append(entries)
         # A float64 weight beyond float32 becomes infinite: check_finite reports it.
@@ -195,6 +223,18 @@ class Layout:
             else:
                 vector = np.zeros(0, dtype=np.float32)
         return vector, b"".join(exact)
+
+    def complete(
+        self, arrays: Mapping[str, Array], vector: Vector, exact: bytes
+    ) -> Mapping[str, Array]:
+        """Return `arrays`, and of the others what a vector and exact arrays hold.
+
+        As they are where they are no subset of the model's: :meth:`flatten` tells.
+        """
+        names = {tensor.name for tensor in self.tensors}
+        if not arrays or not names.issuperset(arrays) or len(arrays) == len(names):
+            return arrays
+        return {**self.unflatten(vector, exact), **arrays}
 
     def unflatten(self, vector: Vector, exact: bytes) -> ArrayRecord:
         """Return the arrays that :meth:`flatten` took apart."""
@@ -212,7 +252,10 @@ class Layout:
         return ArrayRecord(arrays)
 
     def exact_arrays(self, exact: bytes) -> list[NDArray[Any]]:
-        """Return the exact arrays' entries, one flat array each."""
+        """Return the exact arrays' entries, one flat array each.
+
+        Those of bfloat16 as float32.
+        """
         if len(exact) != self.exact_bytes:
             raise LayoutMismatchError(
                 f"expected {self.exact_bytes} bytes of exact arrays, got {len(exact)}"
@@ -220,11 +263,8 @@ class Layout:
         result, offset = [], 0
         for tensor in self.tensors:
             if tensor.exact:
-                entries = np.frombuffer(
-                    exact, dtype=tensor.dtype, count=tensor.size, offset=offset
-                )
-                offset += entries.nbytes
-                result.append(entries)
+                result.append(tensor.decode(exact, offset))
+                offset += tensor.num_bytes
         return result
 
     def average_exact(self, parts: Sequence[bytes], weights: Sequence[float]) -> bytes:
@@ -236,8 +276,9 @@ class Layout:
             return parts[0]
         total = sum(weights)
         columns = zip(*(self.exact_arrays(part) for part in parts), strict=True)
+        tensors = (tensor for tensor in self.tensors if tensor.exact)
         means: list[bytes] = []
-        for column in columns:
+        for tensor, column in zip(tensors, columns, strict=True):
             mean = sum(
                 entries.astype(np.float64) * (weight / total)
                 for entries, weight in zip(column, weights, strict=True)
@@ -251,7 +292,7 @@ class Layout:
                 mean = np.clip(np.rint(mean), limits.min, largest)
             elif dtype.kind == "b":
                 mean = np.rint(mean)
-            means.append(np.asarray(mean).astype(dtype).tobytes())
+            means.append(encode_entries(np.asarray(mean), tensor.dtype))
         return b"".join(means)
 
     def check_finite(self, vector: Vector, what: str) -> None:
@@ -286,51 +327,3 @@ class Layout:
                 for name, shape, dtype, exact in config
             )
         )
-
-
-def read_array(array: Array) -> NDArray[Any]:
-    """Return ``array.numpy()``, read-only and without a copy where that can be."""
-    if array.stype == _NUMPY_STYPE:
-        header = _npy_header(array.dtype, tuple(array.shape))
-        # What numpy.save wrote for this very dtype and shape needs no parsing.
-        if array.data.startswith(header):
-            entries = np.frombuffer(array.data, array.dtype, offset=len(header))
-            if entries.size == prod(array.shape):
-                return entries.reshape(array.shape)
-    return array.numpy()
-
-
-def write_array(entries: NDArray[Any], shape: tuple[int, ...] | None = None) -> Array:
-    """Return ``Array(entries.reshape(shape))``, byte for byte, but quicker."""
-    shape = entries.shape if shape is None else shape
-    dtype = _dtype_name(entries.dtype)
-    data = _npy_header(dtype, shape) + entries.tobytes()
-    return Array(dtype, shape, _NUMPY_STYPE, data)
-
-
-@lru_cache(maxsize=64)
-def _dtype_name(dtype: np.dtype[Any]) -> str:
-    return str(dtype)
-
-
-def _kind(dtype: str) -> str:
-    """Return the kind of a NumPy dtype, nothing if it has no such dtype."""
-    try:
-        return np.dtype(dtype).kind
-    except (SyntaxError, TypeError, ValueError):
-        return ""
-
-
-@lru_cache(maxsize=4096)
-def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return the header that ``numpy.save`` writes for a C-ordered array."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer,
-        {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-            "fortran_order": False,
-            "shape": shape,
-        },
-    )
-    return buffer.getvalue()

@@ -24,7 +24,8 @@ class Traffic:
     num_bytes : int
         All bytes of the arrays in the messages: payload and framing.
     payload_bits : int
-        Exact bits of the vectors: symbols, scales, snapshots, exact arrays.
+        Exact bits of the vectors: symbols, scales, snapshots, exact arrays; and all of
+        the arrays that travel beside a packet.
     snapshot_bytes : int
         Bytes of dense snapshots, a part of the payload.
     """
@@ -78,12 +79,20 @@ class Ledger:
         snapshot_bytes: int = 0,
     ) -> None:
         """Count one message by its numbers."""
+        for traffic in self._of(direction):
+            traffic.add(num_bytes, payload_bits, snapshot_bytes)
+
+    def record_extra(self, direction: Direction, num_bytes: int) -> None:
+        """Count arrays that travel beside the packet of a message, as they are."""
+        for traffic in self._of(direction):
+            traffic.num_bytes += num_bytes
+            traffic.payload_bits += 8 * num_bytes
+
+    def _of(self, direction: Direction) -> tuple[Traffic, Traffic]:
+        """Return the traffic of a direction: in total, and of the round."""
         if direction == "uplink":
-            total, of_round = self.uplink, self.round_uplink
-        else:
-            total, of_round = self.downlink, self.round_downlink
-        total.add(num_bytes, payload_bits, snapshot_bytes)
-        of_round.add(num_bytes, payload_bits, snapshot_bytes)
+            return self.uplink, self.round_uplink
+        return self.downlink, self.round_downlink
 
     @classmethod
     def from_dict(cls, totals: Mapping[str, Mapping[str, int]]) -> Ledger:

@@ -13,7 +13,7 @@ __all__ = [
     "array_bytes",
     "bytes_record",
     "find_bytes",
-    "only_array_record",
+    "model_record",
     "records_of",
     "uniform_mean",
 ]
@@ -28,11 +28,15 @@ def records_of(content: RecordDict, kind: type[_Record]) -> Iterator[_Record]:
             yield record
 
 
-def array_bytes(content: RecordDict) -> int:
-    """Return the size of all arrays in a message, in bytes."""
+def array_bytes(content: RecordDict, *, beside: str | None = None) -> int:
+    """Return the size of all arrays in a message, in bytes.
+
+    With `beside`, of those that are not in the record of that key.
+    """
     return sum(
         len(array.data)
-        for record in records_of(content, ArrayRecord)
+        for key, record in content.items()
+        if isinstance(record, ArrayRecord) and key != beside
         for array in record.values()
     )
 
@@ -52,24 +56,27 @@ def find_bytes(content: RecordDict, name: str, stype: str) -> tuple[str, bytes] 
     return None
 
 
-def only_array_record(content: RecordDict, where: str) -> tuple[str, ArrayRecord]:
-    """Return the one ArrayRecord of a message and its key.
+def model_record(content: RecordDict, key: str, where: str) -> tuple[str, ArrayRecord]:
+    """Return the ArrayRecord under `key`, or the only one, and its key.
 
     Raises
     ------
     LayoutMismatchError
-        If there is none, or more than one.
+        If there is none, or several of which none is under `key`.
     """
-    found = [
-        (key, record)
-        for key, record in content.items()
+    found = {
+        name: record
+        for name, record in content.items()
         if isinstance(record, ArrayRecord)
-    ]
-    if len(found) != 1:
+    }
+    if key not in found and len(found) == 1:
+        (key,) = found
+    if key not in found:
+        hint = f", none under {key!r}: put the model's arrays there" if found else ""
         raise LayoutMismatchError(
-            f"expected one ArrayRecord in {where}, got {len(found)}"
+            f"expected one ArrayRecord in {where}, got {len(found)}{hint}"
         )
-    return found[0]
+    return key, found[key]
 
 
 def uniform_mean(contents: list[RecordDict], _: str) -> MetricRecord:

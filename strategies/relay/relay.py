@@ -33,6 +33,7 @@ from flower_compress.wire.mail import ZEROS_METRIC, Delivery
 from flower_compress.wire.records import records_of, uniform_mean
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.model_arrays import check_arrays
 from ..run.rounds import EvaluateFn, Rounds
 from ..run.step_size import StepSize, check_step_size, step_size_of
 from ..run.strategy import RunStrategy
@@ -205,6 +206,8 @@ class Relay(RunStrategy):
     # -- a run -----------------------------------------------------------------------
 
     def _begin(self, arrays: ArrayRecord) -> None:
+        layout = Layout.of(arrays, self.exact_pattern)
+        check_arrays(layout)
         agreement = Agreement(
             self.topology,
             self.algorithm,
@@ -216,7 +219,7 @@ class Relay(RunStrategy):
             self.consensus_step,
             self.seed,
         )
-        contracts = agreement.contracts(Layout.of(arrays, self.exact_pattern))
+        contracts = agreement.contracts(layout)
         self._session = RelaySession(contracts, arrays, self.num_phases)
         self.zeros = {}
         self._phase, self._round_metrics = 0, MetricRecord()

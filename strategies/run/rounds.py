@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from logging import INFO, getLogger
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -44,6 +44,8 @@ class Rounds:
         Asked at the end of each round; True ends the run there.
     exchanges : int
         How often a round trains: the strategy configures and aggregates each time.
+    on_send : Callable[[list[Message]], None], optional
+        Told of the messages before they are sent.
     """
 
     grid: Grid
@@ -54,6 +56,7 @@ class Rounds:
     evaluate_fn: EvaluateFn | None = None
     should_stop: ShouldStop | None = None
     exchanges: int = 1
+    on_send: Callable[[list[Message]], None] | None = None
 
     def run(
         self,
@@ -109,6 +112,7 @@ class Rounds:
         messages = strategy.configure_train(
             server_round, result.arrays, self.train_config, self.grid
         )
+        messages = self._before_sending(messages)
         replies = self.grid.send_and_receive(messages, timeout=self.timeout)
         arrays, metrics = strategy.aggregate_train(server_round, replies)
         if arrays is not None:
@@ -117,12 +121,19 @@ class Rounds:
             _log.info("\t└──> Aggregated MetricRecord: %s", metrics)
             result.train_metrics_clientapp[server_round] = metrics
 
+    def _before_sending(self, messages: Iterable[Message]) -> list[Message]:
+        messages = list(messages)
+        if self.on_send is not None:
+            self.on_send(messages)
+        return messages
+
     def _evaluate_at_clients(
         self, strategy: Strategy, server_round: int, result: Result
     ) -> None:
         messages = strategy.configure_evaluate(
             server_round, result.arrays, self.evaluate_config, self.grid
         )
+        messages = self._before_sending(messages)
         replies = self.grid.send_and_receive(messages, timeout=self.timeout)
         metrics = strategy.aggregate_evaluate(server_round, replies)
         if metrics is not None:

@@ -8,7 +8,7 @@ from logging import getLogger
 from typing import Any, ClassVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
@@ -148,6 +148,7 @@ class RunStrategy(Strategy):
             self._evaluation(result, evaluate_fn),
             should_stop,
             self.num_phases,
+            self._on_send,
         )
 
         def after_round(server_round: int, is_last: bool) -> None:
@@ -225,6 +226,9 @@ class RunStrategy(Strategy):
     ) -> EvaluateFn | None:
         """Return what evaluates at the server."""
         return evaluate_fn
+
+    def _on_send(self, messages: list[Message]) -> None:
+        """Look at the messages of a round before they are sent."""
 
     def _end_early(self, server_round: int, rounds: Rounds, result: Result) -> None:
         """Do what is due with the last round: it was not known to be one."""

@@ -108,7 +108,8 @@ class Inbox:
             # that asks to be synchronised sends no vectors.
             packet.require_dim(0 if packet.resync else session.layout.dim)
             packet = packet.on(session.contract.uplink_channel(client.identity))
-            payload_bits = packet.payload_bits
+            extra = array_bytes(msg.content, beside=found[0])
+            payload_bits = packet.payload_bits + 8 * extra
         finally:
             session.ledger.record_bytes("uplink", num_bytes, payload_bits)
         if packet.session != session.id:

@@ -16,6 +16,7 @@ from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.model_arrays import check_arrays
 from .composition import Composition
 from .downlink import Downlinks
 from .roster import Roster
@@ -36,6 +37,11 @@ class Session:
         The initial model.
     ledger : Ledger, optional
         Where what is sent is added; a new one by default.
+
+    Raises
+    ------
+    ConfigurationError
+        If the model is bytes, or has no arrays, or such of no numbers.
 
     Attributes
     ----------
@@ -70,6 +76,7 @@ class Session:
         ledger: Ledger | None = None,
     ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
+        check_arrays(layout)
         self.composition, self.layout = composition, layout
         self.id = secrets.randbits(32) or 1
         self.follow(arrays, "the initial model")

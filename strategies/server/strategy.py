@@ -352,6 +352,12 @@ class CompressedStrategy(RunStrategy, FedAvg):
         metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
         return metrics
 
+    def _on_send(self, messages: list[Message]) -> None:
+        # The packets were counted when they were made; subclasses may have added more.
+        for msg in messages:
+            num_bytes = array_bytes(msg.content, beside=self.arrayrecord_key)
+            self.ledger.record_extra("downlink", num_bytes)
+
     # -- evaluation ------------------------------------------------------------------
 
     def configure_evaluate(
@@ -385,7 +391,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         )
         for msg in valid:
             if num_bytes := array_bytes(msg.content):
-                self.ledger.record_bytes("uplink", num_bytes, 0)
+                self.ledger.record_bytes("uplink", num_bytes, 8 * num_bytes)
         return mean_metrics(valid, self.weighted_by_key, self.evaluate_metrics_aggr_fn)
 
     # -- what a user sees ------------------------------------------------------------

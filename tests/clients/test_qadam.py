@@ -143,6 +143,33 @@ def test_values_that_are_no_gradients_stay_as_they_are() -> None:
     np.testing.assert_array_equal(arrays["norm.num_batches_tracked"].numpy(), 3)
 
 
+def test_a_part_of_the_model_beside_another_record() -> None:
+    """Of what is left out the gradient is zero; what is exact stays."""
+    initial = {
+        "body": Array(np.ones(2, np.float32)),
+        "head": Array(np.zeros(2, np.float32)),
+        "running_mean": Array(np.array([7.0], np.float32)),
+    }
+    app = ClientApp(mods=[QAdamMod(0.5, 0.75, 0.5)])
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        head = ArrayRecord({"head": Array(np.full(2, 2.0, np.float32))})
+        content = RecordDict({"control": ArrayRecord(initial), "arrays": head})
+        return Message(content, reply_to=msg)
+
+    strategy = SGD(step_size=1.0, weighted_by_key=None, fraction_evaluate=0.0)
+    arrays = strategy.start(InProcessGrid(app, 2), ArrayRecord(initial), 2).arrays
+    m = v = 0.0
+    head = np.zeros(2)
+    for _ in range(2):
+        m, v = 0.5 * m + 0.5 * 2.0, 0.75 * v + 0.25 * 2.0**2
+        head -= m / np.sqrt(v + 0.5)
+    np.testing.assert_allclose(arrays["head"].numpy(), head, rtol=1e-6)
+    np.testing.assert_array_equal(arrays["body"].numpy(), [1.0, 1.0])
+    np.testing.assert_array_equal(arrays["running_mean"].numpy(), [7.0])
+
+
 def test_a_gradient_that_is_not_finite_leaves_no_trace() -> None:
     grid = InProcessGrid(app_of(to_record(np.full(DIM, np.nan, np.float32))), 2)
     strategy = SGD(weighted_by_key=None, max_failed_rounds=1)

@@ -276,6 +276,32 @@ RECIPES: dict[str, Recipe] = {
         },
         exact="0000803f000000c00700000000000000",
     ),
+    "bfloat16-model": packet_recipe(
+        base=1,
+        version=1,
+        acked=0,
+        detail=0,
+        dim=7,
+        final=True,
+        snapshot={"dim": 7, "multiplier": 11, "offset": 0, "zero_every": 0},
+        contract={
+            "layout": [
+                ["weight", [2, 3], "bfloat16", False],
+                ["scale", [], "float64", False],
+                ["norm.running_mean", [3], "bfloat16", True],
+                ["mask", [2], "bool", True],
+            ],
+            "uplink": {
+                "kind": "direct",
+                "compressor": {"name": "identity"},
+                "code": "auto",
+            },
+            "downlink_rate": None,
+            "seed": 42,
+            "downlink_groups": 1,
+        },
+        exact="803e0041c0bf0100",
+    ),
 }
 
 

@@ -127,6 +127,20 @@ def test_the_stored_sections_are_read(name: str) -> None:
     assert packet.exact == (None if exact is None else bytes.fromhex(exact))
 
 
+def test_a_model_of_bfloat16_is_read() -> None:
+    packet = Packet.parse(stored("bfloat16-model")[0])
+    assert packet.contract is not None
+    assert packet.snapshot is not None
+    layout = Contract.from_bytes(packet.contract).layout
+    mean, mask = layout.exact_arrays(packet.exact or b"")
+    assert mean.tolist() == [0.25, 8.0, -1.5]
+    assert mask.tolist() == [True, False]
+    arrays = layout.unflatten(packet.snapshot, packet.exact or b"")
+    # 1/64, -12/64, 23/64, ...: the fewest bits of all floats hold them.
+    vector, _ = layout.flatten(arrays)
+    assert vector.tobytes() == packet.snapshot.tobytes()
+
+
 @EVERY
 def test_the_description_is_that_of_the_recipe(name: str) -> None:
     _, described = stored(name)

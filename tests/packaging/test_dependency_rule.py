@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "links": ("errors", "streams", "theory", "coding", "compressors"),
     "optim": ("errors", "streams", "coding", "compressors"),
     "wire": _LINKS,
+    "torch_arrays": ("errors", "wire"),
     "mods": _WIRE,
     "testing": _WIRE,
     "flower_compress": (*_WIRE, "mods"),
@@ -52,7 +53,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "clients.gossip": (*_WIRE, "mods"),
     "clients": (*_WIRE, "mods", "clients.gossip"),
 }
-KNOWS_FLOWER = ("wire", "mods", "testing", "flower_compress", "strategies", "clients")
+KNOWS_FLOWER = (
+    "wire",
+    "torch_arrays",
+    "mods",
+    "testing",
+    "flower_compress",
+    "strategies",
+    "clients",
+)
 
 # Never executed by an import of the library: a device may lack them.
 LAZY_ONLY = {"torch", "constriction", "networkx"}

@@ -174,6 +174,7 @@ PUBLIC: dict[str, list[str]] = {
         "TorchObjective",
         "arrays_of",
     ],
+    "flower_compress.torch_arrays": ["to_arrays", "to_state_dict"],
     "flower_compress.theory": [
         "max_step_size_diana",
         "max_step_size_dore",

@@ -61,8 +61,8 @@ from flower_compress.strategies import (
 from flower_compress.strategies.server.roster import Client
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import FaultPoint, FaultyGrid, InProcessGrid, Schedule
+from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.contract import Contract
-from flower_compress.wire.layout import read_array, write_array
 from flower_compress.wire.packet import Packet, find_packet
 from tests.protocol.faulty import NO_FAULTS
 

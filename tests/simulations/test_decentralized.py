@@ -18,7 +18,7 @@ from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.strategies import DECENTRALIZED, Relay
 from flower_compress.strategies.topology import ring, ring_like
 from flower_compress.testing import InProcessGrid
-from flower_compress.wire.layout import read_array, write_array
+from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.mail import EVERYONE
 from simulations.client_app import app
 from simulations.experiment import Experiment

@@ -23,7 +23,7 @@ from flower_compress import Direct, ErrorFeedback, Identity, Memory, TopK
 from flower_compress.strategies import CompressedStrategy, get_algorithm
 from flower_compress.strategies.server import uplink as server_uplink
 from flower_compress.testing import FaultyGrid, InProcessGrid, RandomFaults
-from flower_compress.wire.layout import read_array, write_array
+from flower_compress.wire.arrays import read_array, write_array
 from simulations.client_app import app
 from simulations.settings import Settings
 from tests.strategies.test_resume import KilledError, Remote

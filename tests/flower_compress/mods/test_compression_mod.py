@@ -343,6 +343,78 @@ def test_metrics_and_record_keys_are_kept() -> None:
     assert reply.content["my-config"] == ConfigRecord({"note": "kept"})
 
 
+@pytest.mark.parametrize("returns", ["weights", "gradient"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["weight"],
+        ["half", "scale"],
+        ["norm.num_batches_tracked"],
+        [name for name in MODEL if name != "norm.running_mean"],
+    ],
+)
+def test_arrays_that_a_reply_leaves_out_count_as_unchanged(
+    returns: Literal["weights", "gradient"], names: list[str]
+) -> None:
+    def some(arrays: Arrays) -> Arrays:
+        return {name: array for name, array in arrays.items() if name in names}
+
+    client = Client(lambda arrays: some(moved(arrays)), returns)
+    answer = packet_in(client.send(Server().first()))
+    left_out = MODEL if returns == "weights" else {n: 0 * a for n, a in MODEL.items()}
+    exact = {name: a for name, a in MODEL.items() if name.startswith("norm")}
+    whole = {**left_out, **exact, **some(moved(MODEL))}
+    after, exact_bytes = LAYOUT.flatten(record(whole))
+    expected = VECTOR - after if returns == "weights" else after
+    np.testing.assert_array_equal(answer.payloads[0].vector, expected)
+    assert answer.exact == exact_bytes
+
+
+def test_a_train_function_may_empty_the_record_that_it_was_given() -> None:
+    client = Client()
+
+    def reply_with(msg: Message) -> Message:
+        given_arrays = msg.content["arrays"]
+        arrays = ArrayRecord({"half": given_arrays.pop("half")})
+        given_arrays.clear()
+        return Message(RecordDict({"arrays": arrays}), reply_to=msg)
+
+    client.reply_with = reply_with
+    answer = packet_in(client.send(Server().first()))
+    assert not answer.payloads[0].vector.any()
+    assert answer.exact == EXACT
+
+
+@pytest.mark.parametrize("message_type", [MessageType.TRAIN, MessageType.EVALUATE])
+def test_other_array_records_pass_untouched_both_ways(message_type: str) -> None:
+    control = record({"packet": np.arange(3), "weight": np.ones((2, 3), np.float16)})
+    client = Client()
+    client.send(Server().first())
+    if message_type == MessageType.TRAIN:
+        msg = message(Server().update(2, VECTOR))
+    else:
+        msg = evaluate_message(**{"arrayrecord-key": "arrays"})
+    # Before the model's, and behind it.
+    first, last = {"control": control}, {"z": control}
+    msg.content = RecordDict({**first, **dict(msg.content.items()), **last})
+
+    def reply_with(msg: Message) -> Message:
+        assert msg.content["control"] is msg.content["z"] is control
+        arrays = record({n: a.numpy() for n, a in msg.content["arrays"].items()})
+        content = RecordDict({"mine": control, "arrays": arrays, "control": control})
+        return Message(content, reply_to=msg)
+
+    client.reply_with = reply_with
+    reply = client.handle(msg)
+    assert list(reply.content) == ["mine", "arrays", "control"]
+    assert reply.content["mine"] is reply.content["control"] is control
+    found = find_packet(reply.content)
+    if message_type == MessageType.TRAIN:
+        assert found is not None
+        assert found[0] == "arrays"
+        assert not packet_in(reply).payloads[0].vector.any()
+
+
 def test_updates_add_up_on_the_client() -> None:
     client, server = Client(), Server()
     client.send(server.first())
@@ -551,10 +623,6 @@ def test_state_that_cannot_be_read_counts_as_lost() -> None:
 # -- what is refused -------------------------------------------------------------------
 
 
-def without(name: str) -> Callable[[Arrays], Arrays]:
-    return lambda arrays: {n: a for n, a in arrays.items() if n != name}
-
-
 def instead(name: str, array: Any) -> Callable[[Arrays], Arrays]:
     return lambda arrays: {**arrays, name: np.asarray(array)}
 
@@ -566,8 +634,13 @@ NAN, INF = float("nan"), float("inf")
     ("answer", "parts"),
     [
         (
-            without("scale"),
-            ["LayoutMismatchError", "'weight', 'scale', 'half'", "'weight', 'half'"],
+            lambda arrays: {"module.weight": arrays["weight"]},
+            ["LayoutMismatchError", "'weight', 'scale', 'half'", "'module.weight'"],
+        ),
+        (lambda arrays: {}, ["LayoutMismatchError", "'weight', 'scale', 'half'"]),
+        (
+            lambda arrays: {"weight": arrays["weight"], "extra": arrays["half"]},
+            ["LayoutMismatchError", "expected the arrays", "'weight', 'extra'"],
         ),
         (
             instead("extra", [1.0]),
@@ -601,6 +674,10 @@ NAN, INF = float("nan"), float("inf")
             instead("norm.running_mean", np.array([NAN, 0], np.float32)),
             ["NonFiniteError", "1 of 2 entries of 'norm.running_mean'", "expected"],
         ),
+        (
+            instead("norm.num_batches_tracked", np.float32(NAN)),
+            ["LayoutMismatchError", "'norm.num_batches_tracked'", "int64", "nan among"],
+        ),
     ],
 )
 @pytest.mark.parametrize("returns", ["weights", "gradient"])
@@ -622,7 +699,7 @@ def test_a_reply_that_does_not_fit_names_the_array(
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_reply_holds_one_array_record(count: int) -> None:
+def test_a_reply_holds_the_models_array_record(count: int) -> None:
     client = Client()
     client.reply_with = lambda msg: Message(
         RecordDict({f"arrays-{i}": record(MODEL) for i in range(count)}), reply_to=msg

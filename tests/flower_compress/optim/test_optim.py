@@ -140,18 +140,67 @@ def test_maximize_ascends() -> None:
     assert_equal(params, optimizer, descent)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes_stay_near_float32(dtype: torch.dtype) -> None:
-    params, other = parameters(), parameters(dtype)
+def test_float64_stays_near_float32() -> None:
+    params, other = parameters(), parameters(torch.float64)
     for p, q in zip(params, other, strict=True):
         q.data.copy_(p.data)
     for group in (params, other):
         optimizer = SparsAMS(group, lr=0.01, fraction=0.5)
         run(optimizer, group, range(3))
         assert optimizer.state[group[0]]["exp_avg"].dtype == group[0].dtype
-    near = 1e-6 if dtype == torch.float64 else 0.05
     for p, q in zip(params, other, strict=True):
-        torch.testing.assert_close(q.float(), p, rtol=near, atol=near)
+        torch.testing.assert_close(q.float(), p, rtol=1e-6, atol=1e-6)
+
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+def small_gradients(params: list[nn.Parameter], step: int, dtype: torch.dtype) -> None:
+    """Set gradients of which no square is a float16, rounded to `dtype`."""
+    generator = torch.Generator().manual_seed(100 + step)
+    for p in params:
+        noise = 1e-5 * torch.randn(p.shape, generator=generator)
+        p.grad = noise.to(dtype).to(p.dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_state_of_half_precision_is_that_of_float32(dtype: torch.dtype) -> None:
+    params, halves = parameters(), parameters(dtype)
+    for p, half in zip(params, halves, strict=True):
+        half.data.copy_(p.data)
+        p.data.copy_(half.data)
+    optimizer, of_halves = (
+        SparsAMS(group, lr=0.01, fraction=0.3) for group in (params, halves)
+    )
+    for step in range(STEPS):
+        for group, each in ((params, optimizer), (halves, of_halves)):
+            small_gradients(group, step, dtype)
+            each.step()
+    for p, half in zip(params, halves, strict=True):
+        assert half.dtype == dtype
+        # Rounded at every step, by half of the last bit of a number below 4.
+        near = STEPS * torch.finfo(dtype).eps * 2
+        torch.testing.assert_close(half.float(), p, rtol=0, atol=near)
+        for name in STATE:
+            assert torch.equal(of_halves.state[half][name], optimizer.state[p][name])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_goes_on_from_a_state_dict(dtype: torch.dtype) -> None:
+    whole, parts = parameters(dtype), parameters(dtype)
+    optimizer, first = SparsAMS(whole, fraction=0.3), SparsAMS(parts, fraction=0.3)
+    for step in range(6):
+        if step == 3:
+            saved = copy.deepcopy(first.state_dict())
+            first = SparsAMS(parts, fraction=0.3)
+            first.load_state_dict(saved)
+        for group, each in ((whole, optimizer), (parts, first)):
+            small_gradients(group, step, dtype)
+            each.step()
+    for p, q in zip(whole, parts, strict=True):
+        assert torch.equal(p, q)
+        for name in STATE:
+            assert torch.equal(optimizer.state[p][name], first.state[q][name])
 
 
 def test_a_long_vector_keeps_exactly_k_entries() -> None:

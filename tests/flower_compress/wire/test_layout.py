@@ -18,7 +18,13 @@ from flower_compress.errors import (
     LayoutMismatchError,
     NonFiniteError,
 )
-from flower_compress.wire.layout import Layout, Tensor, read_array, write_array
+from flower_compress.wire.arrays import (
+    array_of_bytes,
+    encode_entries,
+    read_array,
+    write_array,
+)
+from flower_compress.wire.layout import Layout, Tensor
 
 FLOATS = ("float16", "float32", "float64")
 EXACT = ("int8", "uint8", "int32", "int64", "uint64", "bool")
@@ -259,8 +265,8 @@ def test_unsupported_dtypes_are_named(dtype: str) -> None:
 
 
 def test_dtypes_that_numpy_does_not_know_are_named() -> None:
-    arrays = ArrayRecord({"w": Array("bfloat16", (2,), "numpy.ndarray", b"")})
-    with pytest.raises(ConfigurationError, match="array 'w'.*bfloat16"):
+    arrays = ArrayRecord({"w": Array("float8_e4m3fn", (2,), "numpy.ndarray", b"")})
+    with pytest.raises(ConfigurationError, match="array 'w'.*float8_e4m3fn"):
         Layout.of(arrays)
 
 
@@ -323,6 +329,152 @@ def test_overflow_of_float64_is_reported_by_check_finite(names: tuple[str]) -> N
     vector, _ = layout.flatten(record(arrays))
     with pytest.raises(NonFiniteError, match="2 of 3 entries of 'w'"):
         layout.check_finite(vector, "the update")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        (
+            "n",
+            np.array([1.0, math.nan]),
+            "that int64 holds, got 2 of float64, nan ",
+        ),
+        ("n", np.array([1.0, 2.5], np.float32), "got 2 of float32, 2.5 among them"),
+        (
+            "small",
+            np.array([7, 300]),
+            "that int8 holds, got 2 of int64, 300 among",
+        ),
+        (
+            "mask",
+            np.array([0, 2]),
+            "that bool holds, got 2 of int64, 2 among them",
+        ),
+        ("w", np.array([1j, 2]), "2 numbers that float32 holds, got 2 of complex128, "),
+        (
+            "running_var",
+            np.array(["1", "2"]),
+            "that float32 holds, got 2 of <U1, 1 am",
+        ),
+    ],
+)
+def test_values_that_the_dtype_does_not_hold_are_named(
+    name: str, wrong: NDArray[Any], message: str
+) -> None:
+    model = {
+        "w": np.zeros(2, np.float32),
+        "n": np.array([5, 6]),
+        "small": np.array([5, 6], np.int8),
+        "mask": np.array([True, False]),
+        "running_var": np.ones(2, np.float32),
+    }
+    layout = Layout.of(record(model))
+    same = {n: a.astype(np.float64) for n, a in model.items()}
+    assert flattened(layout, record(same)) == flattened(layout, record(model))
+    with pytest.raises(LayoutMismatchError) as caught:
+        layout.flatten(record({**model, name: wrong}))
+    assert str(caught.value).startswith(f"array {name!r}: expected ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stype", "data"),
+    [
+        ("float32", "other", b""),
+        ("float32", "numpy.ndarray", b""),
+        ("float32", "numpy.ndarray", b"\x93NUMPY\x01\x00"),
+        ("float33", "numpy.ndarray", b""),
+        ("float32", "numpy.ndarray", Array(np.zeros(3, np.float32)).data),
+    ],
+)
+def test_arrays_that_cannot_be_read_are_named(
+    dtype: str, stype: str, data: bytes
+) -> None:
+    layout = Layout.of(record({"w": np.zeros(2, np.float32)}))
+    with pytest.raises(LayoutMismatchError, match="array 'w': expected"):
+        layout.flatten({"w": Array(dtype, (2,), stype, data)})
+
+
+# --- bfloat16 -------------------------------------------------------------------------
+
+
+def halves(**arrays: Any) -> ArrayRecord:
+    """Return arrays of bfloat16; all of these values are some."""
+    return ArrayRecord(
+        {
+            name: array_of_bytes(
+                "bfloat16", np.shape(a), encode_entries(np.asarray(a), "bfloat16")
+            )
+            for name, a in arrays.items()
+        }
+    )
+
+
+def test_bfloat16_round_trip() -> None:
+    arrays = halves(w=[[1.5, -2.0, 3.0]], running_mean=[0.25, 8.0], scale=-0.5)
+    arrays["n"] = Array(np.array(7))
+    layout = Layout.of(arrays)
+    assert [t.exact for t in layout.tensors] == [False, True, False, True]
+    assert (layout.dim, layout.exact_bytes, layout.num_bytes) == (4, 12, 20)
+    assert layout.rounds
+    vector, exact = layout.flatten(arrays)
+    assert vector.dtype == np.float32
+    assert vector.tolist() == [1.5, -2.0, 3.0, -0.5]
+    assert exact.hex() == "803e0041" + "0700000000000000"
+    assert_same_bytes(layout.unflatten(vector, exact), arrays)
+    assert Layout.from_config(json.loads(json.dumps(layout.config()))) == layout
+    layout.check_exact(exact, "the reply")
+    with pytest.raises(NonFiniteError, match="1 of 2 entries of 'running_mean'"):
+        layout.check_exact(b"\xc0\x7f" + exact[2:], "the reply")
+    # Whatever comes is rounded, values beyond the largest are refused.
+    rounded = layout.unflatten(vector + np.float32(5e-4), exact)
+    assert_same_bytes(rounded, arrays)
+    with pytest.raises(NonFiniteError, match="array 'w'.*does not fit into bfloat16"):
+        layout.unflatten(np.full(4, 3.4e38, np.float32), exact)
+
+
+def test_bfloat16_and_other_floats_take_each_others_place() -> None:
+    halved, whole = halves(w=[1.5, 2.0]), record({"w": np.array([1.5, 2.0], "f4")})
+    for one, other in ((halved, whole), (whole, halved)):
+        layout = Layout.of(one)
+        assert flattened(layout, other) == flattened(layout, one)
+
+
+def test_average_of_bfloat16_is_rounded_to_the_nearest() -> None:
+    layout = Layout.of(halves(running_mean=[1.0, 4.0]))
+    parts = [
+        layout.flatten(halves(running_mean=mean))[1]
+        for mean in ([1.0, 4.0], [1.0078125, 7.0])
+    ]
+    (mean,) = layout.exact_arrays(layout.average_exact(parts, [1.0, 2.0]))
+    assert mean.tolist() == [1.0078125, 6.0]  # 1.0052 and 6
+
+
+def assert_same_bytes(one: ArrayRecord, other: ArrayRecord) -> None:
+    assert list(one) == list(other)
+    assert all(one[name] == other[name] for name in one)
+
+
+# --- Subsets --------------------------------------------------------------------------
+
+
+def test_a_subset_is_completed_and_nothing_else() -> None:
+    arrays = record(MODEL)
+    layout = Layout.of(arrays)
+    _, exact = layout.flatten(arrays)
+    vector = np.arange(layout.dim, dtype=np.float32)
+    others = layout.unflatten(vector, exact)
+    for names in (["scale"], ["head.bias", "norm.running_var"], [*MODEL][1:]):
+        some = ArrayRecord({name: arrays[name] for name in names})
+        expected = {n: arrays[n] if n in names else others[n] for n in MODEL}
+        assert dict(layout.complete(some, vector, exact)) == expected
+    for given_arrays in (
+        arrays,
+        ArrayRecord(),
+        record({"scale": MODEL["scale"], "unknown": np.zeros(2)}),
+        record({**MODEL, "unknown": np.zeros(2)}),
+    ):
+        assert layout.complete(given_arrays, vector, exact) is given_arrays
 
 
 # --- Averages -------------------------------------------------------------------------

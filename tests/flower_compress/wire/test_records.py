@@ -9,7 +9,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from flower_compress.errors import LayoutMismatchError
-from flower_compress.wire.records import only_array_record, records_of, uniform_mean
+from flower_compress.wire.records import (
+    model_record,
+    records_of,
+    uniform_mean,
+)
 
 
 def arrays(value: float) -> ArrayRecord:
@@ -31,10 +35,15 @@ def test_records_of_one_kind_in_order_and_not_copied() -> None:
     assert list(records_of(RecordDict(), ArrayRecord)) == []
 
 
-def test_the_only_array_record() -> None:
-    record = arrays(1)
+def test_the_models_record_is_the_one_under_its_key_or_the_only_one() -> None:
+    record, other = arrays(1), arrays(2)
     content = RecordDict({"c": ConfigRecord({"lr": 0.1}), "weights": record})
-    key, found = only_array_record(content, "the reply")
+    for asked in ("weights", "arrays", "c"):
+        key, found = model_record(content, asked, "the reply")
+        assert key == "weights"
+        assert found is record
+    content = RecordDict({"control": other, "weights": record})
+    key, found = model_record(content, "weights", "the reply")
     assert key == "weights"
     assert found is record
 
@@ -44,8 +53,9 @@ def test_none_or_several_array_records_are_refused(count: int) -> None:
     content = RecordDict({f"r{i}": arrays(i) for i in range(count)})
     content["m"] = MetricRecord({"loss": 1.0})
     message = f"one ArrayRecord in the client's reply, got {count}"
-    with pytest.raises(LayoutMismatchError, match=message):
-        only_array_record(content, "the client's reply")
+    with pytest.raises(LayoutMismatchError, match=message) as caught:
+        model_record(content, "arrays", "the client's reply")
+    assert ("none under 'arrays': put" in str(caught.value)) == (count > 0)
 
 
 def test_mean_weighs_all_clients_alike() -> None:
