@@ -121,7 +121,7 @@ def _digits(model: str, partition: str, epochs: int, rounds: int) -> list[Row]:
 
     from flower_compress.strategies import get_algorithm
     from flower_compress.testing import InProcessGrid
-    from flower_compress.wire.layout import read_array, write_array
+    from flower_compress.wire.arrays import read_array, write_array
     from simulations.client_app import app
     from simulations.settings import Settings as Run
 
