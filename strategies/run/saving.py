@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from flwr.serverapp.strategy import Result
 from flower_compress.errors import CheckpointError, ConfigurationError, RoundFailedError
 
 from .checkpoint import Arrays, Checkpoint, Checkpoints
+from .difference import differences
 
 __all__ = [
     "VERSIONS_A_RESUME",
@@ -28,6 +30,7 @@ __all__ = [
 VERSIONS_A_RESUME = 1 << 20
 """How many versions a resumed run skips: clients may have seen newer ones."""
 
+_MOST_DIFFERENCES = 3
 _MAX_RESUMES = (1 << 32) // VERSIONS_A_RESUME - 1
 
 
@@ -171,13 +174,11 @@ class Failures:
 
 def check_same_run(own: dict[str, Any], checkpoint: Checkpoint) -> None:
     """Raise ConfigurationError if a checkpoint's ``"run"`` differs from `own`."""
-    saved = checkpoint.meta["run"]
-    differing = [name for name in own if own[name] != saved.get(name)]
-    if differing:
-        name = differing[0]
+    saved = {name: checkpoint.meta["run"].get(name) for name in own}
+    found = list(islice(differences(saved, own), _MOST_DIFFERENCES))
+    if found:
         raise ConfigurationError(
-            f"{checkpoint.path} is of another run: {', '.join(differing)} differ; "
-            f"{name}: expected {own[name]}, got {saved.get(name)}. Give another "
+            f"{checkpoint.path} is of another run: {'; '.join(found)}. Give another "
             "checkpoint_dir, or the run's own settings"
         )
 

@@ -567,11 +567,11 @@ NAN, INF = float("nan"), float("inf")
     [
         (
             without("scale"),
-            ["LayoutMismatchError", "'weight', 'scale', 'half'", "'weight', 'half'"],
+            ["LayoutMismatchError", "expected 5 arrays, got 4", "missing 'scale'"],
         ),
         (
             instead("extra", [1.0]),
-            ["LayoutMismatchError", "expected the arrays", "got", "'extra'"],
+            ["LayoutMismatchError", "expected 5 arrays, got 6", "unknown 'extra'"],
         ),
         (
             instead("weight", np.zeros((3, 2), np.float32)),
