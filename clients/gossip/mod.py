@@ -76,6 +76,7 @@ class GossipMod(ClientMod[GossipState]):
     _state = GossipState
     _state_key = "flower_compress.gossip"
     _state_kind = "node"
+    _foreign = "the server's strategy is no Relay"
 
     def _answer(
         self, msg: Message, context: Context, call_next: ClientAppCallable

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from logging import getLogger
 from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
-from ..errors import ConfigurationError, FlowerCompressError
+from ..arguments import check_callable
+from ..compressors import Compressor
+from ..errors import FlowerCompressError, WrongTypeError
 from .state_store import StateStore
 
 __all__ = ["ClientMod", "Returns", "reply_with", "stable_identity", "with_record"]
@@ -63,8 +65,8 @@ class ClientMod(ABC, Generic[_S]):
 
     Raises
     ------
-    ConfigurationError
-        If `returns` is neither of the two.
+    WrongTypeError
+        If an argument is none of those.
     """
 
     _state: type[_S]
@@ -73,6 +75,10 @@ class ClientMod(ABC, Generic[_S]):
     """Key of its record in ``Context.state``."""
     _state_kind: ClassVar[str] = "client"
     """What its file's name begins with."""
+    _foreign: ClassVar[str] = "the server's strategy does not compress"
+    """What it means that a message to train is none of ours."""
+    _passes: ClassVar[set[str]] = set()
+    """The mods of this process that have said so."""
 
     def __init__(
         self,
@@ -80,13 +86,25 @@ class ClientMod(ABC, Generic[_S]):
         identity: Callable[[Context], int] | None = None,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        if returns not in get_args(Returns):
-            raise ConfigurationError(
-                f'returns must be "weights" or "gradient", got {returns!r}'
+        if not isinstance(returns, str) or returns not in get_args(Returns):
+            raise WrongTypeError(
+                "returns", '"weights" or "gradient"', returns, self._remedy(returns)
+            )
+        if identity is not None:
+            check_callable(
+                "identity", identity, "a function of the Context that returns a number"
             )
         self.returns: Returns = returns
         self.identity = identity or stable_identity
         self._store = StateStore(self._state_key, state_dir, self._state_kind)
+
+    def _remedy(self, returns: object) -> str:
+        name = type(self).__name__
+        if isinstance(returns, Message):  # Flower called the class.
+            return f"give an object, mods=[{name}()], not the class"
+        if isinstance(returns, Compressor):
+            return f"{name} takes no operator, the server says how to answer"
+        return ""
 
     def __call__(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -100,7 +118,17 @@ class ClientMod(ABC, Generic[_S]):
             return Message(
                 Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=msg
             )
-        return call_next(msg, context) if reply is None else reply
+        if reply is not None:
+            return reply
+        self._note_foreign(msg)
+        return call_next(msg, context)
+
+    def _note_foreign(self, msg: Message) -> None:
+        name = type(self).__name__
+        is_train = msg.metadata.message_type.split(".")[0] == MessageType.TRAIN
+        if is_train and name not in self._passes:
+            self._passes.add(name)
+            _log.info("%s: %s; messages pass unchanged", name, self._foreign)
 
     @abstractmethod
     def _answer(

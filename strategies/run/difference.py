@@ -19,8 +19,7 @@ def differences(was: Any, is_now: Any, path: str = "") -> Iterator[str]:
     ----------
     was, is_now : Any
         What JSON can hold. A string that holds a JSON object is taken apart too.
-        Values are cut to some sixty characters; of lists that differ in length nothing
-        but the length is told.
+        Values are cut to some sixty characters.
     path : str
         Where they stand.
     """
@@ -34,7 +33,10 @@ def differences(was: Any, is_now: Any, path: str = "") -> Iterator[str]:
     elif not (isinstance(was, list) and isinstance(is_now, list)):
         yield f"{path} was {_shown(was)} and is {_shown(is_now)}"
     elif len(was) != len(is_now):
-        yield f"{path} had {len(was)} entries and has {len(is_now)}"
+        yield (
+            f"{path} was {_shown(was)} and is {_shown(is_now)} ({len(was)} and "
+            f"{len(is_now)} entries)"
+        )
     else:
         for index, (one, other) in enumerate(zip(was, is_now, strict=True)):
             yield from differences(one, other, f"{path}[{index}]")

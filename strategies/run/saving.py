@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import MetricRecord
 from flwr.serverapp.strategy import Result
 
+from flower_compress.arguments import check_number, folder_of
 from flower_compress.errors import CheckpointError, ConfigurationError, RoundFailedError
 
 from .checkpoint import Arrays, Checkpoint, Checkpoints
@@ -66,14 +66,13 @@ class Saving:
     def __init__(
         self, folder: str | os.PathLike[str] | None, every: int, resume: bool
     ) -> None:
-        if every < 1:
-            raise ConfigurationError(f"checkpoint_every must be positive, got {every}")
+        check_number("checkpoint_every", every, "be positive", lambda n: n >= 1)
         if resume and folder is None:
             raise ConfigurationError(
                 "resume=True needs the folder with the checkpoints: give checkpoint_dir"
             )
         self.every, self.resume = every, resume
-        self.folder = None if folder is None else Path(folder)
+        self.folder = folder_of("checkpoint_dir", folder)
         self._checkpoints: Checkpoints | None = None
 
     def begin(self) -> Checkpoint | None:
