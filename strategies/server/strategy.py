@@ -104,8 +104,8 @@ class CompressedStrategy(RunStrategy, FedAvg):
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
     weighted_by_key : str or None (default: "num-examples")
-        Key in the clients' metrics that holds their weight; None weights all alike,
-        as the papers do.
+        Key in the clients' metrics that holds their weight, a number >= 0, of which a
+        client with 0 has no say; None weights all alike, as the papers do.
     **kwargs
         Every argument of :class:`~flower_compress.strategies.run.RunStrategy`
         (``checkpoint_dir``, ``checkpoint_every``, ``resume``, ``greeting_timeout``,
@@ -299,8 +299,14 @@ class CompressedStrategy(RunStrategy, FedAvg):
             session.pause()
             return session.arrays, None
         parts = [entry.part for entry in accepted]
-        session.step(parts, [entry.exact for entry in accepted], server_round)
-        self._watch.note(server_round, session.update_norm)
+        if session.step(parts, [entry.exact for entry in accepted], server_round):
+            self._watch.note(server_round, session.update_norm)
+        else:
+            _log.warning(
+                "round %d: no step, since %r is 0 in every reply",
+                server_round,
+                self.weighted_by_key,
+            )
         metrics = self._train_metrics([entry.message for entry in accepted])
         return session.arrays, metrics
 
