@@ -43,6 +43,8 @@ def test_a_client_counts_with_the_weight_it_has_now(
             x = np.random.default_rng([version, i]).standard_normal(DIM)
             channel = Channel(Stream(1, Purpose.UPLINK, i, version))
             sender = link.acknowledge(senders[i], *uplinks.acked(ends[i]))
+            at_client = 0.0 if sender.vector is None else sender.vector
+            np.testing.assert_allclose(at_client, h[i], rtol=0, atol=1e-6)
             base = sender.version
             senders[i], payload = link.send(
                 sender, x.astype(np.float32), version, channel
