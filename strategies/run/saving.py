@@ -140,16 +140,22 @@ class Saving:
 class Failures:
     """Ends a run in which every answer is an error, several rounds in a row.
 
+    At once, if no answer was ever taken in and all say that the client app cannot work:
+    it will not mend itself.
+
     Parameters
     ----------
     limit : int
         How many such rounds.
     in_a_row : int
         How many there were.
+    has_begun : bool
+        Whether an answer was ever taken in.
     """
 
     limit: int
     in_a_row: int = field(default=0)
+    has_begun: bool = field(default=False)
 
     def count(self, num_accepted: int, reasons: list[str]) -> None:
         """Note a round: the answers taken in, and why others were not.
@@ -157,13 +163,17 @@ class Failures:
         Raises
         ------
         RoundFailedError
-            If the limit is reached.
+            If the limit is reached, or there is no hope.
         """
+        self.has_begun |= num_accepted > 0
         if num_accepted or not reasons:
             self.in_a_row = 0
             return
         self.in_a_row += 1
-        if self.in_a_row >= self.limit:
+        is_hopeless = not self.has_begun and all(
+            reason.startswith(ConfigurationError.__name__) for reason in reasons
+        )
+        if is_hopeless or self.in_a_row >= self.limit:
             distinct = list(dict.fromkeys(reasons))
             raise RoundFailedError(
                 f"all {len(reasons)} clients that answered reported an error, "
