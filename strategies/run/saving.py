@@ -175,9 +175,10 @@ class Failures:
         )
         if is_hopeless or self.in_a_row >= self.limit:
             distinct = list(dict.fromkeys(reasons))
+            often = f", {self.in_a_row} rounds in a row" if self.in_a_row > 1 else ""
             raise RoundFailedError(
-                f"all {len(reasons)} clients that answered reported an error, "
-                f"{self.in_a_row} rounds in a row: " + " | ".join(distinct[:3])
+                f"all {len(reasons)} clients that answered reported an error{often}: "
+                + " | ".join(distinct[:3])
             )
 
 

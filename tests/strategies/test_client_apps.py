@@ -100,7 +100,7 @@ def test_an_app_of_flowers_former_api_ends_the_run_in_its_first_round() -> None:
     app = ClientApp(client_fn=client_fn, mods=[CompressionMod()])
     grid = InProcessGrid(app, NUM_CLIENTS, on_message=lambda msg, _: asked.append(msg))
     expected = (
-        r"1 rounds in a row: ConfigurationError: this client app is one of Flower's "
+        r"reported an error: ConfigurationError: this client app is one of Flower's "
         r"former API \(client_fn, NumPyClient\), and CompressionMod needs the message "
         r"API: register what trains with `@app.train\(\)`$"
     )
