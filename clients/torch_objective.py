@@ -23,6 +23,7 @@ from flower_compress.errors import (
     LayoutMismatchError,
     MissingExtraError,
 )
+from flower_compress.wire.names import name_difference
 
 try:
     import torch
@@ -247,12 +248,9 @@ class TorchObjective:
         """Copy `arrays` into the module and return its state, sharing its storage."""
         state = _tensors_of(self._model)
         if arrays.keys() != state.keys():
-            missing = sorted(state.keys() - arrays.keys())
-            unknown = sorted(arrays.keys() - state.keys())
             raise LayoutMismatchError(
-                f"expected the arrays of the module's state dict, came without "
-                f"{missing} and with unknown {unknown}: server and client must build "
-                f"the same model"
+                f"the module's state dict: {name_difference(state, arrays)}; server "
+                "and client must build the same model"
             )
         with torch.no_grad():
             for name, tensor in state.items():

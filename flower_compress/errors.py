@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Number
 
 __all__ = [
     "BiasedCompressorError",
@@ -20,7 +21,10 @@ __all__ = [
     "RoundFailedError",
     "StalePacketError",
     "UnknownNameError",
+    "WrongTypeError",
 ]
+
+_LONGEST_SHOWN = 60
 
 
 class FlowerCompressError(Exception):
@@ -51,6 +55,28 @@ class UnknownNameError(ConfigurationError):
         super().__init__(
             f"unknown {kind} {name!r}: expected one of {', '.join(names)}{question}"
         )
+
+
+class WrongTypeError(ConfigurationError, TypeError):
+    """An argument of another kind than what is expected.
+
+    Parameters
+    ----------
+    name : str
+        The argument.
+    expected : str
+        What it should be.
+    value : object
+        What came.
+    remedy : str, optional
+        What to do.
+    """
+
+    def __init__(
+        self, name: str, expected: str, value: object, remedy: str = ""
+    ) -> None:
+        advice = f": {remedy}" if remedy else ""
+        super().__init__(f"{name} must be {expected}, got {shown(value)}{advice}")
 
 
 class BiasedCompressorError(ConfigurationError):
@@ -108,3 +134,14 @@ class MissingExtraError(FlowerCompressError, ImportError):
 
 class RoundFailedError(FlowerCompressError):
     """Every client that answered reported an error, several rounds in a row."""
+
+
+def shown(value: object) -> str:
+    """Return a value for an error: plain ones as they are, others by their type."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, (Number, str)):
+        text = repr(value) if isinstance(value, str) else str(value)
+        return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

@@ -16,6 +16,7 @@ from flower_compress.errors import (
     CorruptPacket,
     OutOfSyncError,
     StalePacketError,
+    shown,
 )
 from flower_compress.mods.client_mod import ClientMod, reply_with, with_record
 from flower_compress.wire.agreement import PROTOCOL
@@ -76,6 +77,7 @@ class GossipMod(ClientMod[GossipState]):
     _state = GossipState
     _state_key = "flower_compress.gossip"
     _state_kind = "node"
+    _foreign = "the server's strategy is no Relay"
 
     def _answer(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -84,10 +86,11 @@ class GossipMod(ClientMod[GossipState]):
         if found is None:
             return None
         key, data = found
-        delivery, identity = Delivery.parse(data), self.identity(context)
+        delivery, identity = Delivery.parse(data), self._identity_of(context)
         state = self._load(context, identity, delivery.session)
         if delivery.number == 0:
-            return _answer_greeting(msg, key, delivery, identity, state)
+            name = context.node_config.get("partition-id", identity)
+            return _answer_greeting(msg, key, delivery, identity, name, state)
         if delivery.contract is not None:
             # Whatever was here before, the relay does not count on it.
             state = GossipState(
@@ -166,12 +169,17 @@ def _add_zeros(reply: Message, phase: str, vectors: Mapping[str, Vector]) -> Non
 
 
 def _answer_greeting(
-    msg: Message, key: str, delivery: Delivery, identity: int, state: GossipState | None
+    msg: Message,
+    key: str,
+    delivery: Delivery,
+    identity: int,
+    name: object,
+    state: GossipState | None,
 ) -> Message:
     if not 0 <= identity < EVERYONE:
         raise ConfigurationError(
             "the nodes of a decentralized run are numbered from 0, and this one says "
-            f"that it is {identity}: start it with "
+            f"that it is {shown(name)}: start it with "
             '--node-config "partition-id=0 num-partitions=10", or give GossipMod an '
             "`identity` function"
         )

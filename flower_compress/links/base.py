@@ -24,6 +24,7 @@ import numpy as np
 from ..coding import CODE_NAMES
 from ..compressors import Compressor, Vector
 from ..errors import OutOfSyncError, StalePacketError, UnknownNameError
+from .checks import require_compressor
 from .payload import Channel, Payload
 
 __all__ = ["Link", "ReceiverState", "SenderState", "accept", "commit", "fold"]
@@ -121,6 +122,7 @@ class Link(ABC):
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
+        require_compressor(self.compressor)
         if self.code not in CODE_NAMES:
             raise UnknownNameError("code", self.code, CODE_NAMES)
 

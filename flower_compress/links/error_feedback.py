@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..arguments import check_number
 from ..compressors import Vector
-from ..errors import ConfigurationError
 from .base import Link, SenderState
 from .payload import Channel, Payload
 
@@ -47,9 +47,9 @@ class ErrorFeedback(Link):
 
     def __post_init__(self) -> None:
         Link.__post_init__(self)
-        if self.feedback is not None and not 0.0 <= self.feedback <= 1.0:
-            raise ConfigurationError(
-                f"feedback must lie in [0, 1], got {self.feedback}"
+        if self.feedback is not None:
+            check_number(
+                "feedback", self.feedback, "lie in [0, 1]", lambda f: 0 <= f <= 1
             )
 
     def feedback_at(self, dim: int) -> float:

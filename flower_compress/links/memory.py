@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from ..arguments import check_number
 from ..compressors import Identity, Vector
 from ..errors import ConfigurationError
 from ..theory import memory_rate
@@ -48,8 +49,8 @@ class Memory(Link):
 
     def __post_init__(self) -> None:
         Link.__post_init__(self)
-        if self.rate is not None and not 0.0 <= self.rate <= 1.0:
-            raise ConfigurationError(f"rate must lie in [0, 1], got {self.rate}")
+        if self.rate is not None:
+            check_number("rate", self.rate, "lie in [0, 1]", lambda a: 0 <= a <= 1)
         if self.initial not in ("zero", "first"):
             raise ConfigurationError(
                 f'initial must be "zero" or "first", got {self.initial!r}'

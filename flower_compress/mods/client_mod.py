@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from logging import getLogger
+from numbers import Integral
 from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
-from ..errors import ConfigurationError, FlowerCompressError
+from ..arguments import check_callable
+from ..compressors import Compressor
+from ..errors import ConfigurationError, FlowerCompressError, WrongTypeError, shown
 from .state_store import StateStore
 
 __all__ = ["ClientMod", "Returns", "reply_with", "stable_identity", "with_record"]
@@ -22,6 +26,7 @@ Returns = Literal["weights", "gradient"]
 """What a train function returns."""
 
 _log = getLogger("flwr")
+_FORMER_KEYS = ("fitins.", "evaluateins.")
 
 
 class _State(Protocol):
@@ -40,8 +45,27 @@ _S = TypeVar("_S", bound=_State)
 
 
 def stable_identity(context: Context) -> int:
-    """Return the node's ``partition-id``, or its node id if it has none."""
-    return int(context.node_config.get("partition-id", context.node_id))
+    """Return the node's ``partition-id``, or its node id if it has none.
+
+    One that is a name, as ``"hospital-a"``, becomes the first 63 bits of its SHA-256.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is neither a whole number nor a name.
+    """
+    value = context.node_config.get("partition-id", context.node_id)
+    if isinstance(value, str) and value.strip():
+        try:
+            return int(value)
+        except ValueError:
+            digest = hashlib.sha256(value.encode()).digest()
+            return int.from_bytes(digest[:8], "big") >> 1
+    if isinstance(value, str) or value != int(value):
+        raise ConfigurationError(
+            f"partition-id must be a whole number or a name, got {shown(value)}"
+        )
+    return int(value)
 
 
 class ClientMod(ABC, Generic[_S]):
@@ -55,7 +79,7 @@ class ClientMod(ABC, Generic[_S]):
     returns : {"weights", "gradient"} (default: "weights")
         What the train function returns.
     identity : Callable[[Context], int], optional
-        A number that is this client's own and survives restarts. Default:
+        A whole number that is this client's own and survives restarts. Default:
         :func:`stable_identity`.
     state_dir : path, optional
         Folder in which the client keeps its state, in a file of its own. Default: in
@@ -63,8 +87,8 @@ class ClientMod(ABC, Generic[_S]):
 
     Raises
     ------
-    ConfigurationError
-        If `returns` is neither of the two.
+    WrongTypeError
+        If an argument is none of those.
     """
 
     _state: type[_S]
@@ -73,6 +97,10 @@ class ClientMod(ABC, Generic[_S]):
     """Key of its record in ``Context.state``."""
     _state_kind: ClassVar[str] = "client"
     """What its file's name begins with."""
+    _foreign: ClassVar[str] = "the server's strategy does not compress"
+    """What it means that a message to train is none of ours."""
+    _passes: ClassVar[set[str]] = set()
+    """The mods of this process that have said so."""
 
     def __init__(
         self,
@@ -80,27 +108,66 @@ class ClientMod(ABC, Generic[_S]):
         identity: Callable[[Context], int] | None = None,
         state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        if returns not in get_args(Returns):
-            raise ConfigurationError(
-                f'returns must be "weights" or "gradient", got {returns!r}'
+        if not isinstance(returns, str) or returns not in get_args(Returns):
+            raise WrongTypeError(
+                "returns", '"weights" or "gradient"', returns, self._remedy(returns)
+            )
+        if identity is not None:
+            check_callable(
+                "identity", identity, "a function of the Context that returns a number"
             )
         self.returns: Returns = returns
         self.identity = identity or stable_identity
         self._store = StateStore(self._state_key, state_dir, self._state_kind)
+
+    def _remedy(self, returns: object) -> str:
+        name = type(self).__name__
+        if isinstance(returns, Message):  # Flower called the class.
+            return f"give an object, mods=[{name}()], not the class"
+        if isinstance(returns, Compressor):
+            return f"{name} takes no operator, the server says how to answer"
+        return ""
 
     def __call__(
         self, msg: Message, context: Context, call_next: ClientAppCallable
     ) -> Message:
         """Handle one message."""
         try:
-            reply = self._answer(msg, context, call_next)
+            reply = self._answer(msg, context, self._through(call_next))
         except FlowerCompressError as error:
             reason = f"{type(error).__name__}: {error}"
             _log.error("%s: %s", type(self).__name__, reason)
             return Message(
                 Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=msg
             )
-        return call_next(msg, context) if reply is None else reply
+        if reply is not None:
+            return reply
+        self._note_foreign(msg)
+        return call_next(msg, context)
+
+    def _through(self, call_next: ClientAppCallable) -> ClientAppCallable:
+        """Return what calls the app, and says what an app of Flower's former API is."""
+
+        def call(msg: Message, context: Context) -> Message:
+            try:
+                return call_next(msg, context)
+            except KeyError as error:
+                if str(error).strip("'").startswith(_FORMER_KEYS):
+                    raise ConfigurationError(
+                        "this client app is one of Flower's former API (client_fn, "
+                        f"NumPyClient), and {type(self).__name__} needs the message "
+                        "API: register what trains with `@app.train()`"
+                    ) from error
+                raise
+
+        return call
+
+    def _note_foreign(self, msg: Message) -> None:
+        name = type(self).__name__
+        is_train = msg.metadata.message_type.split(".")[0] == MessageType.TRAIN
+        if is_train and name not in self._passes:
+            self._passes.add(name)
+            _log.info("%s: %s; messages pass unchanged", name, self._foreign)
 
     @abstractmethod
     def _answer(
@@ -110,6 +177,26 @@ class ClientMod(ABC, Generic[_S]):
 
         The state is to be saved last of all: a client that fails before has not moved.
         """
+
+    def _identity_of(self, context: Context) -> int:
+        """Return the client's own number.
+
+        Raises
+        ------
+        ConfigurationError
+            If the function that gives it raises, or gives no whole number.
+        """
+        try:
+            identity = self.identity(context)
+        except FlowerCompressError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"the `identity` function raised {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(identity, Integral):
+            raise WrongTypeError("what `identity` gives", "a whole number", identity)
+        return int(identity)
 
     def _load(self, context: Context, identity: int, session: object) -> _S | None:
         """Return what the client remembers of a session, None if nothing."""

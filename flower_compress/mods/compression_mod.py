@@ -46,7 +46,8 @@ class CompressionMod(ClientMod[ClientState]):
         An array that it leaves out counts as unchanged.
     identity : Callable[[Context], int], optional
         A number that is this client's own and survives restarts. Default: the node's
-        ``partition-id`` if it has one, else its node id.
+        ``partition-id`` if it has one (a number, or a name, of which the identity is a
+        hash), else its node id.
     state_dir : path, optional
         Folder in which the client keeps what it remembers of its links, in a file of
         its own. Default: in ``Context.state``, which a SuperNode holds in memory, so
@@ -89,7 +90,7 @@ class CompressionMod(ClientMod[ClientState]):
         data: bytes,
     ) -> Message:
         packet = Packet.parse(data)
-        identity = self.identity(context)
+        identity = self._identity_of(context)
         state = self._load(context, identity, packet.session)
         if packet.greeting:
             return _answer_greeting(msg, key, packet, identity, state)
@@ -170,7 +171,7 @@ class CompressionMod(ClientMod[ClientState]):
                 break
         else:
             return None
-        identity = self.identity(context)
+        identity = self._identity_of(context)
         state = self._load(context, identity, config[SESSION_KEY])
         if state is None:
             raise OutOfSyncError(

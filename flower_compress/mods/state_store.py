@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from logging import getLogger
-from pathlib import Path
 
 from flwr.app import ConfigRecord, Context
 
+from ..arguments import folder_of
 from .state_file import StateFile
 
 __all__ = ["StateStore"]
@@ -36,7 +36,7 @@ class StateStore:
         kind: str = "client",
     ) -> None:
         self.key, self.kind = key, kind
-        self.folder = None if folder is None else Path(folder)
+        self.folder = folder_of("state_dir", folder)
 
     def load(self, context: Context, identity: int) -> bytes | None:
         """Return the bytes kept last, None if there are none."""

@@ -24,6 +24,7 @@ from .arrays import (
     read_array,
     unfit,
 )
+from .names import name_difference
 
 __all__ = ["EXACT_PATTERN", "Layout", "Tensor"]
 
@@ -200,10 +201,11 @@ class Layout:
         if len(arrays) != len(self.tensors) or any(
             tensor.name not in arrays for tensor in self.tensors
         ):
-            expected = [tensor.name for tensor in self.tensors]
+            difference = name_difference(
+                (tensor.name for tensor in self.tensors), arrays
+            )
             raise LayoutMismatchError(
-                f"expected the arrays {expected}, got {list(arrays)}; return the "
-                "arrays that the server sent"
+                f"{difference}; return the arrays that the server sent"
             )
         dense: list[NDArray[Any]] = []
         exact: list[bytes] = []

@@ -24,9 +24,15 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from numpy.typing import ArrayLike
 
+from flower_compress.arguments import check_number
 from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import Compressor
-from flower_compress.errors import ConfigurationError, UnknownNameError
+from flower_compress.errors import (
+    ConfigurationError,
+    UnknownNameError,
+    WrongTypeError,
+)
+from flower_compress.links.checks import require_compressor
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.ledger import EdgeLedger, Ledger
 from flower_compress.wire.mail import ZEROS_METRIC, Delivery
@@ -143,24 +149,25 @@ class Relay(RunStrategy):
         evaluate_at_nodes: bool = False,
         **kwargs: Any,
     ) -> None:
+        require_compressor(compressor)
+        if isinstance(topology, Compressor | str):
+            raise WrongTypeError("topology", "who talks to whom, as ring(10)", topology)
         if not isinstance(topology, Topology | Schedule):
             topology = from_matrix(topology)
         if code not in CODE_NAMES:
             raise UnknownNameError("code", code, CODE_NAMES)
-        if not callable(step_size):
-            check_step_size(step_size)
+        check_step_size(step_size)
         for label, value in (("consensus_step", consensus_step), ("rate", rate)):
-            if value is not None and not 0.0 < value <= 1.0:
-                raise ConfigurationError(f"{label} must lie in (0, 1], got {value}")
-        if collect_every is not None and collect_every < 0:
-            raise ConfigurationError(
-                f"collect_every must be at least 0, got {collect_every}"
+            if value is not None:
+                check_number(label, value, "lie in (0, 1]", lambda a: 0 < a <= 1)
+        if collect_every is not None:
+            check_number(
+                "collect_every", collect_every, "be at least 0", lambda n: n >= 0
             )
         for label, parameter in parameters.items():
-            if not (parameter >= 0 and math.isfinite(parameter)):
-                raise ConfigurationError(
-                    f"{label} must be a number >= 0, got {parameter}"
-                )
+            check_number(
+                label, parameter, "be a number >= 0", lambda a: 0 <= a < math.inf
+            )
         if isinstance(topology, Schedule) and not (residual or compressor.lossless):
             raise ConfigurationError(
                 "a topology that changes needs estimates for its edges: expected "

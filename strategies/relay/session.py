@@ -87,9 +87,9 @@ class RelaySession:
             self._num_phases,
             keeps_estimates=contracts[0].keeps_estimates,
         )
-        greeting = Delivery(session=self.id, number=0)
+        self._greeting = Delivery(session=self.id, number=0).data
         self.greetings = Greetings(
-            mail_record(greeting.data), self._read_greeting, "GossipMod", self.ledger
+            mail_record(self._greeting), self._read_greeting, "GossipMod", self.ledger
         )
 
     def _read_greeting(self, content: RecordDict) -> Greeted:
@@ -97,6 +97,8 @@ class RelaySession:
         found = find_mail(content)
         if found is None:
             raise MissingModError("it answered with a reply that holds no mail")
+        if found[1] == self._greeting:
+            raise MissingModError("it gave the greeting back as it was")
         posting = Posting.parse(found[1])
         if posting.number or posting.session != self.id:
             raise OutOfSyncError("it answered an earlier delivery, late")

@@ -8,7 +8,6 @@ from logging import getLogger
 from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from flower_compress.errors import (
@@ -22,16 +21,14 @@ from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.records import array_bytes
 
+from .refusals import refusal
+
 __all__ = ["Greeted", "Greetings"]
 
 _log = getLogger("flwr")
 _MAX_BACKOFF = 10
 _NOWHERE = 0
-_TRANSIENT = (
-    ErrorCode.NODE_UNAVAILABLE,
-    ErrorCode.MESSAGE_UNAVAILABLE,
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
-)
+_MOST_LISTED = 3
 
 
 class Greeted(NamedTuple):
@@ -113,7 +110,9 @@ class Greetings:
         MissingModError
             If nodes answered, none of them through the mod, and no client is known.
         ConfigurationError
-            If two of them say that they are the same client.
+            If nodes answered, no client is known, and what is wrong at one of them is
+            something else: the order of its mods, its identity, its version. Or if two
+            of them say that they are the same client.
         """
         self._calls += 1
         new = [
@@ -136,8 +135,8 @@ class Greetings:
             self._ledger.record_bytes("downlink", array_bytes(content), 0)
             messages.append(Message(content, node_id, MessageType.TRAIN))
         greeted: dict[int, Greeted] = {}
-        reasons = dict.fromkeys(new, "it did not answer")
-        without_mod = False
+        silence = OutOfSyncError("it did not answer")
+        reasons: dict[int, FlowerCompressError] = dict.fromkeys(new, silence)
         started = time.monotonic()
         replies = list(grid.send_and_receive(messages, timeout=timeout))
         # Errors that Flower reports about a node do not come from its node id.
@@ -150,37 +149,47 @@ class Greetings:
                 greeted[node_id] = self._open(reply)
                 reasons.pop(node_id, None)
             except FlowerCompressError as error:
-                without_mod |= not isinstance(error, OutOfSyncError)
-                reasons[node_id] = str(error)
+                reasons[node_id] = error
         arrived = self._enrol(greeted)
-        if without_mod or time.monotonic() - started >= timeout:
+        refused = {
+            node_id: error
+            for node_id, error in reasons.items()
+            if not isinstance(error, OutOfSyncError)
+        }
+        if refused or time.monotonic() - started >= timeout:
             for node_id in reasons:
                 failures = self._failures[node_id] = self._failures.get(node_id, 0) + 1
                 self._due[node_id] = self._calls + 2 ** min(failures, _MAX_BACKOFF)
         if reasons:
-            self._complain(new, reasons, without_mod)
+            self._complain(len(new), reasons, refused)
         return arrived
 
     def _complain(
-        self, new: list[int], reasons: dict[int, str], without_mod: bool
+        self,
+        num_new: int,
+        reasons: dict[int, FlowerCompressError],
+        refused: dict[int, FlowerCompressError],
     ) -> None:
-        listed = "; ".join(
-            f"node {node_id}: {reason}" for node_id, reason in [*reasons.items()][:3]
-        )
-        if without_mod and not self._by_node:
+        vain = f"{len(reasons)} of {num_new} nodes were greeted in vain"
+        if refused and not self._by_node:
+            others = {
+                node_id: error
+                for node_id, error in refused.items()
+                if not isinstance(error, MissingModError)
+            }
+            if others:
+                raise ConfigurationError(f"{vain}: {_listed(others)}")
             raise MissingModError(
-                f"{len(reasons)} of {len(new)} nodes were greeted in vain, and none "
-                f"answered through {self._mod}: add it to the client app, "
-                f"`ClientApp(mods=[{self._mod}()])`. {listed}"
+                f"{vain}, and none answered through {self._mod}: put it first in the "
+                f"client app, `ClientApp(mods=[{self._mod}(), ...])`. "
+                f"{_listed(refused)}"
             )
+        listed = _listed(reasons)
         _log.warning("%d nodes are left out for now: %s", len(reasons), listed)
 
     def _open(self, reply: Message) -> Greeted:
         if reply.has_error():
-            text = f"error {reply.error.code}: {reply.error.reason}"
-            if reply.error.code in _TRANSIENT:
-                raise OutOfSyncError(text)
-            raise MissingModError(text)
+            raise refusal(reply.error, self._mod)
         self._ledger.record_bytes("uplink", array_bytes(reply.content), 0)
         greeted = self._read(reply.content)
         if greeted.protocol != PROTOCOL:
@@ -242,3 +251,17 @@ class Greetings:
         self._failures = dict(meta["failures"])
         self._due = dict(meta["due"])
         self._superseded = set(meta["superseded"])
+
+
+def _listed(reasons: dict[int, FlowerCompressError]) -> str:
+    """Return each reason once, with the first node that gave it."""
+    nodes: dict[str, list[int]] = {}
+    for node_id, error in reasons.items():
+        nodes.setdefault(str(error), []).append(node_id)
+    some = [*nodes.items()][:_MOST_LISTED]
+    return "; ".join(f"{_named(given)}: {reason}" for reason, given in some)
+
+
+def _named(nodes: list[int]) -> str:
+    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    return f"node {nodes[0]}{more}"

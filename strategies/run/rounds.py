@@ -11,6 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from .packed import mark_packed
+
 __all__ = ["EvaluateFn", "Rounds", "ShouldStop"]
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -114,7 +116,9 @@ class Rounds:
         )
         messages = self._before_sending(messages)
         replies = self.grid.send_and_receive(messages, timeout=self.timeout)
-        arrays, metrics = strategy.aggregate_train(server_round, replies)
+        arrays, metrics = strategy.aggregate_train(
+            server_round, [mark_packed(reply) for reply in replies]
+        )
         if arrays is not None:
             result.arrays = arrays
         if metrics is not None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import MetricRecord
 from flwr.serverapp.strategy import Result
 
+from flower_compress.arguments import check_number, folder_of
 from flower_compress.errors import CheckpointError, ConfigurationError, RoundFailedError
 
 from .checkpoint import Arrays, Checkpoint, Checkpoints
+from .difference import differences
 
 __all__ = [
     "VERSIONS_A_RESUME",
@@ -28,6 +30,7 @@ __all__ = [
 VERSIONS_A_RESUME = 1 << 20
 """How many versions a resumed run skips: clients may have seen newer ones."""
 
+_MOST_DIFFERENCES = 3
 _MAX_RESUMES = (1 << 32) // VERSIONS_A_RESUME - 1
 
 
@@ -63,14 +66,13 @@ class Saving:
     def __init__(
         self, folder: str | os.PathLike[str] | None, every: int, resume: bool
     ) -> None:
-        if every < 1:
-            raise ConfigurationError(f"checkpoint_every must be positive, got {every}")
+        check_number("checkpoint_every", every, "be positive", lambda n: n >= 1)
         if resume and folder is None:
             raise ConfigurationError(
                 "resume=True needs the folder with the checkpoints: give checkpoint_dir"
             )
         self.every, self.resume = every, resume
-        self.folder = None if folder is None else Path(folder)
+        self.folder = folder_of("checkpoint_dir", folder)
         self._checkpoints: Checkpoints | None = None
 
     def begin(self) -> Checkpoint | None:
@@ -138,16 +140,22 @@ class Saving:
 class Failures:
     """Ends a run in which every answer is an error, several rounds in a row.
 
+    At once, if no answer was ever taken in and all say that the client app cannot work:
+    it will not mend itself.
+
     Parameters
     ----------
     limit : int
         How many such rounds.
     in_a_row : int
         How many there were.
+    has_begun : bool
+        Whether an answer was ever taken in.
     """
 
     limit: int
     in_a_row: int = field(default=0)
+    has_begun: bool = field(default=False)
 
     def count(self, num_accepted: int, reasons: list[str]) -> None:
         """Note a round: the answers taken in, and why others were not.
@@ -155,29 +163,32 @@ class Failures:
         Raises
         ------
         RoundFailedError
-            If the limit is reached.
+            If the limit is reached, or there is no hope.
         """
+        self.has_begun |= num_accepted > 0
         if num_accepted or not reasons:
             self.in_a_row = 0
             return
         self.in_a_row += 1
-        if self.in_a_row >= self.limit:
+        is_hopeless = not self.has_begun and all(
+            reason.startswith(ConfigurationError.__name__) for reason in reasons
+        )
+        if is_hopeless or self.in_a_row >= self.limit:
             distinct = list(dict.fromkeys(reasons))
+            often = f", {self.in_a_row} rounds in a row" if self.in_a_row > 1 else ""
             raise RoundFailedError(
-                f"all {len(reasons)} clients that answered reported an error, "
-                f"{self.in_a_row} rounds in a row: " + " | ".join(distinct[:3])
+                f"all {len(reasons)} clients that answered reported an error{often}: "
+                + " | ".join(distinct[:3])
             )
 
 
 def check_same_run(own: dict[str, Any], checkpoint: Checkpoint) -> None:
     """Raise ConfigurationError if a checkpoint's ``"run"`` differs from `own`."""
-    saved = checkpoint.meta["run"]
-    differing = [name for name in own if own[name] != saved.get(name)]
-    if differing:
-        name = differing[0]
+    saved = {name: checkpoint.meta["run"].get(name) for name in own}
+    found = list(islice(differences(saved, own), _MOST_DIFFERENCES))
+    if found:
         raise ConfigurationError(
-            f"{checkpoint.path} is of another run: {', '.join(differing)} differ; "
-            f"{name}: expected {own[name]}, got {saved.get(name)}. Give another "
+            f"{checkpoint.path} is of another run: {'; '.join(found)}. Give another "
             "checkpoint_dir, or the run's own settings"
         )
 

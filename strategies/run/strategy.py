@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
 
-from flower_compress.errors import ConfigurationError
+from flower_compress.arguments import check_number
 
 from .checkpoint import Arrays, Checkpoint
 from .rounds import EvaluateFn, Rounds, ShouldStop
@@ -75,10 +75,12 @@ class RunStrategy(Strategy):
         max_failed_rounds: int = 3,
         **kwargs: Any,
     ) -> None:
-        if max_failed_rounds < 1:
-            raise ConfigurationError(
-                f"max_failed_rounds must be at least 1, got {max_failed_rounds}"
-            )
+        check_number(
+            "max_failed_rounds", max_failed_rounds, "be at least 1", lambda n: n >= 1
+        )
+        check_number(
+            "greeting_timeout", greeting_timeout, "be positive", lambda t: t > 0
+        )
         super().__init__(**kwargs)
         self.saving = Saving(checkpoint_dir, checkpoint_every, resume)
         self.greeting_timeout = greeting_timeout
@@ -160,6 +162,17 @@ class RunStrategy(Strategy):
 
         rounds.run(self, result, self.resumed_from + 1, after_round)
         return result
+
+    def _begin_without_start(self, arrays: ArrayRecord) -> None:
+        """Begin a run whose rounds another loop configures."""
+        if self.saving.folder is not None:
+            _log.warning(
+                "%s saves no checkpoints, and resumes from none: this run was begun by "
+                "another start() (a subclass's own, or a wrapper's), and it is ours "
+                "that uses checkpoint_dir. Let it call super().start()",
+                self.name or type(self).__name__,
+            )
+        self._begin_run(arrays)
 
     def _begin_run(self, arrays: ArrayRecord) -> None:
         self._failures = Failures(self.max_failed_rounds)

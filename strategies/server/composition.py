@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from flower_compress.errors import ConfigurationError, UnknownNameError
+import numpy as np
+
+from flower_compress.arguments import check_number
+from flower_compress.errors import UnknownNameError, WrongTypeError
 from flower_compress.links import Carries, ErrorFeedback, Link
+from flower_compress.links.checks import require_link
 from flower_compress.stability import LinkNoise, largest_share
 from flower_compress.wire.layout import EXACT_PATTERN
 
@@ -48,6 +52,17 @@ class Composition:
     max_update_norm: float | None = None
 
     def __post_init__(self) -> None:
+        require_link(self.uplink, Link, "uplink")
+        require_link(self.downlink, Link, "downlink")
+        if not isinstance(self.optimizer, ServerOptimizer):
+            raise WrongTypeError(
+                "optimizer",
+                "a step of the server's, as AMSGrad(1e-3)",
+                self.optimizer,
+                "a plain step is step_size=...",
+            )
+        if not isinstance(self.seed, int | np.integer):
+            raise WrongTypeError("seed", "an integer", self.seed)
         Downlinks.check(
             self.downlink,
             self.downlink_carries,
@@ -59,9 +74,12 @@ class Composition:
         choices = get_args(UplinkMemory)
         if self.uplink_memory not in choices:
             raise UnknownNameError("uplink_memory", self.uplink_memory, choices)
-        if self.max_update_norm is not None and not self.max_update_norm > 0:
-            raise ConfigurationError(
-                f"max_update_norm must be positive, got {self.max_update_norm}"
+        if self.max_update_norm is not None:
+            check_number(
+                "max_update_norm",
+                self.max_update_norm,
+                "be positive",
+                lambda norm: norm > 0,
             )
 
     def fingerprint(self) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flower_compress.arguments import check_number
 from flower_compress.compressors import Vector
-from flower_compress.errors import ConfigurationError, NonFiniteError
+from flower_compress.errors import NonFiniteError
 
 from ..run.step_size import StepSize, check_step_size, step_size_of
 
@@ -55,8 +56,7 @@ class GradientDescent(ServerOptimizer):
     step_size: StepSize = 1.0
 
     def __post_init__(self) -> None:
-        if not callable(self.step_size):
-            check_step_size(self.step_size)
+        check_step_size(self.step_size)
 
     def step(
         self, state: OptimizerState, gradient: Vector, server_round: int
@@ -95,13 +95,10 @@ class AMSGrad(ServerOptimizer):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        if not callable(self.step_size):
-            check_step_size(self.step_size)
+        check_step_size(self.step_size)
         for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
-            if not 0.0 <= beta < 1.0:
-                raise ConfigurationError(f"{name} must lie in [0, 1), got {beta}")
-        if not (self.eps > 0 and math.isfinite(self.eps)):
-            raise ConfigurationError(f"eps must be positive, got {self.eps}")
+            check_number(name, beta, "lie in [0, 1)", lambda b: 0 <= b < 1)
+        check_number("eps", self.eps, "be positive", lambda e: 0 < e < math.inf)
 
     def init(self, dim: int) -> OptimizerState:
         """Return m = v = vhat = 0."""

@@ -141,6 +141,8 @@ def _read(content: RecordDict) -> Greeted:
     if found is None:
         raise MissingModError("it answered with a reply that holds no packet")
     packet = Packet.parse(found[1])
+    if packet.greeting and packet.contract is None:
+        raise MissingModError("it gave the greeting back as it was")
     try:
         about = json.loads(packet.contract or b"")
         return Greeted(int(about["identity"]), int(about["held"]), about["protocol"])

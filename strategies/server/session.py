@@ -160,7 +160,7 @@ class Session:
 
     def step(
         self, parts: list[Contribution], exact: list[bytes], server_round: int
-    ) -> None:
+    ) -> bool:
         """Estimate the gradient from contributions, and move the model.
 
         Parameters
@@ -172,6 +172,11 @@ class Session:
         server_round : int
             The round, from 1.
 
+        Returns
+        -------
+        bool
+            Whether there was a step: not if every contribution has weight 0.
+
         Raises
         ------
         NonFiniteError
@@ -180,6 +185,9 @@ class Session:
         # A run that diverges overflows here, and check_finite says so.
         with np.errstate(over="ignore", invalid="ignore"):
             gradient = self.uplinks.fold(parts, len(self.roster))
+            if gradient is None:
+                self.pause()
+                return False
             self._optimizer_state, update = self.composition.optimizer.step(
                 self._optimizer_state, gradient, server_round
             )
@@ -188,6 +196,7 @@ class Session:
             weights = [part.weight for part in parts]
             self.exact = self.layout.average_exact(exact, weights)
         self.arrays = self.layout.unflatten(self.model, self.exact)
+        return True
 
     def pause(self) -> None:
         """Note a round without a step."""

@@ -6,13 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from logging import getLogger
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from flower_compress.arguments import check_number, folder_of
 from flower_compress.errors import (
     ConfigurationError,
     NonFiniteError,
@@ -115,8 +115,8 @@ class CompressedStrategy(RunStrategy, FedAvg):
         to an earlier model, sends it dense, and takes smaller steps from there on, half
         of what the links bear.
     weighted_by_key : str or None (default: "num-examples")
-        Key in the clients' metrics that holds their weight; None weights all alike,
-        as the papers do.
+        Key in the clients' metrics that holds their weight, a number >= 0, of which a
+        client with 0 has no say; None weights all alike, as the papers do.
     **kwargs
         Every argument of :class:`~flower_compress.strategies.run.RunStrategy`
         (``checkpoint_dir``, ``checkpoint_every``, ``resume``, ``greeting_timeout``,
@@ -168,7 +168,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         self.uplink_memory, self.downlink_memory = uplink_memory, downlink_memory
         self.reset_every: ResetEvery = reset_every
         self.memory_budget = memory_budget
-        self.spill_dir = None if spill_dir is None else Path(spill_dir)
+        self.spill_dir = folder_of("spill_dir", spill_dir)
         self.max_update_norm = max_update_norm
         self._compose()  # Refuses what cannot work together.
         for name, value, choices in (
@@ -178,8 +178,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         ):
             if value not in choices:
                 raise UnknownNameError(name, value, choices)
-        if not min_replies > 0:
-            raise ConfigurationError(f"min_replies must be positive, got {min_replies}")
+        check_number("min_replies", min_replies, "be positive", lambda n: n > 0)
         if weighted_by_key is None:
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
@@ -231,7 +230,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
     def _of(self, arrays: ArrayRecord) -> Session:
         """Return the session, with a model that may not be the last round's."""
         if self._session is None:
-            self._begin_run(arrays)
+            self._begin_without_start(arrays)
         elif arrays is not self._session.arrays:
             self._session.require_unchanged()
             self._session.follow(arrays)
@@ -325,12 +324,21 @@ class CompressedStrategy(RunStrategy, FedAvg):
         parts = [entry.part for entry in accepted]
         recovery, before = self._recovery, session.arrays
         try:
-            session.step(parts, [entry.exact for entry in accepted], server_round)
+            moves = session.step(
+                parts, [entry.exact for entry in accepted], server_round
+            )
         except NonFiniteError:
             if recovery is None:
                 raise
             diverges = True
         else:
+            if not moves:
+                _log.warning(
+                    "round %d: no step, since %r is 0 in every reply",
+                    server_round,
+                    self.weighted_by_key,
+                )
+                return
             diverges = self._watch.note(server_round, session.update_norm)
         if recovery is None:
             return

@@ -36,7 +36,7 @@ class UplinkEnd:
     crc : int
         CRC-32 of that payload.
     weight : float
-        The client's weight w_i; 0 until it has contributed.
+        The client's weight w_i in the sum of the memories.
     epoch : int
         The epoch of the client's memory, with ``"mean"``.
     refused : bool
@@ -118,7 +118,8 @@ class Uplinks:
     out of hbar, and both ends start from zero.
 
     With ``memory="mean"`` only hbar is, hbar += alpha sum_{i in S} q_i / N, to float32
-    rounding, and a client's weight is the one it had first. If a client comes back
+    rounding, and a client's weight is the one it had first; as long as that is 0 its
+    memory stays zero. If a client comes back
     without its memory, what it should take out of hbar is not known: a new epoch
     begins, in which hbar = 0 and every client starts from zero when it next hears of
     the server. That round's estimate leaves those clients out.
@@ -232,12 +233,18 @@ class Uplinks:
                 f"(max_update_norm), got {squared**0.5:g}"
             )
 
-    def fold(self, contributions: Sequence[Contribution], num_clients: int) -> Vector:
-        """Take contributions in and return the estimate g, shape (d,), float32."""
+    def fold(
+        self, contributions: Sequence[Contribution], num_clients: int
+    ) -> Vector | None:
+        """Take contributions in and return the estimate g, shape (d,), float32.
+
+        None if they all have weight 0: their memories move, and there is no estimate.
+        """
+        contributions = [part for part in contributions if not self._waits(part)]
         lost = [part for part in contributions if self._memory_was_lost(part)]
         begins_epoch = self._memory == "mean" and bool(lost)
         used = [part for part in contributions if not begins_epoch or part not in lost]
-        if not used:  # All lost theirs: q_i is their whole gradient.
+        if lost and not used:  # All lost theirs: q_i is their whole gradient.
             used, self._memory_sum = lost, None
         for part in contributions:
             self._settle(part)
@@ -252,13 +259,22 @@ class Uplinks:
             end.version, end.crc, end.asked = part.version, part.payload.crc, 0
         return estimate
 
+    def _waits(self, part: Contribution) -> bool:
+        """Whether a memory cannot begin yet, since its weight would stay 0."""
+        has_none = self._rate is not None and self._memory == "mean"
+        return has_none and not part.end.weight and not part.weight
+
     def _memory_was_lost(self, part: Contribution) -> bool:
         """Whether the server counted on a memory that the client has not."""
         end = part.end
         return part.is_new and end.version > 0 and end.epoch == self._epoch
 
-    def _estimate(self, parts: Sequence[Contribution], num_clients: int) -> Vector:
+    def _estimate(
+        self, parts: Sequence[Contribution], num_clients: int
+    ) -> Vector | None:
         total = sum(part.weight * part.num_inputs for part in parts)
+        if not total:
+            return None
         estimate = np.zeros(self._dim, dtype=np.float64)
         for part in parts:
             if self._memory == "sampled" and part.state.vector is not None:
@@ -282,7 +298,7 @@ class Uplinks:
                 _add(self._memory_sum, held, counted - end.weight)
         if part.is_new:
             end.memory.vector = None
-        self._num_known += end.weight == 0.0
+        self._num_known += end.version == 0
         self._weight_sum += part.weight - end.weight
         end.weight = part.weight
 

@@ -19,21 +19,21 @@ _log = getLogger("flwr")
 
 
 def weight_of(msg: Message, key: str) -> float:
-    """Return the weight that a reply's metrics hold under `key`.
+    """Return the weight that a reply's metrics hold under `key`; 0 for no say.
 
     Raises
     ------
     ConfigurationError
-        If they hold no positive, finite number there.
+        If they hold no finite number >= 0 there.
     """
     if key == UNIFORM:
         return 1.0
     for metrics in records_of(msg.content, MetricRecord):
         weight = metrics.get(key)
-        if isinstance(weight, (int, float)) and 0 < weight < float("inf"):
+        if isinstance(weight, (int, float)) and 0 <= weight < float("inf"):
             return float(weight)
     raise ConfigurationError(
-        f"the client's metrics hold no positive number {key!r}: "
+        f"the client's metrics hold no number >= 0 as {key!r}: "
         "add it to the reply's MetricRecord, or set weighted_by_key=None"
     )
 
@@ -51,4 +51,8 @@ def mean_metrics(
         if metrics is None or not keys <= metrics.keys():
             _log.warning("no mean of the metrics: a reply lacks them, or %s", keys)
             return None
-    return mean(contents, key) if contents else None
+    try:
+        return mean(contents, key) if contents else None
+    except ZeroDivisionError:
+        _log.warning("no mean of the metrics: %s is 0 in every reply", key)
+        return None

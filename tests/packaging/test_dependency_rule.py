@@ -23,16 +23,17 @@ OTHER_FOLDERS = ("simulations", "tests", "benchmarks", "docs", "examples")
 
 # What each room may import, the ladder of the design: a room is a folder, or a module
 # that lies beside the folders. Up to links/ nothing knows flwr.
-_LINKS = ("errors", "streams", "theory", "coding", "compressors", "links")
+_LINKS = ("errors", "arguments", "streams", "theory", "coding", "compressors", "links")
 _WIRE = (*_LINKS, "wire")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "arguments": ("errors",),
     "streams": ("errors",),
     "theory": ("errors",),
     "stability": ("errors",),
     "coding": ("errors", "streams"),
     "compressors": ("errors", "streams", "coding"),
-    "links": ("errors", "streams", "theory", "coding", "compressors"),
+    "links": ("errors", "arguments", "streams", "theory", "coding", "compressors"),
     "optim": ("errors", "streams", "coding", "compressors"),
     "wire": _LINKS,
     "torch_arrays": ("errors", "wire"),

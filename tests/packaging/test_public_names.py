@@ -167,6 +167,7 @@ PUBLIC: dict[str, list[str]] = {
         "RoundFailedError",
         "StalePacketError",
         "UnknownNameError",
+        "WrongTypeError",
     ],
     "flower_compress.clients.torch_objective": [
         "Loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -301,21 +302,21 @@ def test_a_new_run_does_not_take_the_folder_of_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cls", "extra", "match"),
     [
-        (MCM, {"seed": SEED + 1}, "contract"),
+        (MCM, {"seed": SEED + 1}, f"contract.seed was {SEED} and is {SEED + 1}"),
         (
             MCM,
             {"compressor": StochasticQuantizer(levels=3)},
-            "contract, downlink differ",
+            "downlink.compressor.levels was 2 and is 3",
         ),
-        (RandMCM, {}, "contract"),
-        (MCM, {"uplink_memory": "mean"}, "uplink_memory"),
+        (RandMCM, {}, 'contract.downlink_groups was 1 and is "client"'),
+        (MCM, {"uplink_memory": "mean"}, 'uplink_memory was "each" and is "mean"'),
     ],
 )
 def test_a_run_does_not_go_on_as_another(
     cls: type[CompressedStrategy], extra: dict[str, Any], match: str, tmp_path: Path
 ) -> None:
     start(make(MCM, {}, checkpoint_dir=tmp_path))
-    with pytest.raises(ConfigurationError, match=match):
+    with pytest.raises(ConfigurationError, match=re.escape(f"{match}. Give another")):
         start(make(cls, extra, checkpoint_dir=tmp_path, resume=True))
 
 

@@ -200,7 +200,7 @@ def test_what_cannot_work_is_refused(wrong: dict[str, float], match: str) -> Non
 
 def test_a_schedule_is_checked_when_it_is_used() -> None:
     strategy = SparsAMS(TOP_3, step_size=lambda k: 0.1 * (2 - k))
-    with pytest.raises(ConfigurationError, match="step_size must be positive, got 0"):
+    with pytest.raises(ConfigurationError, match="got -0.1 for round 3"):
         run(strategy)
 
 
@@ -291,5 +291,5 @@ def test_a_checkpoint_without_the_moments_is_of_another_run(tmp_path: Path) -> N
         resume=True,
     )
     grid = InProcessGrid(make_app(), NUM_CLIENTS)
-    with pytest.raises(ConfigurationError, match=r"optimizer: expected \[\], got"):
+    with pytest.raises(ConfigurationError, match=r'optimizer was \["m", .* is \[\]'):
         plain.start(grid, to_record(INITIAL), ROUNDS)

@@ -635,16 +635,20 @@ NAN, INF = float("nan"), float("inf")
     [
         (
             lambda arrays: {"module.weight": arrays["weight"]},
-            ["LayoutMismatchError", "'weight', 'scale', 'half'", "'module.weight'"],
+            [
+                "LayoutMismatchError",
+                "got 1: missing 'weight'",
+                "unknown 'module.weight'",
+            ],
         ),
-        (lambda arrays: {}, ["LayoutMismatchError", "'weight', 'scale', 'half'"]),
+        (lambda arrays: {}, ["LayoutMismatchError", "expected 5 arrays, got 0"]),
         (
             lambda arrays: {"weight": arrays["weight"], "extra": arrays["half"]},
-            ["LayoutMismatchError", "expected the arrays", "'weight', 'extra'"],
+            ["LayoutMismatchError", "expected 5 arrays", "unknown 'extra'"],
         ),
         (
             instead("extra", [1.0]),
-            ["LayoutMismatchError", "expected the arrays", "got", "'extra'"],
+            ["LayoutMismatchError", "expected 5 arrays, got 6", "unknown 'extra'"],
         ),
         (
             instead("weight", np.zeros((3, 2), np.float32)),

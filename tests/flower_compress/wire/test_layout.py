@@ -239,11 +239,35 @@ def test_arrays_written_otherwise_are_read_as_flower_reads_them() -> None:
 
 def test_missing_additional_and_renamed_arrays_are_named() -> None:
     layout = Layout.of(record({"a": np.zeros(2), "b": np.zeros(3)}))
-    for names in (["a"], ["a", "b", "c"], ["a", "c"], []):
+    for names, said in (
+        (["a"], "expected 2 arrays, got 1: missing 'b'"),
+        (["a", "b", "c"], "expected 2 arrays, got 3: unknown 'c'"),
+        (["a", "c"], "expected 2 arrays, got 2: missing 'b'; unknown 'c'"),
+        ([], "expected 2 arrays, got 0: missing 'a' and 1 more"),
+    ):
         arrays = record({name: np.zeros(2) for name in names})
         with pytest.raises(LayoutMismatchError) as caught:
             layout.flatten(arrays)
-        assert f"expected the arrays ['a', 'b'], got {names}" in str(caught.value)
+        assert str(caught.value) == f"{said}; return the arrays that the server sent"
+
+
+def test_a_prefix_at_every_name_is_named_in_one_line() -> None:
+    names = [f"layers.{i}.weight" for i in (*range(9, 300), *range(9))]
+    plain, wrapped = names, [f"module.{name}" for name in names]
+    for expected, got, said in (
+        (plain, wrapped, "has the prefix 'module.' too much"),
+        (wrapped, plain, "lacks the prefix 'module.'"),
+    ):
+        layout = Layout.of(record({name: np.zeros(1) for name in expected}))
+        with pytest.raises(LayoutMismatchError) as caught:
+            layout.flatten(record({name: np.zeros(1) for name in got}))
+        assert str(caught.value).startswith(f"each of the 300 names {said}")
+    # One name that the prefix does not explain.
+    layout = Layout.of(record({name: np.zeros(1) for name in plain}))
+    with pytest.raises(LayoutMismatchError) as caught:
+        layout.flatten(record({name: np.zeros(1) for name in [*wrapped[:-1], "head"]}))
+    assert "missing 'layers.9.weight' and 299 more; unknown" in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 2), (2, 3, 1), (), (2, 4)])

@@ -19,3 +19,14 @@ def test_only_failures_in_a_row_end_a_run(between: tuple[int, list[str]]) -> Non
         RoundFailedError, match=r"^all 3 clients .* 2 rounds in a row: a \| b$"
     ):
         failures.count(0, ["a", "b", "a"])
+
+
+def test_an_app_that_cannot_work_ends_the_run_at_once() -> None:
+    reason = "ConfigurationError: no such thing"
+    with pytest.raises(RoundFailedError, match=f"reported an error: {reason}$"):
+        Failures(3).count(0, [reason, reason])
+    mixed, begun = Failures(3), Failures(3)
+    mixed.count(0, [reason, "it was tired"])
+    begun.count(1, [reason])
+    begun.count(0, [reason])
+    assert mixed.in_a_row == begun.in_a_row == 1, "these may still mend themselves"

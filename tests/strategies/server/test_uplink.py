@@ -15,13 +15,20 @@ from flower_compress.wire.packet import Packet
 DIM = 9
 WEIGHTS = [[1.0, 2.0, 5.0], [3.0, 2.0, 1.0], [0.5, 4.0, 1.0], [0.5, 4.0, 1.0]]
 
+WITH_ZEROS = [[0.0] * 3, [0.0, 2.0, 5.0], [3.0, 2.0, 0.0], [0.0] * 3, [1.0, 4.0, 1.0]]
+
 
 @pytest.mark.parametrize("memory", ["each", "mean", "sampled"])
-@pytest.mark.parametrize("away", [None, 1])
+@pytest.mark.parametrize(
+    ("weights", "away"), [(WEIGHTS, None), (WEIGHTS, 1), (WITH_ZEROS, None)]
+)
 def test_a_client_counts_with_the_weight_it_has_now(
-    memory: UplinkMemory, away: int | None
+    memory: UplinkMemory, weights: list[list[float]], away: int | None
 ) -> None:
-    """As num-examples may differ from round to round; ``"mean"`` keeps the first."""
+    """As num-examples may differ from round to round; ``"mean"`` keeps the first.
+
+    Weight 0 is no say: the memory moves, but with ``"mean"`` it begins later.
+    """
     link = Memory(StochasticQuantizer(4), rate=0.25)
     uplinks = Uplinks(link, DIM, memory, VectorStore(DIM, None), None)
     clients = range(3)
@@ -29,13 +36,15 @@ def test_a_client_counts_with_the_weight_it_has_now(
     senders = [SenderState() for _ in clients]
     h = [np.zeros(DIM) for _ in clients]
     known: dict[int, float] = {}
-    for version, given in enumerate(WEIGHTS, 1):
+    for version, given in enumerate(weights, 1):
         there = [i for i in clients if not (i == away and version == 3)]
         parts, q = [], {}
         for i in there:
             x = np.random.default_rng([version, i]).standard_normal(DIM)
             channel = Channel(Stream(1, Purpose.UPLINK, i, version))
             sender = link.acknowledge(senders[i], *uplinks.acked(ends[i]))
+            at_client = 0.0 if sender.vector is None else sender.vector
+            np.testing.assert_allclose(at_client, h[i], rtol=0, atol=1e-6)
             base = sender.version
             senders[i], payload = link.send(
                 sender, x.astype(np.float32), version, channel
@@ -44,15 +53,23 @@ def test_a_client_counts_with_the_weight_it_has_now(
             packet = Packet(1, base, version, dim=DIM, payloads=(payload,), detail=1)
             ends[i].asked += 1
             parts.append(uplinks.check(ends[i], packet, given[i]))
-            known[i] = known[i] if memory == "mean" and i in known else given[i]
+            if not (memory == "mean" and (i in known or not given[i])):
+                known[i] = given[i]
         estimate = uplinks.fold(parts, len(clients))
+        moved = [i for i in there if i in known]
+        if not any(given[i] for i in there):
+            assert estimate is None
+            for i in moved:
+                h[i] = h[i] + 0.25 * q[i]
+            continue
         expected = sum(given[i] * q[i] for i in there)
         if memory == "sampled":
             expected = sum(given[i] * (h[i] + q[i]) for i in there)
         expected /= sum(given[i] for i in there)
         if memory != "sampled":
-            held = sum(known[i] * h[i] for i in clients)
-            expected = expected + held / sum(known.values())
+            held = sum(known[i] * h[i] for i in known)
+            mean_weight = sum(known.values()) / len(known)
+            expected = expected + held / (mean_weight * len(clients))
         np.testing.assert_allclose(estimate, expected, rtol=1e-5, atol=1e-6)
-        for i in there:
+        for i in moved:
             h[i] = h[i] + 0.25 * q[i]

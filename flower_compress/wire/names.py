@@ -1,0 +1,45 @@
+"""How the names of two sets of arrays differ, in one line whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["name_difference"]
+
+
+def name_difference(expected: Iterable[str], got: Iterable[str]) -> str:
+    """Return what distinguishes the names that came from those that were expected.
+
+    Either a prefix that every name has too much or lacks (as ``"module."`` of torch's
+    wrappers), or the first name that is missing or unknown, and how many there are.
+    """
+    expected, got = list(expected), list(got)
+    prefix = _common_prefix(expected, got)
+    if prefix:
+        return f"each of the {len(got)} names has the prefix {prefix!r} too much"
+    prefix = _common_prefix(got, expected)
+    if prefix:
+        return f"each of the {len(got)} names lacks the prefix {prefix!r}"
+    known, there = set(expected), set(got)
+    missing = [name for name in expected if name not in there]
+    unknown = [name for name in got if name not in known]
+    parts = [f"expected {len(expected)} arrays, got {len(got)}"]
+    if missing:
+        parts.append(_first("missing", missing))
+    if unknown:
+        parts.append(_first("unknown", unknown))
+    return ": ".join((parts[0], "; ".join(parts[1:])))
+
+
+def _common_prefix(short: list[str], long: list[str]) -> str:
+    """Return p if the names in `long` are p and those in `short`, else nothing."""
+    if not short or len(short) != len(long):
+        return ""
+    first, longer = min(short), min(long)  # A prefix for all leaves their order.
+    prefix = longer.removesuffix(first) if longer.endswith(first) else ""
+    return prefix if {prefix + name for name in short} == set(long) else ""
+
+
+def _first(what: str, names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{what} {names[0]!r}{more}"

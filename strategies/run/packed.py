@@ -1,0 +1,71 @@
+"""Replies as a strategy's own methods see them: packed, which they are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Message
+from numpy.typing import NDArray
+
+from flower_compress.errors import ConfigurationError
+from flower_compress.wire.mail import find_mail
+from flower_compress.wire.packet import find_packet
+
+__all__ = ["PackedArrays", "mark_packed"]
+
+_PACKET = (
+    "the reply's arrays are compressed, it holds a packet: take the aggregate that "
+    "super().aggregate_train(server_round, replies) returns, or build on "
+    "compress(FedAvg(...)), whose strategy sees every client's arrays"
+)
+_MAIL = (
+    "the reply holds mail for a node's neighbours, and the relay sees no model: give "
+    "collect_every=1 and read node_models after a round"
+)
+
+
+class PackedArrays(ArrayRecord):
+    """The record of a packet, which says so where it is read as the model's arrays.
+
+    Parameters
+    ----------
+    record : ArrayRecord
+        The record.
+    remedy : str
+        What its error says.
+    """
+
+    def __init__(self, record: ArrayRecord, remedy: str) -> None:
+        super().__init__()
+        self.__dict__["_remedy"] = remedy
+        for name, array in record.items():
+            self[name] = _Packed(array, remedy)
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self:
+            raise ConfigurationError(f"no array {name!r}: {self.__dict__['_remedy']}")
+        return super().__getitem__(name)
+
+
+class _Packed(Array):
+    """An array of such a record, which has no entries to give."""
+
+    def __init__(self, array: Array, remedy: str) -> None:
+        super().__init__(array.dtype, tuple(array.shape), array.stype, array.data)
+        self.__dict__["_remedy"] = remedy
+
+    def numpy(self) -> NDArray[Any]:
+        """Raise ConfigurationError."""
+        raise ConfigurationError(self.__dict__["_remedy"])
+
+
+def mark_packed(reply: Message) -> Message:
+    """Return the reply, whose packet (or mail) is a :class:`PackedArrays` from now."""
+    if reply.has_content():
+        for find, remedy in ((find_packet, _PACKET), (find_mail, _MAIL)):
+            found = find(reply.content)
+            if found is not None:
+                key = found[0]
+                record = reply.content[key]
+                reply.content[key] = PackedArrays(record, remedy)  # type: ignore[arg-type]
+    return reply
