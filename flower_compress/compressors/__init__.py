@@ -15,6 +15,8 @@ from .dithered_quantizer import DitheredQuantizer
 from .identity import Identity
 from .min_variance_sparsifier import MinVarianceSparsifier
 from .natural_compression import NaturalCompression
+from .parts import Parts
+from .per_array import Arrays, PerArray
 from .rand_k import RandK
 from .random_sparsifier import RandomSparsifier
 from .rotated_quantizer import RotatedQuantizer
@@ -24,12 +26,15 @@ from .top_k import TopK
 
 __all__ = [
     "COMPRESSORS",
+    "Arrays",
     "Compressed",
     "Compressor",
     "DitheredQuantizer",
     "Identity",
     "MinVarianceSparsifier",
     "NaturalCompression",
+    "Parts",
+    "PerArray",
     "RandK",
     "RandomSparsifier",
     "RotatedQuantizer",
@@ -54,7 +59,7 @@ _ALL: tuple[type[Compressor], ...] = (
     RotatedQuantizer,
     NaturalCompression,
 )
-COMPRESSORS: dict[str, type[Compressor]] = {cls.name: cls for cls in _ALL}
+COMPRESSORS: dict[str, type[Compressor]] = {cls.name: cls for cls in (*_ALL, PerArray)}
 """Every compressor by its name."""
 
 _BY_WIRE_ID = {cls.wire_id: cls for cls in _ALL}
@@ -75,8 +80,8 @@ def get_compressor(config: Mapping[str, Any]) -> Compressor:
     if not isinstance(name, str) or name not in COMPRESSORS:
         raise UnknownNameError("compressor", name, COMPRESSORS)
     try:
-        return COMPRESSORS[name](**parameters)
-    except TypeError as error:
+        return COMPRESSORS[name].from_config(parameters, get_compressor)
+    except (AttributeError, TypeError) as error:
         raise ConfigurationError(f"compressor {name!r}: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -69,6 +70,10 @@ class Compressor(Parameters, ABC):
     @abstractmethod
     def alphabet(self, dim: int) -> tuple[int, int] | None:
         """Return the bounds of the symbols, or None if there are none."""
+
+    def bind(self, arrays: Sequence[tuple[str, tuple[int, ...]]]) -> Compressor:
+        """Return the operator for a vector made of arrays of these names and shapes."""
+        return self
 
     # --- Vectors ----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ..compressors import Identity, Vector
+from ..compressors import Identity, Parts, Vector
 from ..errors import ConfigurationError
 from ..theory import memory_rate
 from .base import Link, SenderState, fold
@@ -25,7 +25,8 @@ class Memory(Link):
     """q = C(x - h), received as h + q; then h += rate * q at both ends.
 
     With a lossless compressor the link sends x itself and keeps no memory: the value
-    is the same, and exact where h + (x - h) is not.
+    is the same, and exact where h + (x - h) is not. So it is with the arrays of a
+    lossless operator of :class:`PerArray`: their h stays zero.
 
     Parameters
     ----------
@@ -64,6 +65,12 @@ class Memory(Link):
         if not self.compressor.unbiased:
             return 1.0
         return memory_rate(self.compressor.omega(dim))
+
+    @property
+    def forgotten(self) -> tuple[tuple[int, int], ...]:
+        """Where the operators of some arrays are lossless."""
+        compressor = self.compressor
+        return compressor.lossless_spans if isinstance(compressor, Parts) else ()
 
     def send(
         self, state: SenderState, x: Vector, version: int, channel: Channel

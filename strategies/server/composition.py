@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.links import Carries, ErrorFeedback, Link
 from flower_compress.stability import LinkNoise, largest_share
-from flower_compress.wire.layout import EXACT_PATTERN
+from flower_compress.wire.layout import EXACT_PATTERN, Layout
 
+from .arrays import SmallArrays, describe_arrays, resolve
 from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
 from .optimizers import GradientDescent, ServerOptimizer
 from .uplink import UplinkMemory
@@ -46,6 +47,7 @@ class Composition:
     memory_budget: int | None = 1 << 28
     spill_dir: Path | None = None
     max_update_norm: float | None = None
+    small_arrays: SmallArrays = "dense"
 
     def __post_init__(self) -> None:
         Downlinks.check(
@@ -56,13 +58,24 @@ class Composition:
             self.downlink_memory,
             self.reset_every,
         )
-        choices = get_args(UplinkMemory)
-        if self.uplink_memory not in choices:
-            raise UnknownNameError("uplink_memory", self.uplink_memory, choices)
+        for name, choices in (
+            ("uplink_memory", get_args(UplinkMemory)),
+            ("small_arrays", get_args(SmallArrays)),
+        ):
+            if getattr(self, name) not in choices:
+                raise UnknownNameError(name, getattr(self, name), choices)
         if self.max_update_norm is not None and not self.max_update_norm > 0:
             raise ConfigurationError(
                 f"max_update_norm must be positive, got {self.max_update_norm}"
             )
+
+    def resolve(self, layout: Layout) -> Composition:
+        """Return the composition for models of that layout."""
+        return replace(
+            self,
+            uplink=resolve(self.uplink, self.small_arrays, layout),
+            downlink=resolve(self.downlink, self.small_arrays, layout),
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what must not change when a run goes on, beside the contract."""
@@ -107,12 +120,20 @@ class Composition:
             private=self.groups == "client",
         )
 
-    def describe(self, dim: int | None) -> list[str]:
-        """Return lines on both links and the step, for the log."""
+    def describe(self, layout: Layout | None) -> list[str]:
+        """Return lines on both links and the step, for the log.
+
+        Of a composition that was resolved for `layout`; None before the start.
+        """
+        dim = None if layout is None else layout.dim
+        arrays = []
+        if layout is not None:
+            arrays = describe_arrays(self.uplink, self.downlink, layout)
         groups = "one per client" if self.groups == "client" else f"{self.groups} group"
         model = "preserved" if self.preserved else "degraded"
         return [
             f"Dimension: {'unknown before the start' if dim is None else dim}",
+            *arrays,
             f"Uplink: {_describe(self.uplink, dim)}",
             f"Downlink: {_describe(self.downlink, dim)}",
             f"Downlink carries the {self.downlink_carries} ({groups}), "
