@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .compressors import (
-    Arrays,
+    ArrayRule,
     DitheredQuantizer,
     Identity,
     MinVarianceSparsifier,
@@ -22,7 +22,7 @@ from .mods import CompressionMod
 from .wire.ledger import Ledger
 
 __all__ = [
-    "Arrays",
+    "ArrayRule",
     "CompressionMod",
     "Direct",
     "DitheredQuantizer",

@@ -16,7 +16,7 @@ from .identity import Identity
 from .min_variance_sparsifier import MinVarianceSparsifier
 from .natural_compression import NaturalCompression
 from .parts import Parts
-from .per_array import Arrays, PerArray
+from .per_array import ArrayRule, PerArray
 from .rand_k import RandK
 from .random_sparsifier import RandomSparsifier
 from .rotated_quantizer import RotatedQuantizer
@@ -26,7 +26,7 @@ from .top_k import TopK
 
 __all__ = [
     "COMPRESSORS",
-    "Arrays",
+    "ArrayRule",
     "Compressed",
     "Compressor",
     "DitheredQuantizer",
@@ -59,8 +59,8 @@ _ALL: tuple[type[Compressor], ...] = (
     RotatedQuantizer,
     NaturalCompression,
 )
-COMPRESSORS: dict[str, type[Compressor]] = {cls.name: cls for cls in (*_ALL, PerArray)}
-"""Every compressor by its name."""
+COMPRESSORS: dict[str, type[Compressor]] = {cls.name: cls for cls in _ALL}
+"""Every operator by its name; PerArray is made of them."""
 
 _BY_WIRE_ID = {cls.wire_id: cls for cls in _ALL}
 
@@ -77,10 +77,14 @@ def get_compressor(config: Mapping[str, Any]) -> Compressor:
     """
     parameters = dict(config)
     name = parameters.pop("name", None)
-    if not isinstance(name, str) or name not in COMPRESSORS:
-        raise UnknownNameError("compressor", name, COMPRESSORS)
+    if name == PerArray.name:
+        found: type[Compressor] = PerArray
+    elif isinstance(name, str) and name in COMPRESSORS:
+        found = COMPRESSORS[name]
+    else:
+        raise UnknownNameError("compressor", name, (*COMPRESSORS, PerArray.name))
     try:
-        return COMPRESSORS[name].from_config(parameters, get_compressor)
+        return found.from_config(parameters, get_compressor)
     except (AttributeError, TypeError) as error:
         raise ConfigurationError(f"compressor {name!r}: {error}") from error
 

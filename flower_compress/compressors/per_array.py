@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Any, ClassVar, NoReturn, Self
@@ -18,11 +18,11 @@ from .identity import Identity
 from .parts import MAX_PARTS, Parts
 from .tables import Sizes
 
-__all__ = ["Arrays", "PerArray"]
+__all__ = ["ArrayRule", "PerArray"]
 
 
-@dataclass(frozen=True)
-class Arrays:
+@dataclass(frozen=True, repr=False)
+class ArrayRule:
     """The arrays that a rule is for: those that meet all that is given.
 
     Parameters
@@ -59,6 +59,12 @@ class Arrays:
                     f"{label} must be an integer >= 0 or None, got {limit!r}"
                 )
 
+    def __repr__(self) -> str:
+        if self == ArrayRule(self.name):
+            return repr(self.name)
+        given = ", ".join(f"{name}={value!r}" for name, value in self.config().items())
+        return f"ArrayRule({given})"
+
     def match(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether an array of that name and shape is one of them."""
         return (
@@ -72,7 +78,7 @@ class Arrays:
         return {
             item.name: value
             for item in fields(self)
-            if (value := asdict(self)[item.name]) != item.default
+            if (value := getattr(self, item.name)) != item.default
         }
 
 
@@ -95,7 +101,7 @@ class PerArray(Compressor):
 
     Parameters
     ----------
-    rules : Mapping[str or Arrays, Compressor]
+    rules : Mapping[str or ArrayRule, Compressor]
         Operators by the arrays that they are for, a text being a pattern of names; the
         first that matches counts. At most 254.
     default : Compressor
@@ -104,17 +110,17 @@ class PerArray(Compressor):
     Raises
     ------
     ConfigurationError
-        If a rule is neither a text nor an :class:`Arrays`, or an operator none, or one
-        with rules of its own.
+        If a rule is neither a text nor an :class:`ArrayRule`, or an operator none, or
+        one with rules of its own.
 
     Examples
     --------
-    >>> from flower_compress import Arrays, Identity, PerArray, RotatedQuantizer, TopK
-    >>> rules = {"head.*": Identity(), Arrays("embed.*", max_ndim=2): TopK(k=500)}
+    >>> from flower_compress import ArrayRule, Identity, PerArray, RotatedQuantizer
+    >>> rules = {"head.*": Identity(), ArrayRule(max_ndim=1): RotatedQuantizer(step=0.1)}
     >>> compressor = PerArray(rules, default=RotatedQuantizer(step=1.5))
     """
 
-    rules: tuple[tuple[Arrays, Compressor], ...]
+    rules: tuple[tuple[ArrayRule, Compressor], ...]
     default: Compressor
 
     name: ClassVar[str] = "per-array"
@@ -140,10 +146,7 @@ class PerArray(Compressor):
         object.__setattr__(self, "default", default)
 
     def __repr__(self) -> str:
-        rules = ", ".join(
-            f"{arrays.name if arrays == Arrays(arrays.name) else arrays!r}: {operator}"
-            for arrays, operator in self.rules
-        )
+        rules = ", ".join(f"{rule}: {operator}" for rule, operator in self.rules)
         return f"PerArray({{{rules}}}, default={self.default})"
 
     @property
@@ -187,7 +190,7 @@ class PerArray(Compressor):
         sizes = tuple(prod(shape) for _, shape in arrays)
         return Parts(operators, groups, sizes, self)
 
-    def but_first(self, arrays: Arrays, operator: Compressor) -> PerArray:
+    def but_first(self, arrays: ArrayRule, operator: Compressor) -> PerArray:
         """Return these rules with another one before the default."""
         return PerArray({**dict(self.rules), arrays: operator}, self.default)
 
@@ -217,7 +220,7 @@ class PerArray(Compressor):
                 f"{sorted(parameters)}"
             )
         rules = {
-            Arrays(**arrays): rebuild(operator)
+            ArrayRule(**arrays): rebuild(operator)
             for arrays, operator in parameters.get("rules", ())
         }
         return cls(rules, rebuild(parameters["default"]))
@@ -264,11 +267,11 @@ class PerArray(Compressor):
         )
 
 
-def _arrays(key: object) -> Arrays:
+def _arrays(key: object) -> ArrayRule:
     if isinstance(key, str):
-        return Arrays(key)
-    if isinstance(key, Arrays):
+        return ArrayRule(key)
+    if isinstance(key, ArrayRule):
         return key
     raise ConfigurationError(
-        f"expected a pattern of arrays' names or Arrays(...) as a rule, got {key!r}"
+        f"expected a pattern of arrays' names or ArrayRule(...) as a rule, got {key!r}"
     )

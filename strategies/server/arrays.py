@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import Literal
 
-from flower_compress.compressors import Arrays, Compressor, Identity, Parts, PerArray
+from flower_compress.compressors import ArrayRule, Compressor, Identity, Parts, PerArray
 from flower_compress.links import Link
 from flower_compress.wire.layout import Layout
 
@@ -26,12 +26,12 @@ def resolve(link: Link, small_arrays: SmallArrays, layout: Layout) -> Link:
     if small_arrays == "dense" and not link.compressor.lossless:
         longest = _longest_dense(layout)
         if longest:
-            rule = Arrays(max_ndim=1, max_size=longest)
+            rule = ArrayRule(max_ndim=1, max_size=longest)
             link = replace(link, compressor=_with_dense(link.compressor, rule))
     return link.bind(layout.shapes)
 
 
-def _with_dense(compressor: Compressor, rule: Arrays) -> Compressor:
+def _with_dense(compressor: Compressor, rule: ArrayRule) -> Compressor:
     if isinstance(compressor, PerArray):
         return compressor.but_first(rule, Identity())
     return PerArray({rule: Identity()}, default=compressor)
