@@ -116,7 +116,7 @@ class PerArray(Compressor):
     Examples
     --------
     >>> from flower_compress import ArrayRule, Identity, PerArray, RotatedQuantizer
-    >>> rules = {"head.*": Identity(), ArrayRule(max_ndim=1): RotatedQuantizer(step=0.1)}
+    >>> rules = {"head.*": Identity(), ArrayRule(max_ndim=1): RotatedQuantizer(0.1)}
     >>> compressor = PerArray(rules, default=RotatedQuantizer(step=1.5))
     """
 

@@ -25,7 +25,7 @@ from flwr.serverapp.strategy import Result
 from numpy.typing import ArrayLike
 
 from flower_compress.coding import CODE_NAMES
-from flower_compress.compressors import Compressor
+from flower_compress.compressors import Compressor, PerArray
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.ledger import EdgeLedger, Ledger
@@ -160,6 +160,11 @@ class Relay(RunStrategy):
                 raise ConfigurationError(
                     f"{label} must be a number >= 0, got {parameter}"
                 )
+        if isinstance(compressor, PerArray):
+            raise ConfigurationError(
+                "nodes compress whole models: expected one operator for all arrays, "
+                f"got {compressor!r}"
+            )
         if isinstance(topology, Schedule) and not (residual or compressor.lossless):
             raise ConfigurationError(
                 "a topology that changes needs estimates for its edges: expected "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from typing import Literal
 
 from flower_compress.compressors import ArrayRule, Compressor, Identity, Parts, PerArray
@@ -43,7 +42,9 @@ def _longest_dense(layout: Layout) -> int:
     All of a length do or none: norm layers have several of each.
     """
     lengths = Counter(
-        prod(shape) for _, shape in layout.shapes if len(shape) <= 1 and prod(shape)
+        each.size
+        for each in layout.tensors
+        if not each.exact and len(each.shape) <= 1 and each.size
     )
     limit = max(_SHARE * layout.dim, min(_FEW, _SHARE_OF_FEW * layout.dim))
     longest, total = 0, 0

@@ -369,7 +369,8 @@ class CompressedStrategy(RunStrategy, FedAvg):
         """Log the links with their omega and alpha, and Flower's own settings."""
         session = self._session
         composition = self._compose() if session is None else session.composition
-        *lines, last = composition.describe(session and session.layout)
+        layout = None if session is None else session.layout
+        *lines, last = composition.describe(layout)
         _log.info("\t├──> Compression:")
         for line in lines:
             _log.info("\t│\t├── %s", line)

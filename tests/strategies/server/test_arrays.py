@@ -22,7 +22,7 @@ from flower_compress import (
     TopK,
 )
 from flower_compress.compressors import Parts
-from flower_compress.errors import UnknownNameError
+from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.strategies import (
     MCM,
     SGD,
@@ -31,10 +31,12 @@ from flower_compress.strategies import (
     Diana,
     Dore,
     DoubleSqueeze,
+    MalcomPSGD,
     RandMCM,
     SparsAMS,
 )
 from flower_compress.strategies.server.arrays import resolve
+from flower_compress.strategies.topology import ring
 from flower_compress.testing import InProcessGrid
 from flower_compress.wire.layout import Layout
 from simulations.settings import Settings
@@ -226,3 +228,8 @@ def test_dense_entries_are_billed_as_float32() -> None:
         bits[small] = strategy.ledger.uplink.payload_bits
     added = (bits["dense"] - bits["compressed"]) / NUM_CLIENTS
     assert 60 * 20 < added < 60 * 32
+
+
+def test_nodes_without_a_server_have_one_operator() -> None:
+    with pytest.raises(ConfigurationError, match="one operator for all arrays"):
+        MalcomPSGD(ring(4), compressor=PerArray({"w": Identity()}, QUANTIZER))
