@@ -22,6 +22,7 @@ from .random_sparsifier import RandomSparsifier
 from .rotated_quantizer import RotatedQuantizer
 from .scaled_sign import ScaledSign
 from .stochastic_quantizer import StochasticQuantizer
+from .tied import Tied
 from .top_k import TopK
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "RotatedQuantizer",
     "ScaledSign",
     "StochasticQuantizer",
+    "Tied",
     "TopK",
     "Vector",
     "as_vector",
@@ -62,6 +64,7 @@ _ALL: tuple[type[Compressor], ...] = (
 COMPRESSORS: dict[str, type[Compressor]] = {cls.name: cls for cls in _ALL}
 """Every operator by its name; PerArray is made of them."""
 
+_COMPOSITES: dict[str, type[Compressor]] = {cls.name: cls for cls in (PerArray, Tied)}
 _BY_WIRE_ID = {cls.wire_id: cls for cls in _ALL}
 
 
@@ -77,14 +80,11 @@ def get_compressor(config: Mapping[str, Any]) -> Compressor:
     """
     parameters = dict(config)
     name = parameters.pop("name", None)
-    if name == PerArray.name:
-        found: type[Compressor] = PerArray
-    elif isinstance(name, str) and name in COMPRESSORS:
-        found = COMPRESSORS[name]
-    else:
-        raise UnknownNameError("compressor", name, (*COMPRESSORS, PerArray.name))
+    known = COMPRESSORS | _COMPOSITES
+    if not isinstance(name, str) or name not in known:
+        raise UnknownNameError("compressor", name, known)
     try:
-        return found.from_config(parameters, get_compressor)
+        return known[name].from_config(parameters, get_compressor)
     except (AttributeError, TypeError) as error:
         raise ConfigurationError(f"compressor {name!r}: {error}") from error
 

@@ -42,6 +42,11 @@ class Compressor(Parameters, ABC):
         """Whether the receiver needs the stream to decompress."""
         return False
 
+    @property
+    def lossless_spans(self) -> tuple[tuple[int, int], ...]:
+        """Start and end of each stretch that is left as it is, where not all is."""
+        return ()
+
     def omega(self, dim: int) -> float:
         """Return omega with E||C(x) - x||^2 <= omega ||x||^2 for d = `dim` entries.
 

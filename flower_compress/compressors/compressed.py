@@ -39,12 +39,15 @@ class Compressed:
         The integers, None where the values say it all.
     parts : tuple[Compressed, ...]
         The parts of a vector that several operators share; else none.
+    ties : int
+        Which arrays are left out as copies of others, a bit each; see :class:`Tied`.
     """
 
     dim: int
     values: Array
     symbols: Symbols | None = None
     parts: tuple[Compressed, ...] = ()
+    ties: int = 0
 
     def numpy(self) -> Compressed:
         """Return the same as NumPy arrays, without a copy if it is on the CPU."""
@@ -52,7 +55,7 @@ class Compressed:
             return self
         symbols = None if self.symbols is None else self.symbols.numpy()
         parts = tuple(part.numpy() for part in self.parts)
-        return Compressed(self.dim, host_array(self.values), symbols, parts)
+        return Compressed(self.dim, host_array(self.values), symbols, parts, self.ties)
 
     def num_bits(self, code: str) -> int:
         """Return the exact length in bits after that code: its bits and 32 a value.

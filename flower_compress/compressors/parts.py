@@ -87,9 +87,13 @@ class Parts(Compressor):
             spans[group].append((start, end))
         return tuple(tuple(each) for each in spans)
 
-    @cached_property
+    @property
     def lossless_spans(self) -> Spans:
         """Where operators are lossless."""
+        return self._lossless_spans
+
+    @cached_property
+    def _lossless_spans(self) -> Spans:
         return tuple(
             span
             for operator, spans in zip(self.operators, self.spans, strict=True)

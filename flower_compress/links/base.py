@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ..coding import CODE_NAMES
-from ..compressors import Compressor, Parts, Vector
+from ..compressors import Compressor, Parts, Tied, Vector
 from ..errors import OutOfSyncError, StalePacketError, UnknownNameError
 from ..streams import Stream
 from .payload import Channel, Payload
@@ -132,7 +132,8 @@ class Link(ABC):
 
     def channel(self, stream: Stream, sizes: tuple[int, ...] | None) -> Channel:
         """Return what both ends know of a payload on this link before it arrives."""
-        parts = self.compressor if isinstance(self.compressor, Parts) else None
+        compressor = self.compressor
+        parts = compressor if isinstance(compressor, Parts | Tied) else None
         return Channel(stream, sizes, parts, self.forgotten)
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from ..compressors import Identity, Parts, Vector
+from ..compressors import Identity, Vector
 from ..errors import ConfigurationError
 from ..theory import memory_rate
 from .base import Link, SenderState, fold
@@ -69,8 +69,7 @@ class Memory(Link):
     @property
     def forgotten(self) -> tuple[tuple[int, int], ...]:
         """Where the operators of some arrays are lossless."""
-        compressor = self.compressor
-        return compressor.lossless_spans if isinstance(compressor, Parts) else ()
+        return self.compressor.lossless_spans
 
     def send(
         self, state: SenderState, x: Vector, version: int, channel: Channel

@@ -13,7 +13,14 @@ from functools import lru_cache
 import numpy as np
 
 from ..coding import code_by_wire_id, encode_symbols
-from ..compressors import Compressed, Compressor, Parts, Vector, compressor_from_wire
+from ..compressors import (
+    Compressed,
+    Compressor,
+    Parts,
+    Tied,
+    Vector,
+    compressor_from_wire,
+)
 from ..compressors.arrays import NUMPY, Array
 from ..compressors.checks import LARGEST
 from ..errors import CorruptPacket
@@ -39,15 +46,16 @@ class Channel:
     sizes : tuple[int, ...], optional
         Lengths of the tensors that the vector is made of, for operators that act on
         each; None for one tensor.
-    parts : Parts, optional
-        Which tensors make up which part, where several operators share the vector.
+    parts : Parts or Tied, optional
+        Which tensors make up which part, where several operators share the vector, and
+        which may be copies.
     forgotten : tuple[tuple[int, int], ...]
         Start and end of each stretch of which a memory holds nothing.
     """
 
     stream: Stream
     sizes: tuple[int, ...] | None = None
-    parts: Parts | None = None
+    parts: Parts | Tied | None = None
     forgotten: tuple[tuple[int, int], ...] = ()
 
     def at(self, version: int) -> Channel:
@@ -64,7 +72,9 @@ class Payload:
     compressor's parameters, the symbols' bits padded with zeros to a byte, the
     float32 values, little-endian. Of a vector that several operators share they are:
     id of that (1), zero (1), number of parts (1), and the bytes of each part's vector,
-    each but the last after their length (4).
+    each but the last after their length (4). Of one whose arrays may be tied: id of
+    that (1), zero (1), which ties hold, a bit each, and the bytes of the vector without
+    those copies.
 
     Parameters
     ----------
@@ -216,6 +226,12 @@ def _write(
     """Return the bytes, and what decoding them would give."""
     if isinstance(compressor, Parts):
         return _write_parts(compressed, compressor, code)
+    if isinstance(compressor, Tied):
+        mask, (part,) = compressed.ties, compressed.parts
+        data, made = _write(part, compressor.reduced(mask).operator, code)
+        head = bytes((compressor.wire_id, _NO_CODE))
+        data = head + mask.to_bytes(compressor.mask_bytes, "little") + data
+        return data, _with_copies(compressed.dim, compressor, mask, made)
     wire_id, parameters = compressor.to_wire()
     code_id, num_bits, body = _NO_CODE, 32 * len(compressed.values), b""
     if compressed.symbols is not None:
@@ -252,8 +268,31 @@ def _joined(dim: int, compressor: Parts, made: list[_Decoded]) -> _Decoded:
     return _Decoded(compressor, compressed, sum(each.num_bits for each in made))
 
 
-def _decode_parts(view: memoryview, dim: int, parts: Parts | None) -> _Decoded:
-    if parts is None or dim != sum(parts.dims):
+def _with_copies(dim: int, compressor: Tied, mask: int, made: _Decoded) -> _Decoded:
+    none = np.zeros(0, dtype=np.float32)
+    compressed = Compressed(dim, none, None, (made.compressed,), mask)
+    return _Decoded(compressor, compressed, made.num_bits)
+
+
+def _decode_tied(view: memoryview, dim: int, tied: Parts | Tied | None) -> _Decoded:
+    if not isinstance(tied, Tied):
+        raise CorruptPacket("a payload without copies, where the contract has no ties")
+    mask = int.from_bytes(view[2 : 2 + tied.mask_bytes], "little")
+    if len(view) < 2 + tied.mask_bytes or view[1] != _NO_CODE:
+        raise CorruptPacket("expected a payload without copies, got another head")
+    if mask >> len(tied.ties):
+        raise CorruptPacket(f"expected bits of {len(tied.ties)} ties, got more")
+    expected, sizes = tied.reduced(mask)[:2]
+    parts = expected if isinstance(expected, Parts) else None
+    rest = bytes(view[2 + tied.mask_bytes :])
+    made = _decode(rest, sum(sizes), sizes, parts)
+    if made.compressor != expected:
+        raise CorruptPacket(f"expected {expected}, got {made.compressor}")
+    return _with_copies(dim, tied, mask, made)
+
+
+def _decode_parts(view: memoryview, dim: int, parts: Parts | Tied | None) -> _Decoded:
+    if not isinstance(parts, Parts) or dim != sum(parts.dims):
         raise CorruptPacket("a payload of parts, where the contract knows of none")
     count = len(parts.operators)
     if len(view) < 3 or view[1] != _NO_CODE or view[2] != count:
@@ -280,13 +319,15 @@ def _decode(
     data: bytes,
     dim: int,
     sizes: tuple[int, ...] | None,
-    parts: Parts | None = None,
+    parts: Parts | Tied | None = None,
 ) -> _Decoded:
     view = memoryview(data)
     if len(view) < 2:
         raise CorruptPacket(f"a payload has at least 2 bytes, got {len(view)}")
     if view[0] == Parts.wire_id:
         return _decode_parts(view, dim, parts)
+    if view[0] == Tied.wire_id:
+        return _decode_tied(view, dim, parts)
     compressor, size = compressor_from_wire(view[0], view[2:])
     body = view[2 + size :]
     alphabet = compressor.alphabet(dim)
@@ -324,7 +365,7 @@ def _vector(made: _Decoded, channel: Channel | None) -> Vector:
 
 def _tensors(
     channel: Channel | None,
-) -> tuple[tuple[int, ...] | None, Parts | None]:
+) -> tuple[tuple[int, ...] | None, Parts | Tied | None]:
     return (None, None) if channel is None else (channel.sizes, channel.parts)
 
 

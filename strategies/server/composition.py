@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.links import Carries, ErrorFeedback, Link
 from flower_compress.stability import LinkNoise, largest_share
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 
-from .arrays import SmallArrays, describe_arrays, resolve
+from .arrays import SmallArrays, describe_arrays, resolve, ties_of
 from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
 from .optimizers import GradientDescent, ServerOptimizer
 from .uplink import UplinkMemory
@@ -69,12 +70,13 @@ class Composition:
                 f"max_update_norm must be positive, got {self.max_update_norm}"
             )
 
-    def resolve(self, layout: Layout) -> Composition:
-        """Return the composition for models of that layout."""
+    def resolve(self, layout: Layout, initial: Vector) -> Composition:
+        """Return the composition for models of that layout that begin as `initial`."""
+        ties = ties_of(layout, initial)
         return replace(
             self,
-            uplink=resolve(self.uplink, self.small_arrays, layout),
-            downlink=resolve(self.downlink, self.small_arrays, layout),
+            uplink=resolve(self.uplink, self.small_arrays, layout, ties),
+            downlink=resolve(self.downlink, self.small_arrays, layout, ties),
         )
 
     def fingerprint(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord
 
-from flower_compress.compressors import Parts, Vector
+from flower_compress.compressors import Parts, Tied, Vector
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.layout import Layout
@@ -61,10 +61,10 @@ class Session:
 
     def __init__(self, composition: Composition, arrays: ArrayRecord) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
-        self.composition = composition = composition.resolve(layout)
         self.layout = layout
         self.id = secrets.randbits(32) or 1
         self.follow(arrays, "the initial model")
+        self.composition = composition = composition.resolve(layout, self.model)
         self.ledger, self.refused = Ledger(), Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm = 0.0
@@ -76,7 +76,7 @@ class Session:
             self.downlinks.receiver_rate,
             composition.seed,
             composition.groups,
-            downlink if isinstance(downlink.compressor, Parts) else None,
+            downlink if isinstance(downlink.compressor, Parts | Tied) else None,
         )
         self.contract_bytes = self.contract.to_bytes()
 

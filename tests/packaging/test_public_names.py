@@ -105,6 +105,7 @@ PUBLIC: dict[str, list[str]] = {
         "RotatedQuantizer",
         "ScaledSign",
         "StochasticQuantizer",
+        "Tied",
         "TopK",
         "Vector",
         "as_vector",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flower_compress import (
@@ -35,7 +35,7 @@ from flower_compress.strategies import (
     RandMCM,
     SparsAMS,
 )
-from flower_compress.strategies.server.arrays import resolve
+from flower_compress.strategies.server.arrays import resolve, ties_of
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import InProcessGrid
 from flower_compress.wire.layout import Layout
@@ -233,3 +233,83 @@ def test_dense_entries_are_billed_as_float32() -> None:
 def test_nodes_without_a_server_have_one_operator() -> None:
     with pytest.raises(ConfigurationError, match="one operator for all arrays"):
         MalcomPSGD(ring(4), compressor=PerArray({"w": Identity()}, QUANTIZER))
+
+
+# --- Arrays that are equal at the start -----------------------------------------------
+
+
+def test_equal_arrays_are_found_but_not_those_equal_by_chance() -> None:
+    layout = Layout.from_config(
+        [
+            ["a", [2, 2], "float32", False],
+            ["ones", [2, 2], "float32", False],
+            ["mean", [2], "float32", True],
+            ["more-ones", [2, 2], "float32", False],
+            ["b", [2, 2], "float32", False],
+            ["flat", [4], "float32", False],
+            ["half", [2, 2], "float16", False],
+            ["c", [2, 2], "float32", False],
+            ["empty", [0], "float32", False],
+        ]
+    )
+    a, ones = [1, 2, 3, 4], [1, 1, 1, 1]
+    model = np.array([*a, *ones, *ones, *a, *a, *a, *a], dtype=np.float32)
+    assert ties_of(layout, model) == ((3, 0), (6, 0))
+
+
+def tied_run(strategy: CompressedStrategy, *, tied: bool) -> dict[str, np.ndarray]:
+    """Clients with one parameter under two names, or two that start alike."""
+    client_app = ClientApp(mods=[CompressionMod()])
+
+    @client_app.train()
+    def train(msg: Message, context: Context) -> Message:
+        client = int(context.node_config["partition-id"])
+        arrays = {k: v.numpy() for k, v in msg.content["arrays"].items()}
+        if tied:
+            assert arrays["head"].tobytes() == arrays["embed"].tobytes()
+        rng, shape = np.random.default_rng(client), arrays["embed"].shape
+        targets = {name: rng.normal(size=shape).astype(np.float32) for name in arrays}
+        if tied:
+            targets["head"] = targets["embed"]
+        trained = {
+            name: w + np.float32(0.8) * (targets[name] - w)
+            for name, w in arrays.items()
+        }
+        metrics = MetricRecord({"num-examples": 1 + client})
+        record = ArrayRecord({k: Array(np.asarray(v)) for k, v in trained.items()})
+        content = RecordDict({"arrays": record, "metrics": metrics})
+        return Message(content, reply_to=msg)
+
+    w = np.random.default_rng(9).normal(size=(30, 20)).astype(np.float32)
+    begin = ArrayRecord({"embed": Array(w), "other": Array(2 * w), "head": Array(w)})
+    result = strategy.start(InProcessGrid(client_app, NUM_CLIENTS), begin, 10)
+    return {name: array.numpy() for name, array in result.arrays.items()}
+
+
+@pytest.mark.parametrize("algorithm", [MCM, RandMCM, Artemis, Dore, DoubleSqueeze])
+def test_arrays_that_share_their_weights_stay_equal(algorithm: Any) -> None:
+    strategy = algorithm(fraction_train=0.5, fraction_evaluate=0.0)
+    found = tied_run(strategy, tied=True)
+    assert found["head"].tobytes() == found["embed"].tobytes()
+    untied = algorithm(fraction_train=0.5, fraction_evaluate=0.0)
+    tied_run(untied, tied=False)
+    bits = [s.ledger.uplink.payload_bits for s in (strategy, untied)]
+    assert bits[0] < 0.75 * bits[1]
+
+
+@pytest.mark.parametrize("algorithm", [MCM, Dore])
+def test_arrays_that_only_start_alike_are_trained_apart(algorithm: Any) -> None:
+    found = tied_run(algorithm(fraction_evaluate=0.0), tied=False)
+    reference = tied_run(SGD(fraction_evaluate=0.0), tied=False)
+    for name, w in reference.items():
+        error = np.linalg.norm(found[name] - w) / np.linalg.norm(w)
+        assert error < 1.0, name
+    assert not np.allclose(found["head"], found["embed"], atol=0.1)
+
+
+def test_the_log_says_what_is_sent_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="flwr")
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    tied_run(MCM(fraction_evaluate=0.0), tied=True)
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("Sent once while they are equal: head = embed" in m for m in messages)
