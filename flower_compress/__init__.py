@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .compressors import (
+    ArrayRule,
     DitheredQuantizer,
     Identity,
     MinVarianceSparsifier,
     NaturalCompression,
+    PerArray,
     RandK,
     RandomSparsifier,
     RotatedQuantizer,
@@ -20,6 +22,7 @@ from .mods import CompressionMod
 from .wire.ledger import Ledger
 
 __all__ = [
+    "ArrayRule",
     "CompressionMod",
     "Direct",
     "DitheredQuantizer",
@@ -30,6 +33,7 @@ __all__ = [
     "Memory",
     "MinVarianceSparsifier",
     "NaturalCompression",
+    "PerArray",
     "RandK",
     "RandomSparsifier",
     "RotatedQuantizer",

@@ -38,7 +38,7 @@ class Purpose(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Philox 4x64 with key (seed, index) and counter (0, 0, purpose, version).
+    """Philox 4x64 with key (seed, index) and counter (0, part, purpose, version).
 
     Parameters
     ----------
@@ -50,23 +50,30 @@ class Stream:
         Whom they concern (a client's identity, a group), modulo 2^64.
     version : int
         Which draw, modulo 2^64: 2^192 blocks of four words lie between two versions.
+    part : int
+        Which part of a vector that several operators share, 2^64 blocks apart.
     """
 
     seed: int
     purpose: Purpose
     index: int = 0
     version: int = 0
+    part: int = 0
 
     def at(self, version: int) -> Stream:
         """Return the stream of another version."""
-        return Stream(self.seed, self.purpose, self.index, version)
+        return Stream(self.seed, self.purpose, self.index, version, self.part)
+
+    def of_part(self, part: int) -> Stream:
+        """Return the stream of a part of the vector."""
+        return Stream(self.seed, self.purpose, self.index, self.version, part)
 
     def generator(self) -> np.random.Generator:
         """Return a fresh generator at the start of the stream."""
         return np.random.Generator(
             np.random.Philox(
                 key=_words(self.seed, self.index),
-                counter=_words(0, 0, self.purpose, self.version),
+                counter=_words(0, self.part, self.purpose, self.version),
             )
         )
 
@@ -80,7 +87,7 @@ class Draws:
 
     Every request starts with a fresh block of four words, so what it returns depends
     only on how many blocks the requests before it took. Block b of a stream is
-    Philox 4x64-10 of the counter (b + 1, 0, purpose, version).
+    Philox 4x64-10 of the counter (b + 1, part, purpose, version).
 
     Parameters
     ----------
@@ -92,14 +99,15 @@ class Draws:
 
     def __init__(self, stream: Stream) -> None:
         self._key = int(stream.seed) & _MASK, int(stream.index) & _MASK
-        self._place = int(stream.purpose), int(stream.version) & _MASK
+        version = int(stream.version) & _MASK
+        self._place = int(stream.part), int(stream.purpose), version
         self._block = 0
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` words of 64 bits."""
         thread = _THREAD
         # Setting the state costs a tenth of making a generator.
-        thread.place["counter"] = (self._block, 0, *self._place)
+        thread.place["counter"] = (self._block, *self._place)
         thread.place["key"] = self._key
         thread.philox.state = thread.state
         self._block += -(-count // _WORDS_PER_BLOCK)

@@ -15,26 +15,33 @@ from .dithered_quantizer import DitheredQuantizer
 from .identity import Identity
 from .min_variance_sparsifier import MinVarianceSparsifier
 from .natural_compression import NaturalCompression
+from .parts import Parts
+from .per_array import ArrayRule, PerArray
 from .rand_k import RandK
 from .random_sparsifier import RandomSparsifier
 from .rotated_quantizer import RotatedQuantizer
 from .scaled_sign import ScaledSign
 from .stochastic_quantizer import StochasticQuantizer
+from .tied import Tied
 from .top_k import TopK
 
 __all__ = [
     "COMPRESSORS",
+    "ArrayRule",
     "Compressed",
     "Compressor",
     "DitheredQuantizer",
     "Identity",
     "MinVarianceSparsifier",
     "NaturalCompression",
+    "Parts",
+    "PerArray",
     "RandK",
     "RandomSparsifier",
     "RotatedQuantizer",
     "ScaledSign",
     "StochasticQuantizer",
+    "Tied",
     "TopK",
     "Vector",
     "as_vector",
@@ -55,8 +62,9 @@ _ALL: tuple[type[Compressor], ...] = (
     NaturalCompression,
 )
 COMPRESSORS: dict[str, type[Compressor]] = {cls.name: cls for cls in _ALL}
-"""Every compressor by its name."""
+"""Every operator by its name; PerArray is made of them."""
 
+_COMPOSITES: dict[str, type[Compressor]] = {cls.name: cls for cls in (PerArray, Tied)}
 _BY_WIRE_ID = {cls.wire_id: cls for cls in _ALL}
 
 
@@ -72,11 +80,12 @@ def get_compressor(config: Mapping[str, Any]) -> Compressor:
     """
     parameters = dict(config)
     name = parameters.pop("name", None)
-    if not isinstance(name, str) or name not in COMPRESSORS:
-        raise UnknownNameError("compressor", name, COMPRESSORS)
+    known = COMPRESSORS | _COMPOSITES
+    if not isinstance(name, str) or name not in known:
+        raise UnknownNameError("compressor", name, known)
     try:
-        return COMPRESSORS[name](**parameters)
-    except TypeError as error:
+        return known[name].from_config(parameters, get_compressor)
+    except (AttributeError, TypeError) as error:
         raise ConfigurationError(f"compressor {name!r}: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,6 +42,11 @@ class Compressor(Parameters, ABC):
         """Whether the receiver needs the stream to decompress."""
         return False
 
+    @property
+    def lossless_spans(self) -> tuple[tuple[int, int], ...]:
+        """Start and end of each stretch that is left as it is, where not all is."""
+        return ()
+
     def omega(self, dim: int) -> float:
         """Return omega with E||C(x) - x||^2 <= omega ||x||^2 for d = `dim` entries.
 
@@ -69,6 +75,10 @@ class Compressor(Parameters, ABC):
     @abstractmethod
     def alphabet(self, dim: int) -> tuple[int, int] | None:
         """Return the bounds of the symbols, or None if there are none."""
+
+    def bind(self, arrays: Sequence[tuple[str, tuple[int, ...]]]) -> Compressor:
+        """Return the operator for a vector made of arrays of these names and shapes."""
+        return self
 
     # --- Vectors ----------------------------------------------------------------------
 

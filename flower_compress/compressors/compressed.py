@@ -27,6 +27,8 @@ def as_vector(x: object) -> Vector:
 class Compressed:
     """What a compressor makes of a vector: integers for a code, and float32 values.
 
+    Or, where several operators share the vector, what each makes of its part.
+
     Parameters
     ----------
     dim : int
@@ -35,18 +37,25 @@ class Compressed:
         Scales, or the kept entries; 32 bits each on the wire.
     symbols : Symbols, optional
         The integers, None where the values say it all.
+    parts : tuple[Compressed, ...]
+        The parts of a vector that several operators share; else none.
+    ties : int
+        Which arrays are left out as copies of others, a bit each; see :class:`Tied`.
     """
 
     dim: int
     values: Array
     symbols: Symbols | None = None
+    parts: tuple[Compressed, ...] = ()
+    ties: int = 0
 
     def numpy(self) -> Compressed:
         """Return the same as NumPy arrays, without a copy if it is on the CPU."""
         if isinstance(self.values, np.ndarray):
             return self
         symbols = None if self.symbols is None else self.symbols.numpy()
-        return Compressed(self.dim, host_array(self.values), symbols)
+        parts = tuple(part.numpy() for part in self.parts)
+        return Compressed(self.dim, host_array(self.values), symbols, parts, self.ties)
 
     def num_bits(self, code: str) -> int:
         """Return the exact length in bits after that code: its bits and 32 a value.
@@ -67,6 +76,7 @@ class Compressed:
             are tensors: call :meth:`numpy` first.
         """
         num_bits, symbols = 32 * len(self.values), self.symbols
+        num_bits += sum(part.num_bits(code) for part in self.parts)
         if symbols is None:
             return num_bits
         if isinstance(symbols.entries, np.ndarray):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -32,6 +33,16 @@ class Parameters:
             if value != item.default or not item.kw_only:
                 config[item.name] = value
         return config
+
+    @classmethod
+    def from_config(
+        cls, parameters: Mapping[str, Any], rebuild: Callable[..., Any]
+    ) -> Self:
+        """Rebuild the operator from its configuration without the name.
+
+        `rebuild` does so with the configurations of others that it may hold.
+        """
+        return cls(**parameters)
 
     def to_wire(self) -> tuple[int, bytes]:
         """Return the id of the operator and its scope, and the packed parameters."""

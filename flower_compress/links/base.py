@@ -16,14 +16,16 @@ plain floats, mends that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ..coding import CODE_NAMES
-from ..compressors import Compressor, Vector
+from ..compressors import Compressor, Parts, Tied, Vector
 from ..errors import OutOfSyncError, StalePacketError, UnknownNameError
+from ..streams import Stream
 from .checks import require_compressor
 from .payload import Channel, Payload
 
@@ -126,6 +128,25 @@ class Link(ABC):
         if self.code not in CODE_NAMES:
             raise UnknownNameError("code", self.code, CODE_NAMES)
 
+    def bind(self, arrays: Sequence[tuple[str, tuple[int, ...]]]) -> Self:
+        """Return the link for a vector made of arrays of these names and shapes."""
+        return replace(self, compressor=self.compressor.bind(arrays))
+
+    def channel(self, stream: Stream, sizes: tuple[int, ...] | None) -> Channel:
+        """Return what both ends know of a payload on this link before it arrives."""
+        compressor = self.compressor
+        parts = compressor if isinstance(compressor, Parts | Tied) else None
+        return Channel(stream, sizes, parts, self.forgotten)
+
+    @property
+    def forgotten(self) -> tuple[tuple[int, int], ...]:
+        """Start and end of each stretch of which a memory holds nothing."""
+        return ()
+
+    def start(self, vector: Vector) -> Vector:
+        """Return the memory of two ends that both know `vector`."""
+        return zeroed(vector, self.forgotten) if self.forgotten else vector
+
     def memory_rate(self, dim: int) -> float | None:
         """Rate alpha of the memory that both ends keep, None if they keep none."""
         return None
@@ -176,12 +197,23 @@ class Link(ABC):
 def fold(vector: Vector | None, payload: Payload, rate: float) -> Vector:
     """Return h + rate * q in float32, two roundings, the same at both ends.
 
-    A lossless payload is folded whole, at rate 1: it has no noise to keep out.
+    A lossless payload is folded whole, at rate 1: it has no noise to keep out. Of what
+    a memory does not hold (`Channel.forgotten`) nothing is folded.
     """
     step = payload.vector
     if rate != 1.0 and not payload.compressor.lossless:
         step = np.float32(rate) * step
+    if payload.channel is not None and payload.channel.forgotten:
+        step = zeroed(step, payload.channel.forgotten)
     return step if vector is None else vector + step
+
+
+def zeroed(vector: Vector, spans: tuple[tuple[int, int], ...]) -> Vector:
+    """Return a copy of `vector` that is zero there."""
+    copy = vector.copy()
+    for start, end in spans:
+        copy[start:end] = 0.0
+    return copy
 
 
 def accept(

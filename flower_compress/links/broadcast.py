@@ -83,7 +83,7 @@ class Broadcast:
                 )
             return cls(link, 1.0, SenderState(), ReceiverState(1, initial))
         rate = link.memory_rate(initial.size)
-        held = None if rate is None else initial
+        held = None if rate is None else link.start(initial)
         return cls(link, rate, SenderState(1, held), ReceiverState(1, held))
 
     @property

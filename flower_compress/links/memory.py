@@ -26,7 +26,8 @@ class Memory(Link):
     """q = C(x - h), received as h + q; then h += rate * q at both ends.
 
     With a lossless compressor the link sends x itself and keeps no memory: the value
-    is the same, and exact where h + (x - h) is not.
+    is the same, and exact where h + (x - h) is not. So it is with the arrays of a
+    lossless operator of :class:`PerArray`: their h stays zero.
 
     Parameters
     ----------
@@ -65,6 +66,11 @@ class Memory(Link):
         if not self.compressor.unbiased:
             return 1.0
         return memory_rate(self.compressor.omega(dim))
+
+    @property
+    def forgotten(self) -> tuple[tuple[int, int], ...]:
+        """Where the operators of some arrays are lossless."""
+        return self.compressor.lossless_spans
 
     def send(
         self, state: SenderState, x: Vector, version: int, channel: Channel

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from ..coding import code_by_wire_id, encode_symbols
-from ..compressors import Compressed, Compressor, Vector, compressor_from_wire
+from ..compressors import (
+    Compressed,
+    Compressor,
+    Parts,
+    Tied,
+    Vector,
+    compressor_from_wire,
+)
 from ..compressors.arrays import NUMPY, Array
 from ..compressors.checks import LARGEST
 from ..errors import CorruptPacket
@@ -22,6 +30,7 @@ __all__ = ["Channel", "Payload", "share_decoding"]
 
 _NO_CODE = 0
 _FLOAT32 = np.dtype("<f4")
+_LENGTH = struct.Struct("<I")
 _MAX_CACHED_DIM = 1 << 14
 
 
@@ -37,14 +46,22 @@ class Channel:
     sizes : tuple[int, ...], optional
         Lengths of the tensors that the vector is made of, for operators that act on
         each; None for one tensor.
+    parts : Parts or Tied, optional
+        Which tensors make up which part, where several operators share the vector, and
+        which may be copies.
+    forgotten : tuple[tuple[int, int], ...]
+        Start and end of each stretch of which a memory holds nothing.
     """
 
     stream: Stream
     sizes: tuple[int, ...] | None = None
+    parts: Parts | Tied | None = None
+    forgotten: tuple[tuple[int, int], ...] = ()
 
     def at(self, version: int) -> Channel:
         """Return the channel of another version."""
-        return Channel(self.stream.at(version), self.sizes)
+        stream = self.stream.at(version)
+        return Channel(stream, self.sizes, self.parts, self.forgotten)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +70,11 @@ class Payload:
 
     The bytes are: compressor id and scope (1), code id (1, zero for no symbols), the
     compressor's parameters, the symbols' bits padded with zeros to a byte, the
-    float32 values, little-endian.
+    float32 values, little-endian. Of a vector that several operators share they are:
+    id of that (1), zero (1), number of parts (1), and the bytes of each part's vector,
+    each but the last after their length (4). Of one whose arrays may be tied: id of
+    that (1), zero (1), which ties hold, a bit each, and the bytes of the vector without
+    those copies.
 
     Parameters
     ----------
@@ -78,19 +99,9 @@ class Payload:
         A torch tensor is compressed on its device; what follows is NumPy on the host.
         """
         compressed = compressor.compress(x, channel.stream, channel.sizes).numpy()
-        wire_id, parameters = compressor.to_wire()
-        code_id, num_bits, body = _NO_CODE, 32 * len(compressed.values), b""
-        if compressed.symbols is not None:
-            chosen, body, code_bits = encode_symbols(code, compressed.symbols)
-            code_id, num_bits = chosen.wire_id, num_bits + code_bits
-        values = compressed.values.astype(_FLOAT32, copy=False).tobytes()
-        data = b"".join((bytes((wire_id, code_id)), parameters, body, values))
+        data, made = _write(compressed, compressor, code)
         payload = cls(data, compressed.dim, channel)
-        if not compressed.values.flags.owndata:
-            # Perhaps the caller's own array: take the values as they are in the bytes.
-            sent = np.frombuffer(data, dtype=_FLOAT32, offset=len(data) - len(values))
-            compressed = Compressed(compressed.dim, sent, compressed.symbols)
-        payload.__dict__["_decoded"] = _Decoded(compressor, compressed, num_bits)
+        payload.__dict__["_decoded"] = made
         return payload
 
     def on(self, channel: Channel) -> Payload:
@@ -149,9 +160,10 @@ class Payload:
     def _made(self) -> _Decoded:
         decoded: _Decoded | None = self.__dict__.get("_decoded")
         if decoded is None:
-            sizes = None if self.channel is None else self.channel.sizes
+            sizes, parts = _tensors(self.channel)
             decode = _decode if self.dim > _MAX_CACHED_DIM else _decode_cached
-            decoded = self.__dict__["_decoded"] = decode(self.data, self.dim, sizes)
+            decoded = decode(self.data, self.dim, sizes, parts)
+            self.__dict__["_decoded"] = decoded
         return decoded
 
 
@@ -208,10 +220,114 @@ class _Decoded:
     num_bits: int
 
 
-def _decode(data: bytes, dim: int, sizes: tuple[int, ...] | None) -> _Decoded:
+def _write(
+    compressed: Compressed, compressor: Compressor, code: str
+) -> tuple[bytes, _Decoded]:
+    """Return the bytes, and what decoding them would give."""
+    if isinstance(compressor, Parts):
+        return _write_parts(compressed, compressor, code)
+    if isinstance(compressor, Tied):
+        mask, (part,) = compressed.ties, compressed.parts
+        data, made = _write(part, compressor.reduced(mask).operator, code)
+        head = bytes((compressor.wire_id, _NO_CODE))
+        data = head + mask.to_bytes(compressor.mask_bytes, "little") + data
+        return data, _with_copies(compressed.dim, compressor, mask, made)
+    wire_id, parameters = compressor.to_wire()
+    code_id, num_bits, body = _NO_CODE, 32 * len(compressed.values), b""
+    if compressed.symbols is not None:
+        chosen, body, code_bits = encode_symbols(code, compressed.symbols)
+        code_id, num_bits = chosen.wire_id, num_bits + code_bits
+    values = compressed.values.astype(_FLOAT32, copy=False).tobytes()
+    data = b"".join((bytes((wire_id, code_id)), parameters, body, values))
+    if not compressed.values.flags.owndata:
+        # Perhaps the caller's own array: take the values as they are in the bytes.
+        sent = np.frombuffer(data, dtype=_FLOAT32, offset=len(data) - len(values))
+        compressed = Compressed(compressed.dim, sent, compressed.symbols)
+    return data, _Decoded(compressor, compressed, num_bits)
+
+
+def _write_parts(
+    compressed: Compressed, compressor: Parts, code: str
+) -> tuple[bytes, _Decoded]:
+    written = [
+        _write(part, operator, code)
+        for part, operator in zip(compressed.parts, compressor.operators, strict=True)
+    ]
+    pieces = [bytes((compressor.wire_id, _NO_CODE, len(written)))]
+    for data, _ in written[:-1]:
+        pieces += [_LENGTH.pack(len(data)), data]
+    pieces.append(written[-1][0])
+    return b"".join(pieces), _joined(
+        compressed.dim, compressor, [m for _, m in written]
+    )
+
+
+def _joined(dim: int, compressor: Parts, made: list[_Decoded]) -> _Decoded:
+    parts = tuple(each.compressed for each in made)
+    compressed = Compressed(dim, np.zeros(0, dtype=np.float32), None, parts)
+    return _Decoded(compressor, compressed, sum(each.num_bits for each in made))
+
+
+def _with_copies(dim: int, compressor: Tied, mask: int, made: _Decoded) -> _Decoded:
+    none = np.zeros(0, dtype=np.float32)
+    compressed = Compressed(dim, none, None, (made.compressed,), mask)
+    return _Decoded(compressor, compressed, made.num_bits)
+
+
+def _decode_tied(view: memoryview, dim: int, tied: Parts | Tied | None) -> _Decoded:
+    if not isinstance(tied, Tied):
+        raise CorruptPacket("a payload without copies, where the contract has no ties")
+    mask = int.from_bytes(view[2 : 2 + tied.mask_bytes], "little")
+    if len(view) < 2 + tied.mask_bytes or view[1] != _NO_CODE:
+        raise CorruptPacket("expected a payload without copies, got another head")
+    if mask >> len(tied.ties):
+        raise CorruptPacket(f"expected bits of {len(tied.ties)} ties, got more")
+    expected, sizes = tied.reduced(mask)[:2]
+    parts = expected if isinstance(expected, Parts) else None
+    rest = bytes(view[2 + tied.mask_bytes :])
+    made = _decode(rest, sum(sizes), sizes, parts)
+    if made.compressor != expected:
+        raise CorruptPacket(f"expected {expected}, got {made.compressor}")
+    return _with_copies(dim, tied, mask, made)
+
+
+def _decode_parts(view: memoryview, dim: int, parts: Parts | Tied | None) -> _Decoded:
+    if not isinstance(parts, Parts) or dim != sum(parts.dims):
+        raise CorruptPacket("a payload of parts, where the contract knows of none")
+    count = len(parts.operators)
+    if len(view) < 3 or view[1] != _NO_CODE or view[2] != count:
+        raise CorruptPacket(f"expected a payload of {count} parts, got another head")
+    made, rest = [], view[3:]
+    for part, (width, sizes) in enumerate(
+        zip(parts.dims, parts.part_sizes, strict=True)
+    ):
+        size = len(rest)
+        if part < count - 1:
+            if len(rest) < _LENGTH.size:
+                raise CorruptPacket("a payload of parts that ends too early")
+            (size,) = _LENGTH.unpack_from(rest)
+            rest = rest[_LENGTH.size :]
+        if size > len(rest):
+            raise CorruptPacket(f"a part of {size} bytes, of which {len(rest)} came")
+        made.append(_decode(bytes(rest[:size]), width, sizes))
+        rest = rest[size:]
+    sent = replace(parts, operators=tuple(each.compressor for each in made))
+    return _joined(dim, sent, made)
+
+
+def _decode(
+    data: bytes,
+    dim: int,
+    sizes: tuple[int, ...] | None,
+    parts: Parts | Tied | None = None,
+) -> _Decoded:
     view = memoryview(data)
     if len(view) < 2:
         raise CorruptPacket(f"a payload has at least 2 bytes, got {len(view)}")
+    if view[0] == Parts.wire_id:
+        return _decode_parts(view, dim, parts)
+    if view[0] == Tied.wire_id:
+        return _decode_tied(view, dim, parts)
     compressor, size = compressor_from_wire(view[0], view[2:])
     body = view[2 + size :]
     alphabet = compressor.alphabet(dim)
@@ -247,10 +363,15 @@ def _vector(made: _Decoded, channel: Channel | None) -> Vector:
     return vector
 
 
+def _tensors(
+    channel: Channel | None,
+) -> tuple[tuple[int, ...] | None, Parts | Tied | None]:
+    return (None, None) if channel is None else (channel.sizes, channel.parts)
+
+
 @lru_cache(maxsize=1024)
 def _vector_cached(data: bytes, dim: int, channel: Channel | None) -> Vector:
-    sizes = None if channel is None else channel.sizes
-    return _vector(_decode_cached(data, dim, sizes), channel)
+    return _vector(_decode_cached(data, dim, *_tensors(channel)), channel)
 
 
 _decode_cached = lru_cache(maxsize=1024)(_decode)

@@ -34,6 +34,8 @@ class Contract(Agreement):
     downlink_groups : int or "client"
         Clients i and j share a downlink if i = j modulo this number; or each has one
         of its own. Tells the client which stream its payloads were drawn from.
+    downlink : Link, optional
+        The link on which the client receives, where its operators differ by array.
     """
 
     layout: Layout
@@ -41,35 +43,44 @@ class Contract(Agreement):
     downlink_rate: float | None
     seed: int
     downlink_groups: int | Literal["client"] = 1
+    downlink: Link | None = None
 
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
         stream = Stream(self.seed, Purpose.UPLINK, identity)
-        return Channel(stream, self.layout.sizes)
+        return self.uplink.channel(stream, self.layout.sizes)
 
     def downlink_channel(self, identity: int) -> Channel:
         """Return the channel of what a client receives."""
         groups = self.downlink_groups
         index = identity if groups == "client" else identity % groups
         stream = Stream(self.seed, Purpose.DOWNLINK, index)
+        if self.downlink is not None:
+            return self.downlink.channel(stream, self.layout.sizes)
         return Channel(stream, self.layout.sizes)
 
     def _terms(self) -> dict[str, Any]:
-        return {
+        terms = {
             "uplink": self.uplink.config(),
             "downlink_rate": self.downlink_rate,
             "downlink_groups": self.downlink_groups,
         }
+        if self.downlink is not None:
+            terms["downlink"] = self.downlink.config()
+        return terms
 
     @classmethod
     def _of(cls, layout: Layout, seed: int, terms: dict[str, Any]) -> Self:
-        rate = terms["downlink_rate"]
+        rate, downlink = terms["downlink_rate"], terms.get("downlink")
         return cls(
             layout=layout,
-            uplink=get_link(terms["uplink"]),
+            uplink=get_link(terms["uplink"]).bind(layout.shapes),
             downlink_rate=None if rate is None else float(rate),
             seed=seed,
             downlink_groups=_groups(terms["downlink_groups"]),
+            downlink=(
+                None if downlink is None else get_link(downlink).bind(layout.shapes)
+            ),
         )
 
 

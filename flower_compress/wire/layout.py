@@ -173,6 +173,11 @@ class Layout:
         return tuple(tensor.size for tensor in self.tensors if not tensor.exact)
 
     @cached_property
+    def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Name and shape of each array in the vector, in order."""
+        return tuple((each.name, each.shape) for each in self.tensors if not each.exact)
+
+    @cached_property
     def rounds(self) -> bool:
         """Whether an array of the model holds less than float32 does."""
         return any(

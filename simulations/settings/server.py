@@ -185,6 +185,8 @@ class Server:
         """Return the strategy's arguments."""
         options: dict[str, Any] = {
             "sampling": self.sampling,
+            # As in the papers, and the figures of the docs.
+            "small_arrays": "compressed",
             "uplink_memory": self.uplink_memory,
             "weighted_by_key": None,
             "fraction_train": self.fraction,

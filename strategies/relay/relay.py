@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from flower_compress.arguments import check_number
 from flower_compress.coding import CODE_NAMES
-from flower_compress.compressors import Compressor
+from flower_compress.compressors import Compressor, PerArray
 from flower_compress.errors import (
     ConfigurationError,
     UnknownNameError,
@@ -167,6 +167,11 @@ class Relay(RunStrategy):
         for label, parameter in parameters.items():
             check_number(
                 label, parameter, "be a number >= 0", lambda a: 0 <= a < math.inf
+            )
+        if isinstance(compressor, PerArray):
+            raise ConfigurationError(
+                "nodes compress whole models: expected one operator for all arrays, "
+                f"got {compressor!r}"
             )
         if isinstance(topology, Schedule) and not (residual or compressor.lossless):
             raise ConfigurationError(

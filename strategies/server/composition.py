@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from flower_compress.arguments import check_number
+from flower_compress.compressors import Vector
 from flower_compress.errors import UnknownNameError, WrongTypeError
 from flower_compress.links import Carries, ErrorFeedback, Link
 from flower_compress.links.checks import require_link
 from flower_compress.stability import LinkNoise, largest_share
-from flower_compress.wire.layout import EXACT_PATTERN
+from flower_compress.wire.layout import EXACT_PATTERN, Layout
 
+from .arrays import SmallArrays, describe_arrays, resolve, ties_of
 from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
 from .optimizers import GradientDescent, ServerOptimizer
 from .uplink import UplinkMemory
@@ -50,6 +52,7 @@ class Composition:
     memory_budget: int | None = 1 << 28
     spill_dir: Path | None = None
     max_update_norm: float | None = None
+    small_arrays: SmallArrays = "dense"
 
     def __post_init__(self) -> None:
         require_link(self.uplink, Link, "uplink")
@@ -71,9 +74,12 @@ class Composition:
             self.downlink_memory,
             self.reset_every,
         )
-        choices = get_args(UplinkMemory)
-        if self.uplink_memory not in choices:
-            raise UnknownNameError("uplink_memory", self.uplink_memory, choices)
+        for name, choices in (
+            ("uplink_memory", get_args(UplinkMemory)),
+            ("small_arrays", get_args(SmallArrays)),
+        ):
+            if getattr(self, name) not in choices:
+                raise UnknownNameError(name, getattr(self, name), choices)
         if self.max_update_norm is not None:
             check_number(
                 "max_update_norm",
@@ -81,6 +87,15 @@ class Composition:
                 "be positive",
                 lambda norm: norm > 0,
             )
+
+    def resolve(self, layout: Layout, initial: Vector) -> Composition:
+        """Return the composition for models of that layout that begin as `initial`."""
+        ties = ties_of(layout, initial)
+        return replace(
+            self,
+            uplink=resolve(self.uplink, self.small_arrays, layout, ties),
+            downlink=resolve(self.downlink, self.small_arrays, layout, ties),
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what must not change when a run goes on, beside the contract."""
@@ -125,20 +140,27 @@ class Composition:
             private=self.groups == "client",
         )
 
-    def describe(self, dim: int | None, num_clients: int) -> list[str]:
+    def describe(self, layout: Layout | None, num_clients: int) -> list[str]:
         """Return lines on both links and the step, for the log.
+
+        Of a composition that was resolved for `layout`.
 
         Parameters
         ----------
-        dim : int, optional
-            Length d of the model, None before the start.
+        layout : Layout, optional
+            The model's arrays, None before the start.
         num_clients : int
             How many clients there are at least, for what they may do.
         """
+        dim = None if layout is None else layout.dim
+        arrays = []
+        if layout is not None:
+            arrays = describe_arrays(self.uplink, self.downlink, layout)
         groups = "one per client" if self.groups == "client" else f"{self.groups} group"
         model = "preserved" if self.preserved else "degraded"
         return [
             f"Dimension: {'unknown before the start' if dim is None else dim}",
+            *arrays,
             f"Uplink: {_describe(self.uplink, dim)}",
             f"Downlink: {_describe(self.downlink, dim)}",
             f"Downlink carries the {self.downlink_carries} ({groups}), "

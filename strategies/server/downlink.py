@@ -138,6 +138,8 @@ class Downlinks:
     ) -> None:
         self._link, self._carries, self._channel = link, carries, channel
         self._dim = initial.size
+        if carries == "model":
+            initial = link.start(initial)
         self._initial, self._store = initial, store
         self._used = 1  # Version 1 is the initial model.
         self._outstanding: dict[int, DownlinkEnd] = {}

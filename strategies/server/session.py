@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord
 
-from flower_compress.compressors import Vector
+from flower_compress.compressors import Parts, Tied, Vector
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.layout import Layout
@@ -77,20 +77,24 @@ class Session:
     ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
         check_arrays(layout)
-        self.composition, self.layout = composition, layout
+        self.layout = layout
         self.id = secrets.randbits(32) or 1
         self.follow(arrays, "the initial model")
+        self._unresolved = composition
+        self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
         self.refused = Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
         self._begin_ends()
+        downlink = composition.downlink
         self.contract = Contract(
             layout,
             composition.uplink,
             self.downlinks.receiver_rate,
             composition.seed,
             composition.groups,
+            downlink if isinstance(downlink.compressor, Parts | Tied) else None,
         )
         self.contract_bytes = self.contract.to_bytes()
 
@@ -152,7 +156,7 @@ class Session:
         damping : float
             What every update is multiplied with.
         """
-        session = Session(self.composition, arrays, self.ledger)
+        session = Session(self._unresolved, arrays, self.ledger)
         session.refused, session.damping = self.refused, damping
         return session
 

@@ -26,6 +26,7 @@ from flower_compress.wire.records import array_bytes, uniform_mean
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.step_size import StepSize
 from ..run.strategy import RunStrategy
+from .arrays import SmallArrays
 from .composition import Composition
 from .downlink import DownlinkMemory, Groups, ResetEvery
 from .inbox import Accepted, Inbox
@@ -82,7 +83,15 @@ class CompressedStrategy(RunStrategy, FedAvg):
     seed : int (default: 0)
         Fixes sampling and every draw of the compressors.
     exact_pattern : str
-        Regular expression for names of arrays that are never compressed.
+        Regular expression for names of arrays that are never compressed: they are
+        averaged as they are, with no step, and are no part of the vector.
+    small_arrays : {"dense", "compressed"} (default: "dense")
+        Arrays of one dimension (norm layers, biases, statistics under any name) travel
+        as float32, without the noise of an operator, and take part in the step as all
+        others: a variance with noise may turn negative. They do as long as all of them
+        are no more than 2 % of the entries, or 10 % and 1024; else the longest are
+        compressed. Rules of a :class:`~flower_compress.PerArray` come first. Or all
+        are compressed, as in the papers.
     evaluate_on : {"held", "global"} (default: "held")
         Clients evaluate the model that they hold, and nothing is sent; or the
         server's, which is sent dense and billed.
@@ -147,6 +156,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         optimizer: ServerOptimizer | None = None,
         seed: int = 0,
         exact_pattern: str = EXACT_PATTERN,
+        small_arrays: SmallArrays = "dense",
         evaluate_on: EvaluateOn = "held",
         uplink_memory: UplinkMemory = "each",
         downlink_memory: DownlinkMemory = "each",
@@ -165,6 +175,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         self.groups = groups
         self.optimizer = optimizer or GradientDescent(step_size)
         self.seed, self.exact_pattern = seed, exact_pattern
+        self.small_arrays: SmallArrays = small_arrays
         self.uplink_memory, self.downlink_memory = uplink_memory, downlink_memory
         self.reset_every: ResetEvery = reset_every
         self.memory_budget = memory_budget
@@ -217,6 +228,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
             self.memory_budget,
             self.spill_dir,
             self.max_update_norm,
+            self.small_arrays,
         )
 
     def _begin(self, arrays: ArrayRecord) -> None:
@@ -406,8 +418,10 @@ class CompressedStrategy(RunStrategy, FedAvg):
 
     def summary(self) -> None:
         """Log the links with their omega and alpha, and Flower's own settings."""
-        dim = None if self._session is None else self._session.layout.dim
-        *lines, last = self._compose().describe(dim, self.min_available_nodes)
+        session = self._session
+        composition = self._compose() if session is None else session.composition
+        layout = None if session is None else session.layout
+        *lines, last = composition.describe(layout, self.min_available_nodes)
         _log.info("\t├──> Compression:")
         for line in lines:
             _log.info("\t│\t├── %s", line)

@@ -10,7 +10,14 @@ import zlib
 from enum import IntEnum
 
 from flower_compress.coding import CODE_NAMES
-from flower_compress.compressors import get_compressor
+from flower_compress.compressors import (
+    Compressor,
+    Parts,
+    PerArray,
+    RandK,
+    StochasticQuantizer,
+    get_compressor,
+)
 from flower_compress.errors import CorruptPacket
 from flower_compress.links import Channel, Payload
 from flower_compress.links.payload import _decode, _vector
@@ -22,7 +29,8 @@ from flower_compress.wire.packet import HEADER_BYTES, Packet
 from tests.flower_compress.operators import FIRST, Row
 
 MAX_DIM = 600
-CHANNEL = Channel(Stream(1, Purpose.UPLINK, 2, 3))
+STREAM = Stream(1, Purpose.UPLINK, 2, 3)
+BY_ARRAY = PerArray({"0": RandK(k=3)}, StochasticQuantizer(levels=4))
 _PREFIX = struct.Struct("<BH")
 # Of mail without a body.
 DELIVERY_BYTES, POSTING_BYTES = len(Delivery(0, 0).data), len(Posting(0, 0).data)
@@ -66,17 +74,17 @@ def fuzz_one(data: bytes) -> bool:
         return False
     target, dim = _PREFIX.unpack_from(data)
     dim, body = dim % (MAX_DIM + 1), data[_PREFIX.size :]
-    # A tensor of its own for the first third, for operators that act on each.
-    channel = Channel(CHANNEL.stream, (dim // 3, dim - dim // 3))
+    channel = _channel(dim)
     try:
         match Target(target % len(Target)):
             case Target.PAYLOAD:
-                _vector(_decode(body, dim, channel.sizes), channel)
+                _vector(_decode(body, dim, channel.sizes, channel.parts), channel)
             case Target.PACKET:
                 packet = Packet.parse(with_checksum(body, HEADER_BYTES))
                 packet.require_dim(dim)
                 for payload in packet.on(channel).payloads:
-                    _vector(_decode(payload.data, dim, channel.sizes), payload.channel)
+                    made = _decode(payload.data, dim, channel.sizes, channel.parts)
+                    _vector(made, payload.channel)
             case Target.CONTRACT:
                 Contract.from_bytes(body)
             case Target.DELIVERY:
@@ -111,6 +119,18 @@ def _read_letters(letters: tuple[Letter, ...], dim: int, channel: Channel) -> No
             _vector(_decode(letter.data, dim, channel.sizes), channel)
 
 
+def _channel(dim: int) -> Channel:
+    """A tensor of its own for the first third, for operators that act on each."""
+    operator = _by_array(dim)
+    sizes = dim // 3, dim - dim // 3
+    return Channel(STREAM, sizes, operator if isinstance(operator, Parts) else None)
+
+
+def _by_array(dim: int) -> Compressor:
+    sizes = dim // 3, dim - dim // 3
+    return BY_ARRAY.bind([(str(i), (size,)) for i, size in enumerate(sizes)])
+
+
 def seeds() -> list[bytes]:
     """Inputs that decode: every operator with every code."""
     from benchmarks.vectors import random_vector
@@ -119,8 +139,13 @@ def seeds() -> list[bytes]:
 
     inputs = []
     for dim in (0, 1, 9, 200, MAX_DIM):
-        channel = Channel(CHANNEL.stream, (dim // 3, dim - dim // 3))
+        channel = _channel(dim)
         x = random_vector("gaussian", dim)
+        by_array = Payload.encode(x, _by_array(dim), "auto", channel)
+        inputs.append(_PREFIX.pack(Target.PAYLOAD, dim) + by_array.data)
+        w = Layout((Tensor("w", (dim,), "float32", False),))
+        rules = Contract(w, Memory(BY_ARRAY), 0.5, 3, downlink=Memory(BY_ARRAY))
+        inputs.append(_PREFIX.pack(Target.CONTRACT, 0) + rules.to_bytes())
         for config in OPERATORS:
             compressor = get_compressor(config)
             alphabet = compressor.alphabet(dim)

@@ -14,7 +14,8 @@ the stream and the input
 negative where i mod 3 = 1, and zero where i mod zero_every = 0 if that is given. The
 magnitudes differ for i < 101, so nothing depends on how ties are broken, and squares
 and their sums are exact, so nothing depends on the order of summation. The tensors of
-the channel are `sizes`.
+the channel are `sizes`; for an operator with rules by array their names are "0", "1",
+and so on.
 
 What zlib makes of symbols (the code packed-huffman) differs between implementations
 of zlib, but decodes to the same.
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from flower_compress.coding import CODE_NAMES
-from flower_compress.compressors import Vector, get_compressor
+from flower_compress.compressors import Compressor, Parts, Vector, get_compressor
 from flower_compress.links import Channel, Payload, get_link
 from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.contract import Contract
@@ -56,14 +57,20 @@ def make_input(recipe: Recipe) -> Vector:
 def make_payload(recipe: Recipe) -> Payload:
     return Payload.encode(
         make_input(recipe["input"]),
-        get_compressor(recipe["operator"]),
+        make_operator(recipe),
         recipe["code"],
         make_channel(recipe),
     )
 
 
+def make_operator(recipe: Recipe) -> Compressor:
+    sizes = recipe["sizes"] or []
+    arrays = [(str(i), (size,)) for i, size in enumerate(sizes)]
+    return get_compressor(recipe["operator"]).bind(arrays)
+
+
 def make_channel(recipe: Recipe) -> Channel:
-    stream, sizes = recipe["stream"], recipe["sizes"]
+    stream, sizes, operator = recipe["stream"], recipe["sizes"], make_operator(recipe)
     return Channel(
         Stream(
             stream["seed"],
@@ -72,16 +79,19 @@ def make_channel(recipe: Recipe) -> Channel:
             stream["version"],
         ),
         None if sizes is None else tuple(sizes),
+        operator if isinstance(operator, Parts) else None,
     )
 
 
 def make_contract(recipe: Recipe) -> Contract:
+    layout, downlink = Layout.from_config(recipe["layout"]), recipe.get("downlink")
     return Contract(
-        Layout.from_config(recipe["layout"]),
-        get_link(recipe["uplink"]),
+        layout,
+        get_link(recipe["uplink"]).bind(layout.shapes),
         recipe["downlink_rate"],
         recipe["seed"],
         recipe["downlink_groups"],
+        downlink and get_link(downlink).bind(layout.shapes),
     )
 
 
@@ -207,6 +217,21 @@ VARIANTS: dict[str, Recipe] = {
 }
 """Other configurations of these, with the code auto."""
 
+BY_ARRAY: Recipe = {
+    "name": "per-array",
+    "rules": [
+        [{"name": "[2x]"}, {"name": "identity"}],
+        [{"name": "never*"}, {"name": "scaled-sign"}],
+        [{"max_ndim": 1, "max_size": 40}, {"name": "rand-k", "k": 6}],
+    ],
+    "default": {"name": "rotated-quantizer", "step": 1.0},
+}
+BY_NAME: Recipe = {
+    "name": "per-array",
+    "rules": [[{"name": "w*"}, {"name": "stochastic-quantizer", "levels": 2}]],
+    "default": {"name": "identity"},
+}
+
 
 def codes_of(operator: Recipe) -> list[str]:
     """Return the codes that take the operator's symbols."""
@@ -232,6 +257,40 @@ RECIPES: dict[str, Recipe] = {
         for name, operator in OPERATORS.items()
         for code in codes_of(operator)
     },
+    "by-array": packet_recipe(payload_recipe(BY_ARRAY, "auto", sizes=SIZES)),
+    "by-array-first-model": packet_recipe(
+        payload_recipe(
+            {**BY_NAME, "rules": [[{"name": "0"}, BY_NAME["rules"][0][1]]]},
+            "elias",
+            sizes=[93, 3],
+            purpose="DOWNLINK",
+        ),
+        final=True,
+        snapshot={"dim": 96, "multiplier": 11, "offset": 0, "zero_every": 0},
+        contract={
+            "layout": [
+                ["weight", [31, 3], "float32", False],
+                ["bias", [3], "float32", False],
+            ],
+            "uplink": {
+                "kind": "error-feedback",
+                "compressor": BY_NAME,
+                "code": "auto",
+                "feedback": None,
+            },
+            "downlink": {
+                "kind": "memory",
+                "compressor": BY_NAME,
+                "code": "elias",
+                "rate": 0.25,
+                "initial": "zero",
+            },
+            "downlink_rate": 0.25,
+            "seed": 42,
+            "downlink_groups": 1,
+        },
+        exact="",
+    ),
     "nothing-but-zeros": packet_recipe(
         payload_recipe(OPERATORS["quantizer"], "auto", zero_every=1)
     ),

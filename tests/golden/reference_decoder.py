@@ -16,7 +16,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -153,9 +153,18 @@ Table = tuple[int, int]  # its rows and the entries of each
 
 
 def decode_payload(
-    data: bytes, dim: int, sizes: Sequence[int], stream: Stream | None
+    data: bytes,
+    dim: int,
+    sizes: Sequence[int],
+    stream: Stream | None,
+    groups: Sequence[int] = (),
 ) -> list[float]:
-    """Return the vector; `stream` is needed where a compressor draws from it."""
+    """Return the vector; `stream` is needed where a compressor draws from it.
+
+    `groups` has the group of each array, where the contract has rules by array.
+    """
+    if data[:1] == bytes([11]):
+        return decode_parts(data, sizes, stream, groups)
     reader = Reader(data)
     identity, code = reader.unpack("BB")
     bucket = reader.integer() if identity & 128 else None
@@ -184,6 +193,26 @@ def decode_payload(
         vector += compressor.restore(rows, n, part, values, stream)
     check(not reader.rest(), "bytes left")
     return vector
+
+
+def decode_parts(
+    data: bytes, sizes: Sequence[int], stream: Stream | None, groups: Sequence[int]
+) -> list[float]:
+    reader, numbers = Reader(data), sorted(set(groups))
+    _, code, count = reader.unpack("BBB")
+    check(code == 0 and groups and count == len(numbers), "parts")
+    vectors: dict[int, list[float]] = {}
+    for number in numbers:
+        last = number == numbers[-1]
+        part = reader.rest() if last else reader.take(reader.integer())
+        own = [size for size, g in zip(sizes, groups, strict=True) if g == number]
+        drawn = stream and replace(stream, part=number)
+        vectors[number] = decode_payload(part, sum(own), own, drawn)
+    whole: list[float] = []
+    for size, group in zip(sizes, groups, strict=True):
+        whole += vectors[group][:size]
+        vectors[group] = vectors[group][size:]
+    return whole
 
 
 def tables_of(length: int, bucket: int | None) -> list[Table]:
@@ -428,6 +457,7 @@ class Stream:
     index: int
     purpose: int  # 1 of a client, 2 of the server
     version: int
+    part: int = 0
     blocks: int = 0
 
     def words(self, count: int) -> list[int]:
@@ -435,7 +465,7 @@ class Stream:
         words: list[int] = []
         while len(words) < count:
             self.blocks += 1
-            counter = [self.blocks, 0, self.purpose, self.version]
+            counter = [self.blocks, self.part, self.purpose, self.version]
             words += philox([self.seed, self.index], counter)
         return words[:count]
 

@@ -17,6 +17,7 @@ import pytest
 from flower_compress.coding import CODE_NAMES, code_by_wire_id
 from flower_compress.compressors import (
     COMPRESSORS,
+    Parts,
     compressor_from_wire,
     get_compressor,
 )
@@ -28,6 +29,7 @@ from tests.golden.make_golden import (
     make_channel,
     make_contract,
     make_input,
+    make_operator,
     make_packet,
 )
 
@@ -101,7 +103,7 @@ def test_the_stored_bytes_are_read(name: str) -> None:
     ):
         expected = np.array(values, dtype=np.float32)
         assert payload.vector.tobytes() == expected.tobytes()
-        assert payload.compressor == get_compressor(recipe["operator"])
+        assert payload.compressor == make_operator(recipe)
 
 
 @EVERY
@@ -157,6 +159,8 @@ def test_every_operator_is_stored_with_every_code() -> None:
     written = set()
     for name in RECIPES:
         for payload in Packet.parse(stored(name)[0]).payloads:
+            if payload.data[0] == Parts.wire_id:
+                continue
             code = payload.data[1]
             code_name = code_by_wire_id(code).name if code else None
             operator, _ = compressor_from_wire(
@@ -167,6 +171,7 @@ def test_every_operator_is_stored_with_every_code() -> None:
         described["operator"]["name"]: get_compressor(described["operator"])
         for recipe in RECIPES.values()
         for described in recipe["payloads"]
+        if described["operator"]["name"] in COMPRESSORS
     }
     assert first.keys() == COMPRESSORS.keys()
     for name, compressor in first.items():

@@ -11,6 +11,7 @@ from flower_compress.compressors import COMPRESSORS
 
 PUBLIC: dict[str, list[str]] = {
     "flower_compress": [
+        "ArrayRule",
         "CompressionMod",
         "Direct",
         "DitheredQuantizer",
@@ -21,6 +22,7 @@ PUBLIC: dict[str, list[str]] = {
         "Memory",
         "MinVarianceSparsifier",
         "NaturalCompression",
+        "PerArray",
         "RandK",
         "RandomSparsifier",
         "RotatedQuantizer",
@@ -88,6 +90,7 @@ PUBLIC: dict[str, list[str]] = {
         "qadam_client",
     ],
     "flower_compress.compressors": [
+        "ArrayRule",
         "COMPRESSORS",
         "Compressed",
         "Compressor",
@@ -95,11 +98,14 @@ PUBLIC: dict[str, list[str]] = {
         "Identity",
         "MinVarianceSparsifier",
         "NaturalCompression",
+        "Parts",
+        "PerArray",
         "RandK",
         "RandomSparsifier",
         "RotatedQuantizer",
         "ScaledSign",
         "StochasticQuantizer",
+        "Tied",
         "TopK",
         "Vector",
         "as_vector",

@@ -31,6 +31,7 @@ from flower_compress import CompressionMod
 from flower_compress.compressors import (
     DitheredQuantizer,
     Identity,
+    PerArray,
     RandK,
     RandomSparsifier,
     RotatedQuantizer,
@@ -43,6 +44,7 @@ from flower_compress.links import (
     Channel,
     Direct,
     ErrorFeedback,
+    Link,
     Memory,
     Payload,
     commit,
@@ -56,6 +58,7 @@ from flower_compress.strategies import (
     Artemis,
     CompressedStrategy,
     Diana,
+    DoubleSqueeze,
     RandMCM,
 )
 from flower_compress.strategies.server.roster import Client
@@ -71,6 +74,8 @@ Absurd = Callable[[int, int], bool]
 SHAPES = {"conv.weight": (2, 4), "conv.bias": (3,), "scale": ()}
 EXACT = ("norm.running_mean", "norm.num_batches_tracked")
 QSGD = StochasticQuantizer(levels=2)
+BY_ARRAY = PerArray({"scale": Identity()}, QSGD)
+SHARED_BY_ARRAY = PerArray({"scale": Identity(), "*.bias": RandK(k=2)}, QSGD)
 EVERYONE: dict[str, Any] = {"fraction_train": 1.0, "sampling": "fixed"}
 
 
@@ -211,6 +216,7 @@ class Case:
             "step_size": step_size,
             # A schedule may well fail every client for many rounds.
             "max_failed_rounds": 10**6,
+            "small_arrays": "compressed",
             "fraction_evaluate": 0.0,
         }
         return self.make(**{**defaults, **kwargs})
@@ -236,6 +242,7 @@ def _protocols() -> dict[str, Case]:
 
 
 HALF: dict[str, Any] = {"fraction_train": 0.5, "sampling": "bernoulli"}
+DENSE: dict[str, Any] = {"small_arrays": "dense"}
 CASES: dict[str, Case] = {
     **_protocols(),
     "rand-mcm-g": Case(partial(RandMCM, groups=2)),
@@ -267,6 +274,20 @@ CASES: dict[str, Case] = {
     ),
     "rand-mcm-g-rotated": Case(
         partial(RandMCM, RotatedQuantizer(1.0, per="tensor"), groups=2)
+    ),
+    "mcm-by-array": Case(partial(MCM, BY_ARRAY, initial_memory="first")),
+    "rand-mcm-by-array-half": Case(
+        partial(RandMCM, SHARED_BY_ARRAY, **HALF), "weights"
+    ),
+    "rand-mcm-average-dense": Case(
+        partial(RandMCM, memory="average", reset_every=3, **DENSE)
+    ),
+    "diana-mean-dense": Case(partial(Diana, uplink_memory="mean", **DENSE)),
+    "double-squeeze-by-array": Case(
+        partial(
+            DoubleSqueeze,
+            PerArray({"scale": Identity(), "*.bias": TopK(k=1)}, ScaledSign()),
+        )
     ),
     "mcm-per-tensor": Case(
         partial(
@@ -399,7 +420,12 @@ class LockStep:
 
     @property
     def uplink_rate(self) -> float | None:
-        return self.strategy.uplink.memory_rate(self.dim)
+        return self.uplink.memory_rate(self.dim)
+
+    @property
+    def uplink(self) -> Link:
+        """The uplink, its rules by array resolved."""
+        return self.strategy._running.composition.uplink
 
     @property
     def clients(self) -> list[Client]:
@@ -409,11 +435,12 @@ class LockStep:
         groups = self.strategy.groups
         index = identity if groups == "client" else identity % groups
         stream = Stream(self.strategy.seed, Purpose.DOWNLINK, index)
-        return Channel(stream, self.strategy._running.layout.sizes)
+        sizes = self.strategy._running.layout.sizes
+        return self.strategy._running.composition.downlink.channel(stream, sizes)
 
     def uplink_channel(self, identity: int) -> Channel:
         stream = Stream(self.strategy.seed, Purpose.UPLINK, identity)
-        return Channel(stream, self.strategy._running.layout.sizes)
+        return self.uplink.channel(stream, self.strategy._running.layout.sizes)
 
     def state_of(self, node_id: int) -> ClientState | None:
         data = self.grid.state_bytes(node_id)
@@ -665,7 +692,7 @@ class LockStep:
 
     def compare_uplink(self, client: Client, state: ClientState) -> None:
         """What a client has folded is what the server had folded."""
-        i, link = client.identity, self.strategy.uplink
+        i, link = client.identity, self.uplink
         sender = state.sender
         if isinstance(link, Memory) and sender.version and self.uplink_rate is not None:
             assert same(sender.vector, self.folded[i, sender.version])
@@ -692,7 +719,7 @@ class LockStep:
             client.identity,
             (client.identity, self.grid.lives[client.identity]),
         )
-        following = self.strategy.uplink.acknowledge(state.sender, *self.told(i))
+        following = self.uplink.acknowledge(state.sender, *self.told(i))
         vector = np.zeros(self.dim) if following.vector is None else following.vector
         error = np.append(vector, following.num_inputs)
         inputs = self.inputs[account]

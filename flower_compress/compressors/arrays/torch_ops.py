@@ -405,7 +405,9 @@ def _stages(table: Tensor) -> Tensor:
 
 def _seed(stream: Stream) -> int:
     """Return 63 bits that depend on the whole key of the stream."""
-    key = (stream.seed, int(stream.purpose), stream.index, stream.version)
-    data = struct.pack("<4Q", *(number & _MASK for number in key))
+    key = [stream.seed, int(stream.purpose), stream.index, stream.version]
+    if stream.part:
+        key.append(stream.part)
+    data = struct.pack(f"<{len(key)}Q", *(number & _MASK for number in key))
     digest = hashlib.blake2b(data, digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

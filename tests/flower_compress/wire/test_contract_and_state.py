@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flower_compress.compressors import (
+    ArrayRule,
     Compressor,
     DitheredQuantizer,
     Identity,
+    Parts,
+    PerArray,
     RandK,
     RandomSparsifier,
     RotatedQuantizer,
@@ -88,6 +91,23 @@ def test_contract_round_trip(link: Link, rate: float | None, groups: Any) -> Non
     assert type(read.uplink) is type(link)
     assert read.uplink.config() == link.config()
     assert read.to_bytes() == data
+
+
+def test_rules_by_array_are_read_for_both_links() -> None:
+    policy = PerArray({ArrayRule(max_ndim=0): Identity()}, RotatedQuantizer(1.5))
+    links = [Memory(policy).bind(LAYOUT.shapes), Direct(policy).bind(LAYOUT.shapes)]
+    sent = Contract(LAYOUT, links[0], 0.1, seed=3, downlink=links[1])
+    read = Contract.from_bytes(sent.to_bytes())
+    assert read == sent
+    assert read.to_bytes() == sent.to_bytes()
+    assert isinstance(read.uplink.compressor, Parts)
+    for channel in (read.uplink_channel(5), read.downlink_channel(5)):
+        assert channel.parts is not None
+        assert channel.parts.groups == (1, 0)
+        assert channel.sizes == (6, 1)
+    # Of the memory of the answers nothing is held where they are dense.
+    assert read.uplink_channel(5).forgotten == ((6, 7),)
+    assert read.downlink_channel(5).forgotten == ()
 
 
 def test_channels_are_those_of_client_and_group() -> None:
@@ -166,6 +186,29 @@ def test_other_protocols_are_refused() -> None:
             uplink={
                 "kind": "direct",
                 "compressor": {"name": "stochastic-quantizer", "levels": 2.5},
+            }
+        ),
+        changed(downlink=3),
+        changed(downlink={}),
+        changed(downlink={"kind": "direct", "compressor": {"name": "per-array"}}),
+        changed(
+            uplink={
+                "kind": "direct",
+                "compressor": {
+                    "name": "per-array",
+                    "rules": [[{"max_ndim": "x"}, {"name": "identity"}]],
+                    "default": {"name": "identity"},
+                },
+            }
+        ),
+        changed(
+            uplink={
+                "kind": "direct",
+                "compressor": {
+                    "name": "per-array",
+                    "rules": [[{}]],
+                    "default": {"name": "identity"},
+                },
             }
         ),
         changed(downlink_rate="fast"),
