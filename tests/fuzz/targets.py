@@ -12,10 +12,12 @@ from enum import IntEnum
 from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import (
     Compressor,
+    Identity,
     Parts,
     PerArray,
     RandK,
     StochasticQuantizer,
+    Tied,
     get_compressor,
 )
 from flower_compress.errors import CorruptPacket
@@ -123,7 +125,12 @@ def _channel(dim: int) -> Channel:
     """A tensor of its own for the first third, for operators that act on each."""
     operator = _by_array(dim)
     sizes = dim // 3, dim - dim // 3
-    return Channel(STREAM, sizes, operator if isinstance(operator, Parts) else None)
+    if not dim % 2:  # Of one length, and perhaps equal.
+        sizes = dim // 2, dim // 2
+        arrays = [(str(i), (size,)) for i, size in enumerate(sizes)]
+        operator = Tied(StochasticQuantizer(levels=4), ((1, 0),)).bind(arrays)
+    composite = operator if isinstance(operator, Parts | Tied) else None
+    return Channel(STREAM, sizes, composite)
 
 
 def _by_array(dim: int) -> Compressor:
@@ -141,9 +148,15 @@ def seeds() -> list[bytes]:
     for dim in (0, 1, 9, 200, MAX_DIM):
         channel = _channel(dim)
         x = random_vector("gaussian", dim)
-        by_array = Payload.encode(x, _by_array(dim), "auto", channel)
+        composite = channel.parts or Identity()
+        by_array = Payload.encode(x, composite, "auto", channel)
         inputs.append(_PREFIX.pack(Target.PAYLOAD, dim) + by_array.data)
         w = Layout((Tensor("w", (dim,), "float32", False),))
+        two = Layout((*w.tensors, Tensor("v", (dim,), "float32", False)))
+        ties = Memory(Tied(BY_ARRAY, ((1, 0),))).bind(two.shapes)
+        inputs.append(
+            _PREFIX.pack(Target.CONTRACT, 0) + Contract(two, ties, 0.5, 3).to_bytes()
+        )
         rules = Contract(w, Memory(BY_ARRAY), 0.5, 3, downlink=Memory(BY_ARRAY))
         inputs.append(_PREFIX.pack(Target.CONTRACT, 0) + rules.to_bytes())
         for config in OPERATORS:

@@ -31,7 +31,13 @@ from typing import Any
 import numpy as np
 
 from flower_compress.coding import CODE_NAMES
-from flower_compress.compressors import Compressor, Parts, Vector, get_compressor
+from flower_compress.compressors import (
+    Compressor,
+    Parts,
+    Tied,
+    Vector,
+    get_compressor,
+)
 from flower_compress.links import Channel, Payload, get_link
 from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.contract import Contract
@@ -79,7 +85,7 @@ def make_channel(recipe: Recipe) -> Channel:
             stream["version"],
         ),
         None if sizes is None else tuple(sizes),
-        operator if isinstance(operator, Parts) else None,
+        operator if isinstance(operator, Parts | Tied) else None,
     )
 
 
@@ -233,6 +239,17 @@ BY_NAME: Recipe = {
 }
 
 
+TIED: Recipe = {
+    "name": "tied",
+    "ties": [[1, 0], [3, 2]],
+    "operator": {
+        "name": "per-array",
+        "rules": [[{"max_size": 11}, {"name": "identity"}]],
+        "default": {"name": "rotated-quantizer", "step": 1.0},
+    },
+}
+
+
 def codes_of(operator: Recipe) -> list[str]:
     """Return the codes that take the operator's symbols."""
     alphabet = get_compressor(operator).alphabet(96)
@@ -258,6 +275,12 @@ RECIPES: dict[str, Recipe] = {
         for code in codes_of(operator)
     },
     "by-array": packet_recipe(payload_recipe(BY_ARRAY, "auto", sizes=SIZES)),
+    # One magnitude, the signs + - +: the first two arrays are equal, the next are not.
+    "tied": packet_recipe(
+        payload_recipe(
+            TIED, "auto", sizes=[24, 24, 11, 11, 26], multiplier=0, zero_every=0
+        )
+    ),
     "by-array-first-model": packet_recipe(
         payload_recipe(
             {**BY_NAME, "rules": [[{"name": "0"}, BY_NAME["rules"][0][1]]]},

@@ -158,11 +158,15 @@ def decode_payload(
     sizes: Sequence[int],
     stream: Stream | None,
     groups: Sequence[int] = (),
+    ties: Sequence[Sequence[int]] = (),
 ) -> list[float]:
     """Return the vector; `stream` is needed where a compressor draws from it.
 
-    `groups` has the group of each array, where the contract has rules by array.
+    `groups` has the group of each array, where the contract has rules by array, `ties`
+    the contract's.
     """
+    if data[:1] == bytes([12]):
+        return decode_tied(data, sizes, stream, groups, ties)
     if data[:1] == bytes([11]):
         return decode_parts(data, sizes, stream, groups)
     reader = Reader(data)
@@ -193,6 +197,30 @@ def decode_payload(
         vector += compressor.restore(rows, n, part, values, stream)
     check(not reader.rest(), "bytes left")
     return vector
+
+
+def decode_tied(
+    data: bytes,
+    sizes: Sequence[int],
+    stream: Stream | None,
+    groups: Sequence[int],
+    ties: Sequence[Sequence[int]],
+) -> list[float]:
+    reader = Reader(data)
+    _, code = reader.unpack("BB")
+    check(code == 0 and ties, "ties")
+    mask = int.from_bytes(reader.take(-(-len(ties) // 8)), "little")
+    check(mask < 1 << len(ties), "bits of ties")
+    copies = {copy: i for bit, (copy, i) in enumerate(ties) if mask >> bit & 1}
+    sent = [i for i in range(len(sizes)) if i not in copies]
+    lengths = [sizes[i] for i in sent]
+    inner, used = reader.rest(), [groups[i] for i in sent]
+    check(inner[:1] == bytes([11]), "parts")
+    rest = decode_payload(inner, sum(lengths), lengths, stream, used)
+    arrays: dict[int, list[float]] = {}
+    for i, length in zip(sent, lengths, strict=True):
+        arrays[i], rest = rest[:length], rest[length:]
+    return [x for i in range(len(sizes)) for x in arrays[copies.get(i, i)]]
 
 
 def decode_parts(

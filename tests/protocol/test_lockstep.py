@@ -36,6 +36,7 @@ from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import Fault, RandomFaults, Schedule
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.packet import Packet
+from tests.protocol import lockstep
 from tests.protocol.faulty import (
     DELAYS,
     DUPLICATES,
@@ -98,6 +99,29 @@ def test_partial_participation_stays_in_step(case: Case) -> None:
     strategy = case.strategy(fraction_train=0.4, seed=4)
     _, lock_step = run(strategy, grid, 22, faulty_rounds=20)
     assert lock_step.in_step() == set(range(5))
+
+
+@pytest.mark.parametrize("other", ["deep.weight", "deeper.weight"])
+@pytest.mark.parametrize(
+    "name",
+    ["mcm-by-array", "rand-mcm", "artemis", "double-squeeze", "rand-mcm-average"],
+)
+def test_arrays_that_start_alike_stay_in_step(
+    name: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients train those of names of one length alike, and the others apart."""
+
+    def twice() -> ArrayRecord:
+        arrays = initial_arrays()
+        return ArrayRecord({**arrays, other: arrays["conv.weight"]})
+
+    monkeypatch.setattr(lockstep, "initial_arrays", twice)
+    grid = TinyApp().grid(3, random_faults(2, 0.12))
+    result, lock_step = run(CASES[name].strategy(), grid, 16, faulty_rounds=14)
+    assert lock_step.in_step() == {0, 1, 2}
+    assert lock_step.strategy._running.composition.uplink.compressor.name == "tied"
+    first, second = (result.arrays[each].data for each in ("conv.weight", other))
+    assert (first == second) is (len(other) == len("conv.weight"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,16 @@ def dense_names(layout: Layout, compressor: Any = QUANTIZER) -> list[str]:
     operators = [link.compressor.operators[group] for group in link.compressor.groups]
     names = [name for name, _ in layout.shapes]
     return [n for n, op in zip(names, operators, strict=True) if op == Identity()]
+
+
+@pytest.fixture
+def messages(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], list[str]]:
+    """What Flower's log has said."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="flwr")
+    return lambda: [record.getMessage() for record in caplog.records]
 
 
 # --- Which are small ------------------------------------------------------------------
@@ -204,16 +215,13 @@ def test_the_contract_has_the_rules_of_both_links() -> None:
 
 
 def test_the_log_says_which_arrays_travel_how(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    messages: Callable[[], list[str]],
 ) -> None:
-    caplog.set_level(logging.INFO, logger="flwr")
-    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     run(MCM(exact_pattern="^2$", fraction_evaluate=0.0), rounds=1)
     policy = PerArray({ArrayRule("3"): Identity()}, QUANTIZER)
     run(Diana(policy, fraction_evaluate=0.0), rounds=1)
-    messages = [record.getMessage() for record in caplog.records]
-    lines = [message.partition("├── Arrays")[2] for message in messages]
-    assert [line for line in dict.fromkeys(lines) if line] == [
+    lines = [message.partition("├── Arrays")[2] for message in messages()]
+    assert [line for line in lines if line] == [
         ": 2 compressed (1,400 entries: 0, 3), 2 dense (40 entries: 1, 4), "
         "1 averaged exactly (20 entries: 2)",
         " on the uplink: 1 compressed (600 entries: 0), 4 dense (860 entries: "
@@ -309,11 +317,6 @@ def test_arrays_that_only_start_alike_are_trained_apart(algorithm: Any) -> None:
     assert not np.allclose(found["head"], found["embed"], atol=0.1)
 
 
-def test_the_log_says_what_is_sent_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.INFO, logger="flwr")
-    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+def test_the_log_says_what_is_sent_once(messages: Callable[[], list[str]]) -> None:
     tied_run(MCM(fraction_evaluate=0.0), tied=True)
-    messages = [record.getMessage() for record in caplog.records]
-    assert any("Sent once while they are equal: head = embed" in m for m in messages)
+    assert any("Sent once while they are equal: head = embed" in m for m in messages())
