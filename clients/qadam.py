@@ -13,8 +13,9 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
+from flower_compress.arguments import check_number
 from flower_compress.compressors import Vector
-from flower_compress.errors import ConfigurationError, FlowerCompressError
+from flower_compress.errors import FlowerCompressError
 from flower_compress.mods import CompressionMod
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.packet import Packet, find_packet
@@ -61,10 +62,8 @@ class QAdamMod:
         exact_pattern: str = EXACT_PATTERN,
     ) -> None:
         for name, beta in (("beta1", beta1), ("beta2", beta2)):
-            if not 0.0 <= beta < 1.0:
-                raise ConfigurationError(f"{name} must lie in [0, 1), got {beta}")
-        if not eps > 0.0:
-            raise ConfigurationError(f"eps must be positive, got {eps}")
+            check_number(name, beta, "lie in [0, 1)", lambda b: 0 <= b < 1)
+        check_number("eps", eps, "be positive", lambda e: e > 0)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.exact_pattern = exact_pattern
         self._compression = CompressionMod(returns="gradient")

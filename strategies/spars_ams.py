@@ -40,8 +40,10 @@ class SparsAMS(CompressedStrategy):
     downlink : Link
         Carries the model, dense by default. ``Memory(StochasticQuantizer())`` makes it
         MCM's downlink.
-    step_size : float or Callable[[int], float] (default: 0.001)
-        eta, or a function of the round (from 1) that gives eta_t.
+    step_size : float or Callable[[int], float] (default: 0.003)
+        eta, or a function of the round (from 1) that gives eta_t. An entry that is sent
+        moves by some eta, however far the clients went: the default was measured with
+        clients that return weights.
     beta1, beta2, eps : float
         As for :class:`~flower_compress.strategies.AMSGrad`.
     **kwargs
@@ -54,7 +56,7 @@ class SparsAMS(CompressedStrategy):
         *,
         error_feedback: bool = True,
         downlink: Link = Direct(Identity()),
-        step_size: StepSize = 1e-3,
+        step_size: StepSize = 3e-3,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,

@@ -37,13 +37,13 @@ class PackedArrays(ArrayRecord):
 
     def __init__(self, record: ArrayRecord, remedy: str) -> None:
         super().__init__()
-        self.__dict__["_remedy"] = remedy
+        self._remedy = remedy
         for name, array in record.items():
             self[name] = _Packed(array, remedy)
 
     def __getitem__(self, name: str) -> Array:
         if name not in self:
-            raise ConfigurationError(f"no array {name!r}: {self.__dict__['_remedy']}")
+            raise ConfigurationError(f"no array {name!r}: {self._remedy}")
         return super().__getitem__(name)
 
 
@@ -52,11 +52,11 @@ class _Packed(Array):
 
     def __init__(self, array: Array, remedy: str) -> None:
         super().__init__(array.dtype, tuple(array.shape), array.stype, array.data)
-        self.__dict__["_remedy"] = remedy
+        self._remedy = remedy
 
     def numpy(self) -> NDArray[Any]:
         """Raise ConfigurationError."""
-        raise ConfigurationError(self.__dict__["_remedy"])
+        raise ConfigurationError(self._remedy)
 
 
 def mark_packed(reply: Message) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +11,12 @@ import numpy as np
 
 from flower_compress.arguments import check_number
 from flower_compress.compressors import Vector
-from flower_compress.errors import UnknownNameError, WrongTypeError
+from flower_compress.errors import (
+    ConfigurationError,
+    UnknownNameError,
+    WrongTypeError,
+    shown,
+)
 from flower_compress.links import Carries, ErrorFeedback, Link
 from flower_compress.links.checks import require_link
 from flower_compress.stability import LinkNoise, largest_share
@@ -80,6 +86,17 @@ class Composition:
         ):
             if getattr(self, name) not in choices:
                 raise UnknownNameError(name, getattr(self, name), choices)
+        if self.memory_budget is not None:
+            check_number(
+                "memory_budget", self.memory_budget, "be 0 or more", lambda n: n >= 0
+            )
+        try:
+            re.compile(self.exact_pattern)
+        except (TypeError, re.error) as error:
+            raise ConfigurationError(
+                "exact_pattern must be a regular expression for names of arrays, got "
+                f"{shown(self.exact_pattern)}: {error}"
+            ) from error
         if self.max_update_norm is not None:
             check_number(
                 "max_update_norm",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord
 from rich.console import Console
 
 from flower_compress import (
@@ -18,12 +19,21 @@ from flower_compress import (
     RandK,
     TopK,
 )
+from flower_compress.clients import local_steps_client
 from flower_compress.errors import ConfigurationError
-from flower_compress.strategies import AMSGrad, GradientDescent
+from flower_compress.strategies import (
+    SGD,
+    AMSGrad,
+    CompressedStrategy,
+    GradientDescent,
+    SparsAMS,
+)
+from flower_compress.testing import InProcessGrid
 from simulations.experiment import Experiment
 from simulations.records import read_rounds
 from simulations.reproduction import load_reproduction
 from simulations.settings import Settings, several
+from simulations.tasks import make_task
 
 TOPK = {"algorithm": "topk"}
 SIX = ["amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam"]
@@ -75,6 +85,27 @@ def test_only_qadam_has_its_own_clients() -> None:
 def test_what_cannot_work_is_refused(wrong: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigurationError, match=match):
         Settings.of(**wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
+def test_as_constructed_it_learns_as_federated_averaging_does(partition: str) -> None:
+    """With clients that return weights, for which nothing else was changed."""
+    task = make_task("digits", model="mlp", partition=partition, num_clients=10)
+
+    def accuracy(strategy: CompressedStrategy) -> float:
+        app = local_steps_client(
+            lambda context, _: task.objective(int(context.node_config["partition-id"]))
+        )
+        arrays = {name: Array(array) for name, array in task.initial_arrays().items()}
+        config = ConfigRecord({"local-steps": 5, "batch-size": 32})
+        grid = InProcessGrid(app, task.num_clients)
+        result = strategy.start(grid, ArrayRecord(arrays), 30, train_config=config)
+        return task.accuracy({n: array.numpy() for n, array in result.arrays.items()})
+
+    averaged = accuracy(SGD(fraction_evaluate=0.0))
+    assert accuracy(SparsAMS(fraction_evaluate=0.0)) > averaged - 0.02
+    assert accuracy(SparsAMS(step_size=1e-3, fraction_evaluate=0.0)) < averaged
 
 
 def test_the_experiment_is_that_of_the_figure() -> None:

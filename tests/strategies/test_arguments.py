@@ -16,6 +16,7 @@ from flower_compress import (
     StochasticQuantizer,
     TopK,
 )
+from flower_compress.clients import QAdamMod
 from flower_compress.errors import ConfigurationError, WrongTypeError
 from flower_compress.strategies import (
     ALGORITHMS,
@@ -108,6 +109,12 @@ def test_what_came_is_named_and_what_to_give(make: Any, said: str) -> None:
         (lambda: Dore(eta="x"), "feedback must lie in [0, 1], got 'x'"),
         (lambda: SparsAMS(beta1="x"), "beta1 must lie in [0, 1), got 'x'"),
         (lambda: SparsAMS(eps="x"), "eps must be positive, got 'x'"),
+        (lambda: MCM(memory_budget="x"), "memory_budget must be 0 or more, got 'x'"),
+        (
+            lambda: MCM(exact_pattern="("),
+            "exact_pattern must be a regular expression for names of arrays, got '(': ",
+        ),
+        (lambda: QAdamMod("x"), "beta1 must lie in [0, 1), got 'x'"),  # type: ignore[arg-type]
         (lambda: MCM(max_update_norm="x"), "max_update_norm must be positive, got 'x'"),
         (lambda: MCM(min_replies=None), "min_replies must be positive, got None"),
         (lambda: MCM(checkpoint_every="x"), "checkpoint_every must be positive, got "),

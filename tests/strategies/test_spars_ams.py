@@ -198,6 +198,12 @@ def test_what_cannot_work_is_refused(wrong: dict[str, float], match: str) -> Non
         SparsAMS(**wrong)
 
 
+def test_the_default_step_is_for_clients_that_return_weights() -> None:
+    """The slow test of tests/simulations/test_spars_ams.py says why it is this one."""
+    for strategy in (SparsAMS(), topk(), amsgrad()):
+        assert strategy.optimizer == AMSGrad(0.003)
+
+
 def test_a_schedule_is_checked_when_it_is_used() -> None:
     strategy = SparsAMS(TOP_3, step_size=lambda k: 0.1 * (2 - k))
     with pytest.raises(ConfigurationError, match="got -0.1 for round 3"):
@@ -226,7 +232,7 @@ def test_the_compositions() -> None:
     for name, strategy in made.items():
         assert strategy.downlink == dense and strategy.preserved
         plain = GradientDescent(1e-3)
-        assert strategy.optimizer == (plain if name == "qadam" else AMSGrad())
+        assert strategy.optimizer == (plain if name == "qadam" else AMSGrad(3e-3))
     assert qadam(step_size=0.5).optimizer == GradientDescent(0.5)
 
 
