@@ -12,7 +12,7 @@ from flower_compress.wire.records import array_bytes
 from .roster import Client
 from .session import Session
 
-__all__ = ["Keys", "evaluate_messages", "train_messages"]
+__all__ = ["Keys", "evaluate_messages", "train_messages", "train_packets"]
 
 
 class Keys(NamedTuple):
@@ -30,15 +30,9 @@ def train_messages(
     server_round: int,
 ) -> list[Message]:
     """Return the messages that bring those clients the model over their downlinks."""
-    if session.composition.downlink_carries == "model":
-        identities = [client.identity for client in clients]
-        session.downlinks.publish(session.model, identities, server_round)
-    # Clients that need the same get the same bytes, held in memory once.
-    shared: dict[tuple[int, ...], Packet] = {}
     messages = []
-    for client in clients:
-        packet = _train_packet(session, client, shared)
-        session.ledger.record("downlink", packet)
+    packets = train_packets(session, clients, server_round)
+    for client, packet in zip(clients, packets, strict=True):
         # One RecordDict a node: messages that share one would share its mutations.
         content = RecordDict(
             {
@@ -48,6 +42,21 @@ def train_messages(
         )
         messages.append(Message(content, client.node_id, MessageType.TRAIN))
     return messages
+
+
+def train_packets(
+    session: Session, clients: list[Client], server_round: int
+) -> list[Packet]:
+    """Return the packets that bring those clients the model, and bill them."""
+    if session.composition.downlink_carries == "model":
+        identities = [client.identity for client in clients]
+        session.downlinks.publish(session.model, identities, server_round)
+    # Clients that need the same get the same bytes, held in memory once.
+    shared: dict[tuple[int, ...], Packet] = {}
+    packets = [_train_packet(session, client, shared) for client in clients]
+    for packet in packets:
+        session.ledger.record("downlink", packet)
+    return packets
 
 
 def _train_packet(
