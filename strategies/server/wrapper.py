@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from logging import getLogger
 from typing import Any, get_args
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from flower_compress.errors import (
-    ConfigurationError,
-    NonFiniteError,
-    UnknownNameError,
-)
+from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.wire.ledger import Ledger
-from flower_compress.wire.packet import find_packet, packet_record
 from flower_compress.wire.records import array_bytes
 
 from ..run.attributes import (
@@ -33,10 +26,10 @@ from ..run.checkpoint import Arrays, Checkpoint
 from ..run.strategy import RunStrategy
 from .composition import Composition
 from .greeted_nodes import GreetedNodes
-from .inbox import Accepted, Inbox
-from .outbox import Keys, evaluate_messages, train_packets
-from .plain import as_initial, clipped, model_key, same_arrays, with_content
-from .roster import Client
+from .outbox import Keys
+from .outgoing import Outgoing
+from .plain import as_initial
+from .plain_replies import Asked, plain_replies
 from .session import Session
 from .strategy import EvaluateOn
 from .watch import NoiseWatch
@@ -45,7 +38,6 @@ from .wrappable import client_side_clipping
 __all__ = ["Compressed", "WrappedComposition"]
 
 _log = getLogger("flwr")
-_UNUSABLE = "its answer could not be used: the server's log says why"
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,7 @@ class Compressed(RunStrategy):
         self._clipping = client_side_clipping(strategy)
         self._settings = self._digests()  # Before anything has changed.
         self._session: Session | None = None
-        self._round: _Round | None = None
+        self._round: Asked | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -189,55 +181,11 @@ class Compressed(RunStrategy):
         session.ledger.begin_round()
         nodes = self._greeted(grid, config)
         plain = list(self.strategy.configure_train(server_round, arrays, config, nodes))
-        addressed = self._addressed(plain, arrays)
-        model = next((msg.content[key] for msg, key, _ in addressed), arrays)
-        if isinstance(model, ArrayRecord) and not same_arrays(model, arrays):
-            session.follow(model)
-        clients = [client for _, _, client in addressed]
-        self._watch.begin(len(session.roster), len(clients))
-        sent: dict[int, Message] = {}
-        packets = train_packets(session, clients, server_round)
-        for (msg, key, client), packet in zip(addressed, packets, strict=True):
-            msg = with_content(msg, key, packet_record(packet))
-            dense = array_bytes(msg.content) - len(packet.data)
-            if dense:
-                session.ledger.record_bytes("downlink", dense, 8 * dense)
-            sent[client.node_id] = msg
-        self._round = _Round(arrays, sent, self.refused.total())
-        others = [msg for msg in plain if model_key(msg.content, arrays) is None]
-        return [*sent.values(), *others]
-
-    def _addressed(
-        self, messages: list[Message], arrays: ArrayRecord
-    ) -> list[tuple[Message, str, Client]]:
-        """Return the messages that hold a model, with its key, and for whom."""
-        name = type(self.strategy).__name__
-        found: dict[int, tuple[Message, str, Client]] = {}
-        first: ArrayRecord | None = None
-        for msg in messages:
-            key = model_key(msg.content, arrays)
-            if key is None:
-                continue
-            node_id = msg.metadata.dst_node_id
-            client = self._running.roster.find(node_id)
-            if client is None:
-                _log.warning("node %d is left out: it was not greeted", node_id)
-                continue
-            if node_id in found:
-                raise ConfigurationError(
-                    f"{name} sends two models to node {node_id} in one round: expected "
-                    "one message with a model for each node"
-                )
-            record = msg.content[key]
-            if isinstance(record, ArrayRecord):
-                first = first or record
-                if not same_arrays(record, first):
-                    raise ConfigurationError(
-                        f"{name} sends different models to different nodes: expected "
-                        "the same arrays for all, which the downlink compresses once"
-                    )
-            found[node_id] = (msg, key, client)
-        return list(found.values())
+        outgoing = Outgoing(session, plain, arrays)
+        self._watch.begin(len(session.roster), len(outgoing.addressed))
+        sent = outgoing.training(server_round)
+        self._round = Asked(arrays, sent, self.refused.total())
+        return [*sent.values(), *outgoing.others]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -246,7 +194,9 @@ class Compressed(RunStrategy):
         session, this = self._running, self._round
         if this is None:
             return None, None
-        plain = self._plain_replies(list(replies), this)
+        norm = None if self._clipping is None else self._clipping.clipping_norm
+        plain, num_usable, reasons = plain_replies(session, list(replies), this, norm)
+        self._failures.count(num_usable, reasons)
         arrays, metrics = self.strategy.aggregate_train(server_round, plain)
         if self.saving.folder is not None and not self._can_save:
             self._digests()  # Not after many rounds: that nothing new is unsavable.
@@ -265,62 +215,6 @@ class Compressed(RunStrategy):
         metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
         return arrays, metrics
 
-    def _plain_replies(self, replies: list[Message], this: _Round) -> list[Message]:
-        """Return what the strategy would have received without compression.
-
-        A client whose answer cannot be used has reported an error, for the strategy.
-        """
-        session = self._running
-        errors = [msg for msg in replies if msg.has_error()]
-        packed: list[Message] = []
-        plain: list[Message] = []
-        for msg in replies:
-            if msg.has_error():
-                continue
-            asked = msg.metadata.src_node_id in this.sent
-            is_ours = asked or find_packet(msg.content) is not None
-            (packed if is_ours else plain).append(msg)
-        inbox = Inbox(session, lambda msg: 1.0)  # Weights are the strategy's matter.
-        accepted, reasons = inbox.read(packed, errors)
-        usable = []
-        model = _Model(session)
-        for entry in accepted:
-            try:
-                plain.append(self._plain(entry, model))
-                usable.append(entry)
-            except NonFiniteError as error:
-                reasons.append(f"{type(error).__name__}: {error}")
-                self._refuse(entry, reasons[-1])
-        session.uplinks.take_in([entry.part for entry in usable])
-        self._failures.count(len(plain), reasons)
-        answered = {msg.metadata.src_node_id for msg in packed}
-        answered -= {entry.message.metadata.src_node_id for entry in usable}
-        unusable = [
-            Message(Error(ErrorCode.UNKNOWN, _UNUSABLE), reply_to=this.sent[node_id])
-            for node_id in sorted(answered & this.sent.keys())
-        ]
-        return [*plain, *errors, *unusable]
-
-    def _plain(self, entry: Accepted, model: _Model) -> Message:
-        """Return a reply with w_i = w - (h_i + q_i) in place of the packet."""
-        session, layout = self._running, self._running.layout
-        with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
-            weights = session.model - session.uplinks.value(entry.part)
-        layout.check_finite(weights, "the client's weights")
-        record = layout.unflatten(weights, entry.exact)
-        if self._clipping is not None:
-            record = clipped(record, model.record, self._clipping.clipping_norm)
-        found = find_packet(entry.message.content)
-        return with_content(entry.message, found and found[0], record)
-
-    def _refuse(self, entry: Accepted, reason: str) -> None:
-        node_id = entry.message.metadata.src_node_id
-        _log.warning("node %d: %s", node_id, reason)
-        entry.part.end.refused = True
-        client = self._running.roster.find(node_id)
-        if client is not None:
-            self.refused[client.identity] += 1
-
     # -- evaluation ------------------------------------------------------------------
 
     def configure_evaluate(
@@ -336,18 +230,8 @@ class Compressed(RunStrategy):
         plain = list(
             self.strategy.configure_evaluate(server_round, arrays, config, nodes)
         )
-        addressed = self._addressed(plain, arrays)
-        changed: list[Message] = []
-        for send_model in (False, True):
-            chosen = [
-                entry
-                for entry in addressed
-                if send_model
-                == (self.evaluate_on == "global" or entry[2].downlink.held is None)
-            ]
-            changed += _evaluations(session, chosen, send_model=send_model)
-        others = [msg for msg in plain if model_key(msg.content, arrays) is None]
-        return [*changed, *others]
+        outgoing = Outgoing(session, plain, arrays)
+        return [*outgoing.evaluations(self.evaluate_on), *outgoing.others]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -371,60 +255,3 @@ class Compressed(RunStrategy):
             _log.info("\t│\t├── %s", line)
         _log.info("\t│\t└── %s", last)
         self.strategy.summary()
-
-
-@dataclass(frozen=True)
-class _Round:
-    """What was sent."""
-
-    arrays: ArrayRecord
-    """The model that the strategy was given."""
-    sent: dict[int, Message]
-    """The messages that hold a model, by node."""
-    refused_before: int
-
-
-class _Model:
-    """The model that was sent, as a record if it is asked for."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    @cached_property
-    def record(self) -> ArrayRecord:
-        session = self._session
-        return session.layout.unflatten(session.model, session.exact)
-
-
-def _evaluations(
-    session: Session,
-    addressed: list[tuple[Message, str, Client]],
-    *,
-    send_model: bool,
-) -> list[Message]:
-    """Return the strategy's evaluations with our way of naming the model."""
-    if not addressed:
-        return []
-    keys = Keys(addressed[0][1], _config_key(addressed[0][0].content))
-    clients = [client for _, _, client in addressed]
-    ours = evaluate_messages(
-        session, clients, ConfigRecord(), keys, send_model=send_model
-    )
-    changed = []
-    for (msg, key, _), about in zip(addressed, ours, strict=True):
-        msg = with_content(msg, key, None)
-        for name, record in about.content.items():
-            if isinstance(record, ConfigRecord):
-                before = msg.content.get(name)
-                known = dict(before) if isinstance(before, ConfigRecord) else {}
-                record = ConfigRecord({**known, **dict(record)})
-            msg.content[name] = record
-        changed.append(msg)
-    return changed
-
-
-def _config_key(content: RecordDict) -> str:
-    for key, record in content.items():
-        if isinstance(record, ConfigRecord):
-            return key
-    return "config"
