@@ -53,6 +53,7 @@ PUBLIC: dict[str, list[str]] = {
         "SparsAMS",
         "amsgrad",
         "choco_qsgd",
+        "compress",
         "get_algorithm",
         "qadam",
         "stoc_mv",

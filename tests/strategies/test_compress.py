@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -54,6 +55,7 @@ from flower_compress import (
     Identity,
     Memory,
     RotatedQuantizer,
+    StochasticQuantizer,
     TopK,
 )
 from flower_compress.errors import (
@@ -237,6 +239,58 @@ def test_default_links_end_nearby_at_a_tenth_of_the_bytes(name: str) -> None:
     dense = CLIENTS * 4 * DIM
     assert 0 < metrics["uplink-bytes"] < dense / 10
     assert 0 < metrics["downlink-bytes"] < dense / 10
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"groups": 2},
+        {"groups": "client"},
+        {"groups": "client", "downlink_memory": "average", "reset_every": 4},
+        {"uplink": Direct(RotatedQuantizer(step=1.0))},
+        {"downlink": Direct(Identity())},
+        {"memory_budget": 0},
+    ],
+    ids=lambda links: "-".join(links),
+)
+def test_other_links_end_nearby(links: dict[str, Any]) -> None:
+    bare = to_vector(run(FedAvg(fraction_evaluate=0.0), rounds=12))
+    ours = to_vector(run(compress(FedAvg(fraction_evaluate=0.0), **links), rounds=12))
+    assert np.linalg.norm(ours - bare) < 0.15 * np.linalg.norm(bare - INITIAL)
+
+
+def test_clients_evaluate_what_they_hold_and_are_sent_what_they_lack() -> None:
+    evaluated: list[tuple[int, float, int]] = []
+
+    def note(msg: Message, reply: Message) -> None:
+        if msg.metadata.message_type == MessageType.EVALUATE:
+            norm = float(reply.content["metrics"]["norm"])
+            sent = sum(isinstance(r, ArrayRecord) for r in msg.content.values())
+            evaluated.append((msg.metadata.dst_node_id, norm, sent))
+
+    grid = InProcessGrid(make_app(), CLIENTS, on_message=note)
+    strategy = compress(FedAvg(fraction_train=0.5), **LOSSLESS)
+    result = run(strategy, grid=grid, rounds=1)
+    new, old = (np.linalg.norm(w[:10]) for w in (to_vector(result), INITIAL))
+    assert len(evaluated) == CLIENTS
+    assert sorted(sent for _, _, sent in evaluated) == [0] * 3 + [1] * 4
+    for _, norm, sent in evaluated:
+        assert norm == pytest.approx(new if sent else old, rel=1e-5)
+    assert result.evaluate_metrics_clientapp[1]["told"] == pytest.approx(1.0)
+
+
+def test_links_that_do_not_bear_averaging_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    noisy = {"downlink": Memory(StochasticQuantizer(levels=1, bucket_size=None))}
+    for make, is_told in ((FedAvg, True), (FedAdam, False)):
+        caplog.clear()
+        run(compress(make(), **noisy), rounds=1)
+        assert ("compressed FedAvg with these operators diverges" in caplog.text) == (
+            is_told
+        )
+        assert f"Server step: {make.__name__}" in caplog.text
 
 
 # --- Strategies of users --------------------------------------------------------------
@@ -652,6 +706,13 @@ def test_around_compress_it_is_refused(wrap: Callable[[Strategy], Strategy]) -> 
     grid = InProcessGrid(make_app(fixedclipping_mod), CLIENTS)
     with pytest.raises(ConfigurationError, match="compress is the outermost wrapper"):
         strategy.start(grid, to_record(INITIAL), 1)
+
+
+def test_around_a_strategy_of_ours_the_server_cannot_clip() -> None:
+    with pytest.raises(TypeError, match="flower_compress/1"):
+        clip_at_server(MCM()).start(
+            InProcessGrid(make_app(), CLIENTS), to_record(INITIAL), 1
+        )
 
 
 def test_a_clipping_mod_before_ours_is_told_at_the_greeting() -> None:
