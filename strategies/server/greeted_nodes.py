@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,8 @@ from .outbox import Keys
 from .roster import Roster
 
 __all__ = ["GreetedNodes"]
+
+_AGAIN_SECONDS = 0.5
 
 
 class GreetedNodes(Grid):
@@ -43,6 +46,7 @@ class GreetedNodes(Grid):
     ) -> None:
         self._grid, self._roster = grid, roster
         self._config, self._keys, self._timeout = config, keys, timeout
+        self._greeted_at = float("-inf")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grid, name)
@@ -50,14 +54,17 @@ class GreetedNodes(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes of the grid that are clients, in the grid's order."""
         node_ids = list(self._grid.get_node_ids())
-        self._roster.greet(
-            self._grid,
-            node_ids,
-            self._keys.arrays,
-            self._config,
-            self._keys.config,
-            self._timeout,
-        )
+        # A strategy asks twice in a row, and again each second if it waits for nodes.
+        if time.monotonic() - self._greeted_at >= _AGAIN_SECONDS:
+            self._roster.greet(
+                self._grid,
+                node_ids,
+                self._keys.arrays,
+                self._config,
+                self._keys.config,
+                self._timeout,
+            )
+            self._greeted_at = time.monotonic()
         return [n for n in node_ids if self._roster.find(n) is not None]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
