@@ -161,12 +161,12 @@ def acknowledge_unfolded(
 
 
 def assume_delivered(
-    self: Downlinks, identity: int, end: DownlinkEnd, model: Vector
+    self: Downlinks, identity: int, end: DownlinkEnd, model: Vector, **kwargs: Any
 ) -> Any:
     """The server's downlink moves on before the client says that it heard."""
     if end.sender.pending is not None:
         self.acknowledge(identity, end, end.sender.pending_version)
-    return _send(self, identity, end, model)
+    return _send(self, identity, end, model, **kwargs)
 
 
 def take_the_newest_only(state: Any, **kwargs: Any) -> Any:
@@ -214,7 +214,7 @@ def keep_the_memory(self: Uplinks, end: UplinkEnd) -> None:
     """A client that has lost its memory does not get it back."""
 
 
-def never_reset(self: Downlinks, x: Vector, identities: Any, server_round: int) -> None:
+def never_reset(self: Downlinks, *args: Any, **kwargs: Any) -> None:
     """The averaged memory's receivers drift away from it."""
 
 
