@@ -816,9 +816,7 @@ class LockStep:
 def accepted_version(client: Client, accepted: Iterable[int]) -> int | None:
     """Return the version of the answer that counted, else what the client holds."""
     return (
-        client.uplink.version
-        if client.identity in accepted
-        else client.downlink.held
+        client.uplink.version if client.identity in accepted else client.downlink.held
     )
 
 

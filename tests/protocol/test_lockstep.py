@@ -87,7 +87,9 @@ def test_server_and_clients_stay_in_step(case: Case) -> None:
 @given(data=st.data())
 def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
     grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))
-    _, lock_step = run(case.strategy(), grid, 10, faulty_rounds=8)
+    fraction = data.draw(st.sampled_from([0.0, 0.5, 1.0]), label="evaluate")
+    strategy = case.strategy(fraction_evaluate=fraction)
+    _, lock_step = run(strategy, grid, 10, faulty_rounds=8)
     assert lock_step.in_step() == {0, 1, 2}
 
 
@@ -95,7 +97,7 @@ def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> No
 def test_partial_participation_stays_in_step(case: Case) -> None:
     """Clients that are away catch up, and bring the memory that they left with."""
     grid = TinyApp(case.returns).grid(5, random_faults(4, 0.06))
-    strategy = case.strategy(fraction_train=0.4, seed=4)
+    strategy = case.strategy(fraction_train=0.4, fraction_evaluate=0.6, seed=4)
     _, lock_step = run(strategy, grid, 22, faulty_rounds=20)
     assert lock_step.in_step() == set(range(5))
 
