@@ -15,7 +15,7 @@ from flower_compress.wire.layout import EXACT_PATTERN
 
 from .run.strategy import RunStrategy
 from .server import DEFAULT_COMPRESSOR, DownlinkMemory, Groups, ResetEvery
-from .server.strategy import EvaluateOn
+from .server.evaluation import EvaluateOn
 from .server.wrappable import averages, require_links, require_wrappable
 from .server.wrapper import Compressed, WrappedComposition
 
@@ -44,7 +44,7 @@ def compress(
     groups: Groups = 1,
     seed: int = 0,
     exact_pattern: str = EXACT_PATTERN,
-    evaluate_on: EvaluateOn = "held",
+    evaluate_on: EvaluateOn = "received",
     downlink_memory: DownlinkMemory = "each",
     reset_every: ResetEvery = "auto",
     memory_budget: int | None = 1 << 28,
@@ -88,8 +88,9 @@ def compress(
         with the global generators of Python and NumPy.
     exact_pattern : str
         Regular expression for names of arrays that are never compressed.
-    evaluate_on : {"held", "global"} (default: "held")
-        Clients evaluate the model that they hold, or the server's, sent dense.
+    evaluate_on : {"received", "global", "held"} (default: "received")
+        As :class:`CompressedStrategy` has it; with ``"held"`` a client that has not
+        trained is sent the server's.
     downlink_memory, reset_every, memory_budget, spill_dir, max_update_norm
         As :class:`CompressedStrategy` has them.
     **kwargs

@@ -141,8 +141,11 @@ class Downlinks:
         self._initial, self._store = initial, store
         self._used = 1  # Version 1 is the initial model.
         self._outstanding: dict[int, DownlinkEnd] = {}
+        # Groups, or clients with links of their own, that were sent the model as it is
+        # to evaluate it, and no training since.
+        self._ahead: set[int] = set()
         self._mean: NDArray[np.float64] | None = None
-        self._heard: dict[int, Payload] = {}
+        self._heard: dict[tuple[int, int], Payload] = {}
         self._epoch = 0
         if memory == "average":
             self._mean = initial.astype(np.float64)
@@ -229,16 +232,36 @@ class Downlinks:
         """Return the end of a client that was never heard of."""
         return DownlinkEnd(self._store.slot())
 
-    def publish(self, x: Vector, identities: list[int], server_round: int) -> None:
-        """Send `x` to the groups of those clients; private links wait for `send`."""
-        interval = self._reset_every
-        if self._mean is not None and interval is not None and server_round > 1:
-            self._epoch += (server_round - 1) % interval == 0
+    def publish(
+        self, x: Vector, identities: list[int], server_round: int, *, trains: bool
+    ) -> None:
+        """Send `x` to the groups of those clients; private links wait for `send`.
+
+        Parameters
+        ----------
+        x : NDArray[np.float32]
+            The model, shape (d,).
+        identities : list[int]
+            Those clients.
+        server_round : int
+            The round that trains on `x`.
+        trains : bool
+            Whether they are to train on it. What was published to evaluate `x` is what
+            they then train on: it is not published again.
+        """
+        if self._mean is not None and self._reset_every is not None:
+            self._epoch = max(self._epoch, (server_round - 1) // self._reset_every)
         if self._shared is None:
             return
-        for group in sorted({self.group(identity) for identity in identities}):
+        groups = {self.group(identity) for identity in identities}
+        for group in sorted(groups - self._ahead):
             channel = self._channel(group)
             self._shared[group] = self._shared[group].publish(x, channel)
+        self._ahead = self._ahead - groups if trains else self._ahead | groups
+
+    def outdate(self) -> None:
+        """Note that the model is not the one any more that clients have evaluated."""
+        self._ahead.clear()
 
     def publish_update(self, update: Vector | None) -> None:
         """Send an update to every group; None if the round made none."""
@@ -250,13 +273,23 @@ class Downlinks:
             else:
                 shared[group] = broadcast.publish(update, channel)
 
-    def send(self, identity: int, end: DownlinkEnd, model: Vector) -> CatchUp:
-        """Return what the client needs now, and note that it was sent."""
+    def send(
+        self, identity: int, end: DownlinkEnd, model: Vector, *, trains: bool
+    ) -> CatchUp:
+        """Return what the client needs now, and note that it was sent.
+
+        A client that has evaluated the model needs nothing to train on it. If nobody
+        knows whether it received it, it is sent the same payload again.
+        """
         if self._shared is not None:
             needed = self._shared[self.group(identity)].catch_up(end.held)
             end.sent = needed.version
             return needed
-        version = max(end.sent, self._used) + 1
+        was_sent = identity in self._ahead
+        (self._ahead.discard if trains else self._ahead.add)(identity)
+        if was_sent and end.held == end.sent:
+            return CatchUp(end.sent, end.sent, ())
+        version = end.sent if was_sent else max(end.sent, self._used) + 1
         memory = self._memory(end)
         sender, payload = self._link.send(
             replace(end.sender, vector=memory),
@@ -294,7 +327,7 @@ class Downlinks:
             return
         if self._mean is not None:
             if end.sender.is_pending(version) and end.sender.pending is not None:
-                self._heard[identity] = end.sender.pending
+                self._heard[identity, version] = end.sender.pending.compact()
             end.sender = SenderState(version)
             return
         sender = replace(end.sender, vector=self._memory(end))
@@ -304,13 +337,18 @@ class Downlinks:
         end.sender = replace(sender, vector=None)
 
     def settle(self, num_clients: int) -> None:
-        """Finish a round: move an averaged memory, pack what nobody answered to."""
+        """Finish a training: move an averaged memory; the model is about to move."""
         rate = self.receiver_rate
         if self._mean is not None and rate is not None:
             for _, payload in sorted(self._heard.items()):
                 step = fold(None, payload, rate).astype(np.float64)
                 self._mean += step / num_clients
         self._heard.clear()
+        self.outdate()
+        self.pack()
+
+    def pack(self) -> None:
+        """Finish an exchange: pack what nobody answered to."""
         for end in self._outstanding.values():
             pending = end.sender.pending
             if pending is not None:
@@ -337,11 +375,24 @@ class Downlinks:
             _save_broadcast(arrays, f"group/{group}", broadcast)
             for group, broadcast in enumerate(self._shared or [])
         ]
-        return {"groups": groups, "epoch": self._epoch}
+        for (identity, version), payload in self._heard.items():
+            _save_payload(arrays, f"downlink/heard/{identity}/{version}", payload)
+        return {
+            "groups": groups,
+            "epoch": self._epoch,
+            "ahead": sorted(self._ahead),
+            "heard": sorted(self._heard),
+        }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        self._epoch = meta["epoch"]
+        self._epoch, self._ahead = meta["epoch"], set(meta.get("ahead", ()))
+        for identity, version in meta.get("heard", ()):
+            name = f"downlink/heard/{identity}/{version}"
+            channel = self._channel(identity)
+            payload = _restore_payload(checkpoint, name, self._dim, channel, version)
+            if payload is not None:
+                self._heard[identity, version] = payload
         self._mean = checkpoint.find("downlink/mean")
         self._initial = checkpoint.array("downlink/initial")
         if self._shared is not None:
@@ -359,18 +410,19 @@ class Downlinks:
         Receivers of a shared link with memory are brought up to date with a snapshot.
         """
         self._used = version
+        self.outdate()
         self._shared = self._shared and [b.skip_to(version) for b in self._shared]
 
-    @staticmethod
-    def confirm(end: DownlinkEnd, held: int) -> None:
+    def confirm(self, identity: int, end: DownlinkEnd, held: int) -> None:
         """Compare what a client says it holds with what it was sent (0: nothing)."""
         if held not in (end.held, end.sent):
-            end.held = None
+            self.forget(identity, end)
 
-    @staticmethod
-    def forget(end: DownlinkEnd) -> None:
+    def forget(self, identity: int, end: DownlinkEnd) -> None:
         """Note that the client holds nothing."""
         end.held = None
+        if self._shared is None:
+            self._ahead.discard(identity)
 
     def group(self, identity: int) -> int:
         """Return the group of a client."""

@@ -11,11 +11,11 @@ from flower_compress.errors import ConfigurationError
 from flower_compress.wire.packet import packet_record
 from flower_compress.wire.records import array_bytes
 
-from .outbox import Keys, evaluate_messages, train_packets
+from .evaluation import EvaluateOn, evaluate_messages
+from .outbox import Keys, packets_with_model
 from .plain import model_key, same_arrays, with_content
 from .roster import Client
 from .session import Session
-from .strategy import EvaluateOn
 
 __all__ = ["Addressed", "Outgoing"]
 
@@ -89,47 +89,62 @@ class Outgoing:
         self.addressed = list(found.values())
         if model is not None and not same_arrays(model, arrays):
             session.follow(model)
+            session.downlinks.outdate()
 
-    def training(self, server_round: int) -> dict[int, Message]:
-        """Return the messages with the model as a packet, by node, and bill them."""
+    def with_model(self, server_round: int, *, trains: bool) -> dict[int, Message]:
+        """Return the messages with the model as a packet, by node, and bill them.
+
+        Parameters
+        ----------
+        server_round : int
+            The round that trains on this model.
+        trains : bool
+            Whether the clients are to train, or to evaluate it before that round.
+        """
         session, sent = self._session, {}
         clients = [entry.client for entry in self.addressed]
-        packets = train_packets(session, clients, server_round)
+        packets = packets_with_model(session, clients, server_round, trains=trains)
         for entry, packet in zip(self.addressed, packets, strict=True):
             msg = with_content(entry.message, entry.key, packet_record(packet))
             dense = array_bytes(msg.content) - len(packet.data)
             if dense:  # Other arrays of the strategy, as they are.
-                session.ledger.record_bytes("downlink", dense, 8 * dense)
+                session.ledger.record_bytes(
+                    "downlink", dense, 8 * dense, evaluation=not trains
+                )
             sent[entry.client.node_id] = msg
         return sent
 
-    def evaluations(self, evaluate_on: EvaluateOn) -> list[Message]:
-        """Return the messages that ask clients to evaluate what they hold.
+    def evaluations(
+        self, server_round: int, evaluate_on: EvaluateOn
+    ) -> dict[int, Message]:
+        """Return the messages that ask clients to evaluate a model, by node.
 
-        A client that holds nothing is sent the server's model, as all are with
-        ``"global"``.
+        A client that holds nothing is sent the server's with ``"held"``, as all are
+        with ``"global"``.
         """
-        changed: list[Message] = []
-        for send_model in (False, True):
-            chosen = [
-                entry
-                for entry in self.addressed
-                if send_model
-                == (evaluate_on == "global" or entry.client.downlink.held is None)
-            ]
-            if chosen:
-                changed += self._evaluations(chosen, send_model=send_model)
-        return changed
+        if evaluate_on == "received":
+            return self.with_model(server_round + 1, trains=False)
+        holders: list[Addressed] = []
+        others: list[Addressed] = []
+        for entry in self.addressed:
+            holds = evaluate_on == "held" and entry.client.downlink.held is not None
+            (holders if holds else others).append(entry)
+        return {
+            **self._evaluations(holders, "held"),
+            **self._evaluations(others, "global"),
+        }
 
     def _evaluations(
-        self, chosen: list[Addressed], *, send_model: bool
-    ) -> list[Message]:
+        self, chosen: list[Addressed], evaluate_on: EvaluateOn
+    ) -> dict[int, Message]:
+        if not chosen:
+            return {}
         keys = Keys(chosen[0].key, _config_key(chosen[0].message.content))
         clients = [entry.client for entry in chosen]
         ours = evaluate_messages(
-            self._session, clients, ConfigRecord(), keys, send_model=send_model
+            self._session, clients, ConfigRecord(), keys, 0, evaluate_on
         )
-        changed = []
+        changed = {}
         for entry, about in zip(chosen, ours, strict=True):
             msg = with_content(entry.message, entry.key, None)
             for name, record in about.content.items():
@@ -139,7 +154,7 @@ class Outgoing:
                 ):
                     record = ConfigRecord({**dict(before), **dict(record)})
                 msg.content[name] = record
-            changed.append(msg)
+            changed[entry.client.node_id] = msg
         return changed
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from logging import getLogger
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -17,16 +17,17 @@ from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.links import Carries, Link
 from flower_compress.wire.layout import EXACT_PATTERN
 from flower_compress.wire.ledger import Ledger
-from flower_compress.wire.records import array_bytes, uniform_mean
+from flower_compress.wire.records import uniform_mean
 
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.step_size import StepSize
 from ..run.strategy import RunStrategy
 from .composition import Composition
 from .downlink import DownlinkMemory, Groups, ResetEvery
+from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
 from .inbox import Inbox
 from .optimizers import GradientDescent, ServerOptimizer
-from .outbox import Keys, evaluate_messages, train_messages
+from .outbox import Keys, messages_with_model
 from .participants import Participants
 from .sampling import Sampling
 from .session import Session
@@ -37,7 +38,6 @@ from .weighting import UNIFORM, mean_metrics, weight_of
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
-EvaluateOn = Literal["held", "global"]
 
 
 class CompressedStrategy(RunStrategy, FedAvg):
@@ -77,9 +77,12 @@ class CompressedStrategy(RunStrategy, FedAvg):
         Fixes sampling and every draw of the compressors.
     exact_pattern : str
         Regular expression for names of arrays that are never compressed.
-    evaluate_on : {"held", "global"} (default: "held")
-        Clients evaluate the model that they hold, and nothing is sent; or the
-        server's, which is sent dense and billed.
+    evaluate_on : {"received", "global", "held"} (default: "received")
+        Which model the clients evaluate. That of the round as they receive it: it
+        comes over the downlink with the evaluation, and is not sent again to train on
+        it in the next round. Or the server's own, which is sent dense beside that. Or
+        the one that they were sent to train on, that of the round before; nothing is
+        sent then, and clients are left out that have not trained.
     uplink_memory : {"each", "mean", "sampled"} (default: "each")
         What the server keeps of the memories of a Memory uplink: every client's;
         their mean only, O(d) for any number of clients; or every client's, of which a
@@ -136,7 +139,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         optimizer: ServerOptimizer | None = None,
         seed: int = 0,
         exact_pattern: str = EXACT_PATTERN,
-        evaluate_on: EvaluateOn = "held",
+        evaluate_on: EvaluateOn = "received",
         uplink_memory: UplinkMemory = "each",
         downlink_memory: DownlinkMemory = "each",
         reset_every: ResetEvery = "auto",
@@ -171,10 +174,12 @@ class CompressedStrategy(RunStrategy, FedAvg):
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
-        self.evaluate_on, self.min_replies = evaluate_on, min_replies
+        self.evaluate_on: EvaluateOn = evaluate_on
+        self.min_replies = min_replies
         self.sampling: Sampling = sampling
         self._session: Session | None = None
         self._refused_before = 0
+        self._evaluating: frozenset[int] = frozenset()
 
     @property
     def ledger(self) -> Ledger:
@@ -219,6 +224,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         elif arrays is not self._session.arrays:
             self._session.require_unchanged()
             self._session.follow(arrays)
+            self._session.downlinks.outdate()
         return self._running
 
     @property
@@ -275,7 +281,9 @@ class CompressedStrategy(RunStrategy, FedAvg):
         clients = participants.draw(clients, server_round)
         self._watch.begin(num_clients, len(clients))
         self._refused_before = self.refused.total()
-        return train_messages(session, clients, config, self._keys, server_round)
+        return messages_with_model(
+            session, clients, config, self._keys, server_round, trains=True
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -320,7 +328,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask clients to evaluate the model that they hold, or the server's."""
+        """Sample clients and ask each to evaluate the model."""
         if self.fraction_evaluate == 0.0:
             return []
         session = self._of(arrays)
@@ -331,25 +339,28 @@ class CompressedStrategy(RunStrategy, FedAvg):
         clients = participants.gather(
             session.roster, grid, config, self._keys, self._greeting_timeout
         )
-        on_held = self.evaluate_on == "held"
-        if on_held:
+        if self.evaluate_on == "held":
             clients = [client for client in clients if client.downlink.held is not None]
         clients = participants.draw(clients, -server_round)
+        self._evaluating = frozenset(client.identity for client in clients)
         return evaluate_messages(
-            session, clients, config, self._keys, send_model=not on_held
+            session, clients, config, self._keys, server_round, self.evaluate_on
         )
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' metrics."""
+        session = self._session
+        if session is None:
+            return None
         valid, _ = self._check_and_log_replies(
             list(replies), is_train=False, validate=False
         )
-        for msg in valid:
-            if num_bytes := array_bytes(msg.content):
-                self.ledger.record_bytes("uplink", num_bytes, 0)
-        return mean_metrics(valid, self.weighted_by_key, self.evaluate_metrics_aggr_fn)
+        answers = read_evaluations(session, valid, self.evaluate_on, self._evaluating)
+        return mean_metrics(
+            answers, self.weighted_by_key, self.evaluate_metrics_aggr_fn
+        )
 
     # -- what a user sees ------------------------------------------------------------
 

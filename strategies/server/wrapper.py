@@ -15,7 +15,6 @@ from flwr.serverapp.strategy import Strategy
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.wire.ledger import Ledger
-from flower_compress.wire.records import array_bytes
 
 from ..run.attributes import (
     attributes_digests,
@@ -25,13 +24,13 @@ from ..run.attributes import (
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.strategy import RunStrategy
 from .composition import Composition
+from .evaluation import EvaluateOn, read_evaluations
 from .greeted_nodes import GreetedNodes
 from .outbox import Keys
 from .outgoing import Outgoing
 from .plain import as_initial
 from .plain_replies import Asked, plain_replies
 from .session import Session
-from .strategy import EvaluateOn
 from .watch import NoiseWatch
 from .wrappable import client_side_clipping
 
@@ -80,8 +79,8 @@ class Compressed(RunStrategy):
         Samples, configures, aggregates.
     composition : WrappedComposition
         The links.
-    evaluate_on : {"held", "global"}
-        Clients evaluate the model that they hold, or the server's.
+    evaluate_on : {"received", "global", "held"}
+        Which model clients evaluate.
     **kwargs
         Those of :class:`~flower_compress.strategies.run.RunStrategy`.
 
@@ -102,19 +101,21 @@ class Compressed(RunStrategy):
         strategy: Strategy,
         composition: WrappedComposition,
         *,
-        evaluate_on: EvaluateOn = "held",
+        evaluate_on: EvaluateOn = "received",
         **kwargs: Any,
     ) -> None:
         if evaluate_on not in get_args(EvaluateOn):
             raise UnknownNameError("evaluate_on", evaluate_on, get_args(EvaluateOn))
         super().__init__(**kwargs)
-        self.strategy, self.evaluate_on = strategy, evaluate_on
+        self.strategy = strategy
+        self.evaluate_on: EvaluateOn = evaluate_on
         self.name = f"compressed {type(strategy).__name__}"
         self._composition = composition
         self._clipping = client_side_clipping(strategy)
         self._settings = self._digests()  # Before anything has changed.
         self._session: Session | None = None
         self._round: Asked | None = None
+        self._evaluated: dict[int, Message] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -169,6 +170,7 @@ class Compressed(RunStrategy):
         session = self._running
         if arrays is not session.arrays:
             session.follow(arrays)
+            session.downlinks.outdate()
 
     # -- training --------------------------------------------------------------------
 
@@ -183,7 +185,7 @@ class Compressed(RunStrategy):
         plain = list(self.strategy.configure_train(server_round, arrays, config, nodes))
         outgoing = Outgoing(session, plain, arrays)
         self._watch.begin(len(session.roster), len(outgoing.addressed))
-        sent = outgoing.training(server_round)
+        sent = outgoing.with_model(server_round, trains=True)
         self._round = Asked(arrays, sent, self.refused.total())
         return [*sent.values(), *outgoing.others]
 
@@ -220,10 +222,7 @@ class Compressed(RunStrategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask the clients that the strategy asks, about the model that they hold.
-
-        One that holds none is sent the server's.
-        """
+        """Send what the strategy sends, its model over the downlink or as asked for."""
         session = self._running
         self._follow(arrays)
         nodes = self._greeted(grid, config)
@@ -231,18 +230,24 @@ class Compressed(RunStrategy):
             self.strategy.configure_evaluate(server_round, arrays, config, nodes)
         )
         outgoing = Outgoing(session, plain, arrays)
-        return [*outgoing.evaluations(self.evaluate_on), *outgoing.others]
+        self._evaluated = outgoing.evaluations(server_round, self.evaluate_on)
+        return [*self._evaluated.values(), *outgoing.others]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Give the strategy the replies."""
-        replies = list(replies)
+        session = self._running
+        answers: list[Message] = []
+        others: list[Message] = []
         for msg in replies:
-            num_bytes = 0 if msg.has_error() else array_bytes(msg.content)
-            if num_bytes:
-                self.ledger.record_bytes("uplink", num_bytes, 0)
-        return self.strategy.aggregate_evaluate(server_round, replies)
+            asked = msg.metadata.src_node_id in self._evaluated
+            is_answer = asked and not msg.has_error()
+            (answers if is_answer else others).append(msg)
+        found = (session.roster.find(node_id) for node_id in self._evaluated)
+        identities = frozenset(client.identity for client in found if client)
+        answers = read_evaluations(session, answers, self.evaluate_on, identities)
+        return self.strategy.aggregate_evaluate(server_round, [*answers, *others])
 
     # -- what a user sees ------------------------------------------------------------
 

@@ -87,7 +87,9 @@ def test_server_and_clients_stay_in_step(case: Case) -> None:
 @given(data=st.data())
 def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
     grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))
-    _, lock_step = run(case.strategy(), grid, 10, faulty_rounds=8)
+    fraction = data.draw(st.sampled_from([0.0, 0.5, 1.0]), label="evaluate")
+    strategy = case.strategy(fraction_evaluate=fraction)
+    _, lock_step = run(strategy, grid, 10, faulty_rounds=8)
     assert lock_step.in_step() == {0, 1, 2}
 
 
@@ -95,7 +97,7 @@ def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> No
 def test_partial_participation_stays_in_step(case: Case) -> None:
     """Clients that are away catch up, and bring the memory that they left with."""
     grid = TinyApp(case.returns).grid(5, random_faults(4, 0.06))
-    strategy = case.strategy(fraction_train=0.4, seed=4)
+    strategy = case.strategy(fraction_train=0.4, fraction_evaluate=0.6, seed=4)
     _, lock_step = run(strategy, grid, 22, faulty_rounds=20)
     assert lock_step.in_step() == set(range(5))
 
@@ -161,12 +163,12 @@ def acknowledge_unfolded(
 
 
 def assume_delivered(
-    self: Downlinks, identity: int, end: DownlinkEnd, model: Vector
+    self: Downlinks, identity: int, end: DownlinkEnd, model: Vector, **kwargs: Any
 ) -> Any:
     """The server's downlink moves on before the client says that it heard."""
     if end.sender.pending is not None:
         self.acknowledge(identity, end, end.sender.pending_version)
-    return _send(self, identity, end, model)
+    return _send(self, identity, end, model, **kwargs)
 
 
 def take_the_newest_only(state: Any, **kwargs: Any) -> Any:
@@ -214,7 +216,7 @@ def keep_the_memory(self: Uplinks, end: UplinkEnd) -> None:
     """A client that has lost its memory does not get it back."""
 
 
-def never_reset(self: Downlinks, x: Vector, identities: Any, server_round: int) -> None:
+def never_reset(self: Downlinks, *args: Any, **kwargs: Any) -> None:
     """The averaged memory's receivers drift away from it."""
 
 

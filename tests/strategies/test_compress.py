@@ -125,7 +125,7 @@ def mods_of(name: str) -> list[Mod]:
 def test_lossless_links_change_nothing(name: str) -> None:
     make, mods, fraction = PLAIN[name], mods_of(name), 0.75
     bare = run(make(fraction_train=fraction), *mods)
-    strategy = compress(make(fraction_train=fraction), evaluate_on="global", **LOSSLESS)
+    strategy = compress(make(fraction_train=fraction), **LOSSLESS)
     ours = run(strategy, *mods)
     np.testing.assert_allclose(to_vector(ours), to_vector(bare), rtol=0, atol=2e-5)
     exact = [result.arrays["running_mean"].numpy() for result in (ours, bare)]
@@ -182,7 +182,7 @@ def test_clients_evaluate_what_they_hold_and_are_sent_what_they_lack() -> None:
             evaluated.append((msg.metadata.dst_node_id, norm, sent))
 
     grid = InProcessGrid(make_app(), CLIENTS, on_message=note)
-    strategy = compress(FedAvg(fraction_train=0.5), **LOSSLESS)
+    strategy = compress(FedAvg(fraction_train=0.5), evaluate_on="held", **LOSSLESS)
     result = run(strategy, grid=grid, rounds=1)
     new, old = (np.linalg.norm(w[:10]) for w in (to_vector(result), INITIAL))
     assert len(evaluated) == CLIENTS

@@ -733,7 +733,7 @@ def test_a_client_without_the_model_cannot_evaluate_it(trained_in: int | None) -
     reason = reason_of(client.handle(evaluate_message()))
     assert "OutOfSyncError" in reason
     assert "holds no model of the run" in reason
-    assert 'evaluate_on="global"' in reason
+    assert 'evaluate_on="received"' in reason
     assert len(client.seen) == seen
 
 
