@@ -14,10 +14,17 @@ from flower_compress.links import Link, Memory
 from flower_compress.wire.layout import EXACT_PATTERN
 
 from .run.strategy import RunStrategy
-from .server import DEFAULT_COMPRESSOR, DownlinkMemory, Groups, ResetEvery
+from .server import (
+    DEFAULT_COMPRESSOR,
+    DownlinkMemory,
+    GradientDescent,
+    Groups,
+    ResetEvery,
+)
+from .server.composition import Composition
 from .server.evaluation import EvaluateOn
 from .server.wrappable import averages, require_links, require_wrappable
-from .server.wrapper import Compressed, WrappedComposition
+from .server.wrapper import Compressed, StepInside
 
 __all__ = ["compress"]
 
@@ -115,9 +122,11 @@ def compress(
     uplink = Memory(DEFAULT_COMPRESSOR) if uplink is None else uplink
     downlink = Memory(DEFAULT_COMPRESSOR) if downlink is None else downlink
     require_links(uplink, downlink)
-    composition = WrappedComposition(
+    step = StepInside(type(strategy).__name__)
+    composition = Composition(
         uplink,
         downlink,
+        optimizer=GradientDescent() if averages(strategy) else step,
         groups=groups,
         seed=seed,
         exact_pattern=exact_pattern,
@@ -127,8 +136,6 @@ def compress(
         memory_budget=memory_budget,
         spill_dir=None if spill_dir is None else Path(spill_dir),
         max_update_norm=max_update_norm,
-        step=type(strategy).__name__,
-        averages=averages(strategy),
     )
     return Compressed(strategy, composition, evaluate_on=evaluate_on, **kwargs)
 

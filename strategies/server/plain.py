@@ -116,10 +116,10 @@ def as_initial(arrays: ArrayRecord, layout: Layout) -> ArrayRecord:
         array = whole.get(tensor.name)
         if array is None or np.dtype(tensor.dtype).kind == "f":
             continue
-        entries = tensor.read(array)
+        entries = read_array(array)
         if entries.dtype.kind == "f":
             tensor.check_finite(entries, "the strategy's model")
-            whole[tensor.name] = write_array(np.rint(entries), tensor.shape)
+            whole[tensor.name] = write_array(np.rint(entries))
     return layout.unflatten(*layout.flatten(whole))
 
 

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.wire.ledger import Ledger
 
@@ -26,6 +27,7 @@ from ..run.strategy import RunStrategy
 from .composition import Composition
 from .evaluation import EvaluateOn, read_evaluations
 from .greeted_nodes import GreetedNodes
+from .optimizers import OptimizerState, ServerOptimizer
 from .outbox import Keys
 from .outgoing import Outgoing
 from .plain import as_initial
@@ -34,40 +36,28 @@ from .session import Session
 from .watch import NoiseWatch
 from .wrappable import client_side_clipping
 
-__all__ = ["Compressed", "WrappedComposition"]
+__all__ = ["Compressed", "StepInside"]
 
 _log = getLogger("flwr")
 
 
 @dataclass(frozen=True)
-class WrappedComposition(Composition):
-    """Two links around another strategy's step.
+class StepInside(ServerOptimizer):
+    """The step that a strategy inside makes by itself.
 
     Parameters
     ----------
-    step : str
-        What makes the step.
-    averages : bool
-        Whether it is the mean of the clients' models.
+    strategy : str
+        Name of its class.
     """
 
-    step: str = "averaging"
-    averages: bool = True
+    strategy: str
 
-    def largest_share(
-        self, dim: int, num_clients: int, num_active: int
-    ) -> float | None:
-        """Return what :meth:`Composition.largest_share` does, where it is known."""
-        if not self.averages:
-            return None
-        return super().largest_share(dim, num_clients, num_active)
-
-    def describe(self, dim: int | None) -> list[str]:
-        """Return lines on both links and the step, for the log."""
-        return [
-            f"Server step: {self.step}" if line.startswith("Server step") else line
-            for line in super().describe(dim)
-        ]
+    def step(
+        self, state: OptimizerState, gradient: Vector, server_round: int
+    ) -> tuple[OptimizerState, Vector]:
+        """Raise ConfigurationError: there is no estimate to step with."""
+        raise ConfigurationError(f"{self.strategy} makes the step itself")
 
 
 class Compressed(RunStrategy):
@@ -77,7 +67,7 @@ class Compressed(RunStrategy):
     ----------
     strategy : Strategy
         Samples, configures, aggregates.
-    composition : WrappedComposition
+    composition : Composition
         The links.
     evaluate_on : {"received", "global", "held"}
         Which model clients evaluate.
@@ -99,7 +89,7 @@ class Compressed(RunStrategy):
     def __init__(
         self,
         strategy: Strategy,
-        composition: WrappedComposition,
+        composition: Composition,
         *,
         evaluate_on: EvaluateOn = "received",
         **kwargs: Any,
