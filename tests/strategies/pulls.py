@@ -32,8 +32,10 @@ from flower_compress import (
 )
 from flower_compress.testing import InProcessGrid
 
-CLIENTS, DIM, ROUNDS = 7, 600, 4
-TARGETS = np.random.default_rng(0).normal(size=(CLIENTS, DIM)).astype(np.float32)
+CLIENTS, DIM, ROUNDS = 7, 1000, 4
+# Some further away than others, so that Krum's choice is clear.
+_SPREAD = np.linspace(0.5, 1.5, CLIENTS)[:, None]
+TARGETS = np.random.default_rng(0).normal(0, _SPREAD, (CLIENTS, DIM)).astype(np.float32)
 INITIAL = np.linspace(-1, 1, DIM, dtype=np.float32)
 LOSSLESS: dict[str, Any] = {
     "uplink": Direct(Identity()),
