@@ -57,7 +57,10 @@ def evaluate_messages(
 
 
 def read_evaluations(
-    session: Session, replies: list[Message], evaluate_on: EvaluateOn
+    session: Session,
+    replies: list[Message],
+    evaluate_on: EvaluateOn,
+    asked: frozenset[int],
 ) -> list[Message]:
     """Bill replies, note what clients hold by now, and return those that count.
 
@@ -71,6 +74,8 @@ def read_evaluations(
         The replies that hold a content.
     evaluate_on : {"received", "global", "held"}
         What clients were asked about.
+    asked : frozenset[int]
+        Identities of those clients.
 
     Returns
     -------
@@ -87,8 +92,8 @@ def read_evaluations(
         _bill(session, msg)
         try:
             client, packet = packet_of(session, msg)
-            if packet.payloads:
-                raise OutOfSyncError("expected an evaluation, got an update: late")
+            if packet.payloads or client.identity not in asked:
+                raise OutOfSyncError("an answer to another message: late")
             note_held(session, client, packet)
             if client.identity in answers:
                 raise StalePacketError("a second answer of the same client")

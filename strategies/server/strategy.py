@@ -179,6 +179,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         self.sampling: Sampling = sampling
         self._session: Session | None = None
         self._refused_before = 0
+        self._evaluating: frozenset[int] = frozenset()
 
     @property
     def ledger(self) -> Ledger:
@@ -341,6 +342,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         if self.evaluate_on == "held":
             clients = [client for client in clients if client.downlink.held is not None]
         clients = participants.draw(clients, -server_round)
+        self._evaluating = frozenset(client.identity for client in clients)
         return evaluate_messages(
             session, clients, config, self._keys, server_round, self.evaluate_on
         )
@@ -355,7 +357,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         valid, _ = self._check_and_log_replies(
             list(replies), is_train=False, validate=False
         )
-        answers = read_evaluations(session, valid, self.evaluate_on)
+        answers = read_evaluations(session, valid, self.evaluate_on, self._evaluating)
         return mean_metrics(
             answers, self.weighted_by_key, self.evaluate_metrics_aggr_fn
         )

@@ -851,8 +851,8 @@ def run_with_deaths(
     """Run servers one after the other, each of which goes on from a checkpoint.
 
     The k-th dies at the end of its ``deaths[k]``-th round, before that is saved, if it
-    has not come to the rounds without faults. There are three of those: a late message
-    may take a client back to an earlier session.
+    has not come to the rounds without faults. There are four of those: a late message
+    may take a client back to an earlier session, even with the first one's evaluation.
     """
     lock_step = LockStep(grid)
     for num_lived in (*deaths, None):
@@ -863,7 +863,7 @@ def run_with_deaths(
             **kwargs,
         )
         with contextlib.suppress(KilledError):
-            _start(lock_step, strategy, faulty_rounds + 3, faulty_rounds, num_lived)
+            _start(lock_step, strategy, faulty_rounds + 4, faulty_rounds, num_lived)
             break
     return lock_step
 

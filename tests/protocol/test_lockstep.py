@@ -73,10 +73,10 @@ def test_server_and_clients_stay_in_step(case: Case) -> None:
     grid = TinyApp(case.returns).grid(num_clients, random_faults(2, 0.12))
     strategy = case.strategy(seed=2, fraction_evaluate=1.0)
     takes_all = strategy.fraction_train == 1.0
-    result, lock_step = run(strategy, grid, 24, faulty_rounds=22)
+    result, lock_step = run(strategy, grid, 25, faulty_rounds=22)
     if takes_all:
         assert set(grid.happened) == set(Fault), "a schedule without some of the faults"
-    assert lock_step.in_step() == set(range(num_clients)), "two rounds without faults"
+    assert lock_step.in_step() == set(range(num_clients)), "three rounds without faults"
     assert lock_step.num_compared["downlink"] > 10
     assert lock_step.num_compared["error"] > 10 or not lock_step.is_fed_back
     assert all(np.isfinite(a.numpy()).all() for a in result.arrays.values())
@@ -89,7 +89,8 @@ def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> No
     grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))
     fraction = data.draw(st.sampled_from([0.0, 0.5, 1.0]), label="evaluate")
     strategy = case.strategy(fraction_evaluate=fraction)
-    _, lock_step = run(strategy, grid, 10, faulty_rounds=8)
+    # A late evaluation may still restart a client after the first calm training.
+    _, lock_step = run(strategy, grid, 11, faulty_rounds=8)
     assert lock_step.in_step() == {0, 1, 2}
 
 
@@ -98,7 +99,7 @@ def test_partial_participation_stays_in_step(case: Case) -> None:
     """Clients that are away catch up, and bring the memory that they left with."""
     grid = TinyApp(case.returns).grid(5, random_faults(4, 0.06))
     strategy = case.strategy(fraction_train=0.4, fraction_evaluate=0.6, seed=4)
-    _, lock_step = run(strategy, grid, 22, faulty_rounds=20)
+    _, lock_step = run(strategy, grid, 23, faulty_rounds=20)
     assert lock_step.in_step() == set(range(5))
 
 
