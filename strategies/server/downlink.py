@@ -18,12 +18,17 @@ from flower_compress.links import (
     Channel,
     Link,
     Payload,
-    ReceiverState,
     SenderState,
     fold,
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
+from .saved_links import (
+    restore_broadcast,
+    restore_payload,
+    save_broadcast,
+    save_payload,
+)
 from .vector_store import Slot, VectorStore
 
 __all__ = ["DownlinkEnd", "DownlinkMemory", "Downlinks", "Groups", "ResetEvery"]
@@ -62,7 +67,7 @@ class DownlinkEnd:
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add memory and pending payload to `arrays`."""
         self.memory.save(arrays, name)
-        _save_payload(arrays, f"{name}/pending", self.sender.pending)
+        save_payload(arrays, f"{name}/pending", self.sender.pending)
         return {
             "held": self.held,
             "sent": self.sent,
@@ -85,7 +90,7 @@ class DownlinkEnd:
         self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
         self.memory.restore(checkpoint, name)
         version = meta["pending_version"]
-        pending = _restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
+        pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
         self.sender = SenderState(meta["version"], None, pending, version)
 
 
@@ -372,11 +377,11 @@ class Downlinks:
             arrays["downlink/mean"] = self._mean
         arrays["downlink/initial"] = self._initial
         groups = [
-            _save_broadcast(arrays, f"group/{group}", broadcast)
+            save_broadcast(arrays, f"group/{group}", broadcast)
             for group, broadcast in enumerate(self._shared or [])
         ]
         for (identity, version), payload in self._heard.items():
-            _save_payload(arrays, f"downlink/heard/{identity}/{version}", payload)
+            save_payload(arrays, f"downlink/heard/{identity}/{version}", payload)
         return {
             "groups": groups,
             "epoch": self._epoch,
@@ -390,7 +395,7 @@ class Downlinks:
         for identity, version in meta.get("heard", ()):
             name = f"downlink/heard/{identity}/{version}"
             channel = self._channel(identity)
-            payload = _restore_payload(checkpoint, name, self._dim, channel, version)
+            payload = restore_payload(checkpoint, name, self._dim, channel, version)
             if payload is not None:
                 self._heard[identity, version] = payload
         self._mean = checkpoint.find("downlink/mean")
@@ -398,7 +403,7 @@ class Downlinks:
         if self._shared is not None:
             groups = zip(self._shared, meta["groups"], strict=True)
             self._shared = [
-                _restore_broadcast(
+                restore_broadcast(
                     before, row, checkpoint, f"group/{i}", self._dim, self._channel(i)
                 )
                 for i, (before, row) in enumerate(groups)
@@ -427,63 +432,3 @@ class Downlinks:
     def group(self, identity: int) -> int:
         """Return the group of a client."""
         return identity % len(self._shared or [None])
-
-
-def _save_payload(arrays: Arrays, name: str, payload: Payload | None) -> None:
-    if payload is not None:
-        arrays[name] = np.frombuffer(payload.data, dtype=np.uint8)
-
-
-def _restore_payload(
-    checkpoint: Checkpoint, name: str, dim: int, channel: Channel, version: int
-) -> Payload | None:
-    data = checkpoint.find(name)
-    if data is None:
-        return None
-    return Payload(data.tobytes(), dim, channel.at(version))
-
-
-def _save_broadcast(arrays: Arrays, name: str, broadcast: Broadcast) -> dict[str, Any]:
-    sender, replica = broadcast.sender, broadcast.replica
-    for end, vector in (("sender", sender.vector), ("replica", replica.vector)):
-        if vector is not None:
-            arrays[f"{name}/{end}"] = vector
-    _save_payload(arrays, f"{name}/pending", sender.pending)
-    for age, payload in enumerate(reversed(broadcast.log)):
-        _save_payload(arrays, f"{name}/log/{age}", payload)
-    return {
-        "version": sender.version,
-        "pending_version": sender.pending_version,
-        "folded": replica.version,
-        "newest": broadcast.version,
-        "log": len(broadcast.log),
-    }
-
-
-def _restore_broadcast(
-    broadcast: Broadcast,
-    meta: dict[str, Any],
-    checkpoint: Checkpoint,
-    name: str,
-    dim: int,
-    channel: Channel,
-) -> Broadcast:
-    newest, version = meta["newest"], meta["pending_version"]
-    log = tuple(
-        payload
-        for age in reversed(range(meta["log"]))
-        if (
-            payload := _restore_payload(
-                checkpoint, f"{name}/log/{age}", dim, channel, newest - age
-            )
-        )
-    )
-    pending = _restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
-    sender = SenderState(
-        meta["version"], checkpoint.find(f"{name}/sender"), pending, version
-    )
-    held = checkpoint.find(f"{name}/replica")
-    replica = ReceiverState(meta["folded"], held)
-    if newest > meta["folded"]:
-        replica = ReceiverState(meta["folded"], held, log[-1], newest, final=True)
-    return replace(broadcast, sender=sender, replica=replica, log=log)

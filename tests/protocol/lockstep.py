@@ -153,6 +153,8 @@ class TinyGrid(FaultyGrid):
         How often each client has lost its state, by its identity.
     on_evaluate : Callable[[Sequence[Message]], None], optional
         Called with the messages of an evaluation before any is delivered.
+    evaluation_faults : Schedule, optional
+        What goes wrong with evaluations, if it is not what goes wrong otherwise.
     on_answer : Callable[[Message, Message], None], optional
         Called with every message that a client has handled, and its reply.
     """
@@ -161,6 +163,7 @@ class TinyGrid(FaultyGrid):
         self.app = app
         self.lives: Counter[int] = Counter()
         self.on_evaluate: Callable[[Sequence[Message]], None] | None = None
+        self.evaluation_faults: Schedule | None = None
         self.on_answer: Callable[[Message, Message], None] | None = None
         point = FaultPoint()
         mod = CompressionMod(app.returns, state_dir=app.state_dir)
@@ -184,9 +187,15 @@ class TinyGrid(FaultyGrid):
     ) -> Iterable[Message]:
         new = list(messages)
         is_evaluation = bool(new) and new[0].metadata.message_type == "evaluate"
-        if is_evaluation and self.on_evaluate is not None:
+        if not is_evaluation:
+            return super().send_and_receive(new, timeout=timeout)
+        if self.on_evaluate is not None:
             self.on_evaluate(new)
-        return super().send_and_receive(new, timeout=timeout)
+        before = self.faults
+        self.faults = before if (own := self.evaluation_faults) is None else own
+        replies = super().send_and_receive(new, timeout=timeout)
+        self.faults = before
+        return replies
 
     def restart(self, node_id: int) -> None:
         """Empty a client's context; what it keeps in a file, it keeps."""
@@ -851,8 +860,8 @@ def run_with_deaths(
     """Run servers one after the other, each of which goes on from a checkpoint.
 
     The k-th dies at the end of its ``deaths[k]``-th round, before that is saved, if it
-    has not come to the rounds without faults. There are three of those: a late message
-    may take a client back to an earlier session.
+    has not come to the rounds without faults. There are four of those: a late message
+    may take a client back to an earlier session, even with the first one's evaluation.
     """
     lock_step = LockStep(grid)
     for num_lived in (*deaths, None):
@@ -863,7 +872,7 @@ def run_with_deaths(
             **kwargs,
         )
         with contextlib.suppress(KilledError):
-            _start(lock_step, strategy, faulty_rounds + 3, faulty_rounds, num_lived)
+            _start(lock_step, strategy, faulty_rounds + 4, faulty_rounds, num_lived)
             break
     return lock_step
 

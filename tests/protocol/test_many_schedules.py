@@ -58,7 +58,7 @@ def test_a_thousand_schedules_break_no_step(case: Case, tmp_path: Path) -> None:
             )
         else:
             strategy = case.strategy(fraction_evaluate=fraction)
-            _, lock_step = run(strategy, grid, faulty_rounds + 2, faulty_rounds)
+            _, lock_step = run(strategy, grid, faulty_rounds + 3, faulty_rounds)
         assert lock_step.in_step() == set(range(num_clients))
         num_seen += 1
 
