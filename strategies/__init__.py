@@ -11,6 +11,7 @@ from .artemis import Artemis
 from .artemis_nd import ArtemisND
 from .cdprox_sgt import CDProxSGT
 from .choco_sgd import ChocoSGD, choco_qsgd
+from .compress import compress
 from .diana import Diana
 from .dore import Dore
 from .double_squeeze import DoubleSqueeze
@@ -59,6 +60,7 @@ __all__ = [
     "SparsAMS",
     "amsgrad",
     "choco_qsgd",
+    "compress",
     "get_algorithm",
     "qadam",
     "stoc_mv",

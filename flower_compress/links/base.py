@@ -58,6 +58,11 @@ class SenderState:
     pending_version: int = 0
     num_inputs: int = 0
 
+    @property
+    def newest(self) -> int:
+        """Version of the last payload, acknowledged or not."""
+        return max(self.version, self.pending_version)
+
     def is_pending(self, version: int, crc: int | None = None) -> bool:
         """Whether the pending payload has that version, and that CRC-32 if given."""
         return (

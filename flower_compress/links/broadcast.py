@@ -150,6 +150,8 @@ class Broadcast:
     def catch_up(self, held: int | None) -> CatchUp:
         """Return what a receiver needs that holds version `held` (None: nothing)."""
         version = self.version
+        if held is not None and held >= version:
+            return CatchUp(version, version, ())
         if self.rate is None:
             return CatchUp(version - 1, version, self.log[-1:])
         missed = version - held if held is not None else version
@@ -157,8 +159,6 @@ class Broadcast:
         snapshot = CatchUp(self.replica.version, version, newest, self.replica.vector)
         if held is None or held < 1 or missed > len(self.log):
             return snapshot
-        if missed < 1:
-            return CatchUp(version, version, ())
         payloads = self.log[-missed:]
         if _num_bytes(payloads) > 4 * payloads[-1].dim + len(payloads[-1].data):
             return snapshot

@@ -24,6 +24,8 @@ from .client_state import ClientState
 __all__ = ["CompressionMod"]
 
 _log = getLogger("flwr")
+_HEARD_KEY = "flower-compress"
+"""Key of the record in an evaluation's reply that says what the client holds."""
 
 
 class CompressionMod(ClientMod[ClientState]):
@@ -34,7 +36,8 @@ class CompressionMod(ClientMod[ClientState]):
     app sees plain arrays, as without the mod. Messages of other strategies pass
     through untouched.
 
-    An evaluation uses the model that the client received last; nothing is sent.
+    An evaluation brings the round's model over the downlink, which the client then has
+    to train on it; the answer says that it has.
 
     Parameters
     ----------
@@ -76,12 +79,10 @@ class CompressionMod(ClientMod[ClientState]):
     ) -> Message | None:
         found = find_packet(msg.content)
         if found is not None:
-            return self._train(msg, context, call_next, *found)
-        if msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE:
-            return self._evaluate(msg, context, call_next)
-        return None
+            return self._answer_packet(msg, context, call_next, *found)
+        return self._evaluate_held(msg, context, call_next) if _evaluates(msg) else None
 
-    def _train(
+    def _answer_packet(
         self,
         msg: Message,
         context: Context,
@@ -106,35 +107,29 @@ class CompressionMod(ClientMod[ClientState]):
         packet.require_dim(contract.layout.dim)
         packet = packet.on(contract.downlink_channel(identity))
         state = _on_channels(state, contract, identity)
-        if packet.memory is not None:
-            state = replace(state, sender=SenderState(packet.acked, packet.memory))
         try:
-            receiver = accept(
-                state.receiver,
-                base=packet.base,
-                version=packet.version,
-                payloads=packet.payloads,
-                final=packet.final,
-                rate=contract.downlink_rate,
-                snapshot=packet.snapshot,
-            )
+            state = _receive(state, packet, contract, trains=not _evaluates(msg))
         except StalePacketError:
             raise
         except OutOfSyncError as error:
             _log.info("CompressionMod: %s", error)
             return _ask_for_contract(msg, key, packet)
-        model = receiver.value(contract.downlink_rate)
+        model = state.receiver.value(contract.downlink_rate)
         if model is None:
             return _ask_for_contract(msg, key, packet)
-        exact = packet.exact or b""
-        arrays = contract.layout.unflatten(model, exact)
+        arrays = contract.layout.unflatten(model, state.exact)
         if contract.layout.rounds:
             model, _ = contract.layout.flatten(arrays)  # as the client sees it
         reply = call_next(with_record(msg, key, arrays), context)
         if reply.has_error():
             return reply
+        if _evaluates(msg):
+            answer = Packet(packet.session, version=packet.version, dim=packet.dim)
+            reply = with_record(reply, _HEARD_KEY, packet_record(answer))
+            self._save(context, identity, state.to_bytes(packet.dim))
+            return reply
         key, arrays = model_record(reply.content, key, "the client's reply")
-        update, exact_out = self._update(arrays, model, exact, contract.layout)
+        update, exact_out = self._update(arrays, model, state.exact, contract.layout)
         if packet.refused:
             _log.warning("CompressionMod: the server refused this client's last update")
             state = replace(state, sender=contract.uplink.refuse(state.sender))
@@ -143,7 +138,7 @@ class CompressionMod(ClientMod[ClientState]):
         )
         reply = with_record(reply, key, packet_record(answer))
         # Last of all: a client that fails before has not moved.
-        state = ClientState(packet.session, state.contract, receiver, sender, exact)
+        state = replace(state, sender=sender)
         self._save(context, identity, state.to_bytes(packet.dim))
         return reply
 
@@ -163,7 +158,7 @@ class CompressionMod(ClientMod[ClientState]):
         layout.check_exact(exact, "the client's reply")
         return update, exact
 
-    def _evaluate(
+    def _evaluate_held(
         self, msg: Message, context: Context, call_next: ClientAppCallable
     ) -> Message | None:
         for config in records_of(msg.content, ConfigRecord):
@@ -176,7 +171,7 @@ class CompressionMod(ClientMod[ClientState]):
         if state is None:
             raise OutOfSyncError(
                 "this client holds no model of the run to evaluate: train it first, "
-                'or evaluate with evaluate_on="global"'
+                'or evaluate with evaluate_on="received"'
             )
         contract = Contract.from_bytes(state.contract)
         state = _on_channels(state, contract, identity)
@@ -186,6 +181,38 @@ class CompressionMod(ClientMod[ClientState]):
         arrays = contract.layout.unflatten(held, state.exact)
         key = str(config.get("arrayrecord-key", "arrays"))
         return call_next(with_record(msg, key, arrays), context)
+
+
+def _evaluates(msg: Message) -> bool:
+    return msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE
+
+
+def _receive(
+    state: ClientState, packet: Packet, contract: Contract, *, trains: bool
+) -> ClientState:
+    """Take in what a packet brings down.
+
+    A model that is evaluated and then trained on is one version in two messages. Each
+    version is trained on once.
+    """
+    has_it = packet.version == state.receiver.newest
+    if has_it and not trains:
+        return state
+    has_it &= packet.version > state.sender.newest
+    if packet.memory is not None:
+        state = replace(state, sender=SenderState(packet.acked, packet.memory))
+    if has_it:
+        return state
+    receiver = accept(
+        state.receiver,
+        base=packet.base,
+        version=packet.version,
+        payloads=packet.payloads,
+        final=packet.final,
+        rate=contract.downlink_rate,
+        snapshot=packet.snapshot,
+    )
+    return replace(state, receiver=receiver, exact=packet.exact or b"")
 
 
 def _answer_greeting(

@@ -11,6 +11,7 @@ from .packet import Packet
 __all__ = ["Direction", "EdgeLedger", "Ledger", "Traffic"]
 
 Direction = Literal["uplink", "downlink"]
+_TOTALS = ("uplink", "downlink", "evaluation_uplink", "evaluation_downlink")
 
 
 @dataclass(slots=True)
@@ -54,21 +55,44 @@ class Ledger:
 
     Counted at the server, when a message is handed to Flower and when a reply comes
     back. Flower's own metadata, metrics and configs are not counted.
+
+    Attributes
+    ----------
+    uplink, downlink : Traffic
+        Everything.
+    evaluation_uplink, evaluation_downlink : Traffic
+        What evaluations took of that.
+    round_uplink, round_downlink : Traffic
+        Everything since the round began, its evaluation included.
+    round_evaluation_uplink, round_evaluation_downlink : Traffic
+        What the round's evaluation took of that.
     """
 
     uplink: Traffic = field(default_factory=Traffic)
     downlink: Traffic = field(default_factory=Traffic)
+    evaluation_uplink: Traffic = field(default_factory=Traffic)
+    evaluation_downlink: Traffic = field(default_factory=Traffic)
     round_uplink: Traffic = field(default_factory=Traffic)
     round_downlink: Traffic = field(default_factory=Traffic)
+    round_evaluation_uplink: Traffic = field(default_factory=Traffic)
+    round_evaluation_downlink: Traffic = field(default_factory=Traffic)
 
     def begin_round(self) -> None:
         """Start counting a new round."""
         self.round_uplink, self.round_downlink = Traffic(), Traffic()
+        self.round_evaluation_uplink = Traffic()
+        self.round_evaluation_downlink = Traffic()
 
-    def record(self, direction: Direction, packet: Packet) -> None:
+    def record(
+        self, direction: Direction, packet: Packet, *, evaluation: bool = False
+    ) -> None:
         """Count one packet."""
         self.record_bytes(
-            direction, len(packet.data), packet.payload_bits, packet.snapshot_bytes
+            direction,
+            len(packet.data),
+            packet.payload_bits,
+            packet.snapshot_bytes,
+            evaluation=evaluation,
         )
 
     def record_bytes(
@@ -77,31 +101,39 @@ class Ledger:
         num_bytes: int,
         payload_bits: int,
         snapshot_bytes: int = 0,
+        *,
+        evaluation: bool = False,
     ) -> None:
         """Count one message by its numbers."""
-        for traffic in self._of(direction):
+        for traffic in self._of(direction, evaluation):
             traffic.add(num_bytes, payload_bits, snapshot_bytes)
 
-    def record_extra(self, direction: Direction, num_bytes: int) -> None:
+    def record_extra(
+        self, direction: Direction, num_bytes: int, *, evaluation: bool = False
+    ) -> None:
         """Count arrays that travel beside the packet of a message, as they are."""
-        for traffic in self._of(direction):
+        for traffic in self._of(direction, evaluation):
             traffic.num_bytes += num_bytes
             traffic.payload_bits += 8 * num_bytes
 
-    def _of(self, direction: Direction) -> tuple[Traffic, Traffic]:
-        """Return the traffic of a direction: in total, and of the round."""
+    def _of(self, direction: Direction, evaluation: bool) -> list[Traffic]:
+        """Return the traffic of a direction: in total, of the round, and apart."""
         if direction == "uplink":
-            return self.uplink, self.round_uplink
-        return self.downlink, self.round_downlink
+            counted = [self.uplink, self.round_uplink]
+            apart = [self.evaluation_uplink, self.round_evaluation_uplink]
+        else:
+            counted = [self.downlink, self.round_downlink]
+            apart = [self.evaluation_downlink, self.round_evaluation_downlink]
+        return counted + apart * evaluation
 
     @classmethod
     def from_dict(cls, totals: Mapping[str, Mapping[str, int]]) -> Ledger:
         """Rebuild a ledger from its totals."""
-        return cls(Traffic(**totals["uplink"]), Traffic(**totals["downlink"]))
+        return cls(*(Traffic(**totals.get(name, {})) for name in _TOTALS))
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Return the totals as JSON-able numbers."""
-        return {"uplink": asdict(self.uplink), "downlink": asdict(self.downlink)}
+        return {name: asdict(getattr(self, name)) for name in _TOTALS}
 
 
 @dataclass(slots=True)

@@ -45,7 +45,7 @@ from .framing import (
     unseal,
     vector_bytes,
 )
-from .records import bytes_record, find_bytes
+from .records import array_bytes, bytes_record, find_bytes
 
 __all__ = [
     "FORMAT_VERSION",
@@ -53,6 +53,7 @@ __all__ = [
     "SESSION_KEY",
     "STYPE",
     "Packet",
+    "bytes_beside",
     "find_packet",
     "packet_record",
 ]
@@ -265,6 +266,12 @@ def _packet(fields: dict[str, Any]) -> Packet:
 def find_packet(content: RecordDict) -> tuple[str, bytes] | None:
     """Return the record key and the bytes of the packet in `content`, if any."""
     return find_bytes(content, _KEY, STYPE)
+
+
+def bytes_beside(content: RecordDict) -> int:
+    """Return the size of the arrays in `content` that are no packet, in bytes."""
+    found = find_packet(content)
+    return array_bytes(content) - (0 if found is None else len(found[1]))
 
 
 def packet_record(packet: Packet) -> ArrayRecord:

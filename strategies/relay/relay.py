@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from logging import getLogger
-from typing import Any, ClassVar
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -128,7 +128,7 @@ class Relay(RunStrategy):
     asks every node for a snapshot of its estimates.
     """
 
-    name: ClassVar[str] = "Relay"
+    name = "Relay"
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from logging import getLogger
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -60,7 +60,7 @@ class RunStrategy(Strategy):
         The round of the checkpoint that the run went on from, 0 for a new run.
     """
 
-    name: ClassVar[str] = ""
+    name: str = ""
     """What the log calls it; the class's name if empty."""
     num_phases: int = 1
     """Exchanges a round."""

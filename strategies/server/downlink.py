@@ -18,12 +18,17 @@ from flower_compress.links import (
     Channel,
     Link,
     Payload,
-    ReceiverState,
     SenderState,
     fold,
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
+from .saved_links import (
+    restore_broadcast,
+    restore_payload,
+    save_broadcast,
+    save_payload,
+)
 from .vector_store import Slot, VectorStore
 
 __all__ = ["DownlinkEnd", "DownlinkMemory", "Downlinks", "Groups", "ResetEvery"]
@@ -62,7 +67,7 @@ class DownlinkEnd:
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add memory and pending payload to `arrays`."""
         self.memory.save(arrays, name)
-        _save_payload(arrays, f"{name}/pending", self.sender.pending)
+        save_payload(arrays, f"{name}/pending", self.sender.pending)
         return {
             "held": self.held,
             "sent": self.sent,
@@ -85,7 +90,7 @@ class DownlinkEnd:
         self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
         self.memory.restore(checkpoint, name)
         version = meta["pending_version"]
-        pending = _restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
+        pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
         self.sender = SenderState(meta["version"], None, pending, version)
 
 
@@ -143,8 +148,11 @@ class Downlinks:
         self._initial, self._store = initial, store
         self._used = 1  # Version 1 is the initial model.
         self._outstanding: dict[int, DownlinkEnd] = {}
+        # Groups, or clients with links of their own, that were sent the model as it is
+        # to evaluate it, and no training since.
+        self._ahead: set[int] = set()
         self._mean: NDArray[np.float64] | None = None
-        self._heard: dict[int, Payload] = {}
+        self._heard: dict[tuple[int, int], Payload] = {}
         self._epoch = 0
         if memory == "average":
             self._mean = initial.astype(np.float64)
@@ -231,16 +239,36 @@ class Downlinks:
         """Return the end of a client that was never heard of."""
         return DownlinkEnd(self._store.slot())
 
-    def publish(self, x: Vector, identities: list[int], server_round: int) -> None:
-        """Send `x` to the groups of those clients; private links wait for `send`."""
-        interval = self._reset_every
-        if self._mean is not None and interval is not None and server_round > 1:
-            self._epoch += (server_round - 1) % interval == 0
+    def publish(
+        self, x: Vector, identities: list[int], server_round: int, *, trains: bool
+    ) -> None:
+        """Send `x` to the groups of those clients; private links wait for `send`.
+
+        Parameters
+        ----------
+        x : NDArray[np.float32]
+            The model, shape (d,).
+        identities : list[int]
+            Those clients.
+        server_round : int
+            The round that trains on `x`.
+        trains : bool
+            Whether they are to train on it. What was published to evaluate `x` is what
+            they then train on: it is not published again.
+        """
+        if self._mean is not None and self._reset_every is not None:
+            self._epoch = max(self._epoch, (server_round - 1) // self._reset_every)
         if self._shared is None:
             return
-        for group in sorted({self.group(identity) for identity in identities}):
+        groups = {self.group(identity) for identity in identities}
+        for group in sorted(groups - self._ahead):
             channel = self._channel(group)
             self._shared[group] = self._shared[group].publish(x, channel)
+        self._ahead = self._ahead - groups if trains else self._ahead | groups
+
+    def outdate(self) -> None:
+        """Note that the model is not the one any more that clients have evaluated."""
+        self._ahead.clear()
 
     def publish_update(self, update: Vector | None) -> None:
         """Send an update to every group; None if the round made none."""
@@ -252,13 +280,23 @@ class Downlinks:
             else:
                 shared[group] = broadcast.publish(update, channel)
 
-    def send(self, identity: int, end: DownlinkEnd, model: Vector) -> CatchUp:
-        """Return what the client needs now, and note that it was sent."""
+    def send(
+        self, identity: int, end: DownlinkEnd, model: Vector, *, trains: bool
+    ) -> CatchUp:
+        """Return what the client needs now, and note that it was sent.
+
+        A client that has evaluated the model needs nothing to train on it. If nobody
+        knows whether it received it, it is sent the same payload again.
+        """
         if self._shared is not None:
             needed = self._shared[self.group(identity)].catch_up(end.held)
             end.sent = needed.version
             return needed
-        version = max(end.sent, self._used) + 1
+        was_sent = identity in self._ahead
+        (self._ahead.discard if trains else self._ahead.add)(identity)
+        if was_sent and end.held == end.sent:
+            return CatchUp(end.sent, end.sent, ())
+        version = end.sent if was_sent else max(end.sent, self._used) + 1
         memory = self._memory(end)
         sender, payload = self._link.send(
             replace(end.sender, vector=memory),
@@ -296,7 +334,7 @@ class Downlinks:
             return
         if self._mean is not None:
             if end.sender.is_pending(version) and end.sender.pending is not None:
-                self._heard[identity] = end.sender.pending
+                self._heard[identity, version] = end.sender.pending.compact()
             end.sender = SenderState(version)
             return
         sender = replace(end.sender, vector=self._memory(end))
@@ -306,13 +344,18 @@ class Downlinks:
         end.sender = replace(sender, vector=None)
 
     def settle(self, num_clients: int) -> None:
-        """Finish a round: move an averaged memory, pack what nobody answered to."""
+        """Finish a training: move an averaged memory; the model is about to move."""
         rate = self.receiver_rate
         if self._mean is not None and rate is not None:
             for _, payload in sorted(self._heard.items()):
                 step = fold(None, payload, rate).astype(np.float64)
                 self._mean += step / num_clients
         self._heard.clear()
+        self.outdate()
+        self.pack()
+
+    def pack(self) -> None:
+        """Finish an exchange: pack what nobody answered to."""
         for end in self._outstanding.values():
             pending = end.sender.pending
             if pending is not None:
@@ -336,20 +379,33 @@ class Downlinks:
             arrays["downlink/mean"] = self._mean
         arrays["downlink/initial"] = self._initial
         groups = [
-            _save_broadcast(arrays, f"group/{group}", broadcast)
+            save_broadcast(arrays, f"group/{group}", broadcast)
             for group, broadcast in enumerate(self._shared or [])
         ]
-        return {"groups": groups, "epoch": self._epoch}
+        for (identity, version), payload in self._heard.items():
+            save_payload(arrays, f"downlink/heard/{identity}/{version}", payload)
+        return {
+            "groups": groups,
+            "epoch": self._epoch,
+            "ahead": sorted(self._ahead),
+            "heard": sorted(self._heard),
+        }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        self._epoch = meta["epoch"]
+        self._epoch, self._ahead = meta["epoch"], set(meta.get("ahead", ()))
+        for identity, version in meta.get("heard", ()):
+            name = f"downlink/heard/{identity}/{version}"
+            channel = self._channel(identity)
+            payload = restore_payload(checkpoint, name, self._dim, channel, version)
+            if payload is not None:
+                self._heard[identity, version] = payload
         self._mean = checkpoint.find("downlink/mean")
         self._initial = checkpoint.array("downlink/initial")
         if self._shared is not None:
             groups = zip(self._shared, meta["groups"], strict=True)
             self._shared = [
-                _restore_broadcast(
+                restore_broadcast(
                     before, row, checkpoint, f"group/{i}", self._dim, self._channel(i)
                 )
                 for i, (before, row) in enumerate(groups)
@@ -361,79 +417,20 @@ class Downlinks:
         Receivers of a shared link with memory are brought up to date with a snapshot.
         """
         self._used = version
+        self.outdate()
         self._shared = self._shared and [b.skip_to(version) for b in self._shared]
 
-    @staticmethod
-    def confirm(end: DownlinkEnd, held: int) -> None:
+    def confirm(self, identity: int, end: DownlinkEnd, held: int) -> None:
         """Compare what a client says it holds with what it was sent (0: nothing)."""
         if held not in (end.held, end.sent):
-            end.held = None
+            self.forget(identity, end)
 
-    @staticmethod
-    def forget(end: DownlinkEnd) -> None:
+    def forget(self, identity: int, end: DownlinkEnd) -> None:
         """Note that the client holds nothing."""
         end.held = None
+        if self._shared is None:
+            self._ahead.discard(identity)
 
     def group(self, identity: int) -> int:
         """Return the group of a client."""
         return identity % len(self._shared or [None])
-
-
-def _save_payload(arrays: Arrays, name: str, payload: Payload | None) -> None:
-    if payload is not None:
-        arrays[name] = np.frombuffer(payload.data, dtype=np.uint8)
-
-
-def _restore_payload(
-    checkpoint: Checkpoint, name: str, dim: int, channel: Channel, version: int
-) -> Payload | None:
-    data = checkpoint.find(name)
-    if data is None:
-        return None
-    return Payload(data.tobytes(), dim, channel.at(version))
-
-
-def _save_broadcast(arrays: Arrays, name: str, broadcast: Broadcast) -> dict[str, Any]:
-    sender, replica = broadcast.sender, broadcast.replica
-    for end, vector in (("sender", sender.vector), ("replica", replica.vector)):
-        if vector is not None:
-            arrays[f"{name}/{end}"] = vector
-    _save_payload(arrays, f"{name}/pending", sender.pending)
-    for age, payload in enumerate(reversed(broadcast.log)):
-        _save_payload(arrays, f"{name}/log/{age}", payload)
-    return {
-        "version": sender.version,
-        "pending_version": sender.pending_version,
-        "folded": replica.version,
-        "newest": broadcast.version,
-        "log": len(broadcast.log),
-    }
-
-
-def _restore_broadcast(
-    broadcast: Broadcast,
-    meta: dict[str, Any],
-    checkpoint: Checkpoint,
-    name: str,
-    dim: int,
-    channel: Channel,
-) -> Broadcast:
-    newest, version = meta["newest"], meta["pending_version"]
-    log = tuple(
-        payload
-        for age in reversed(range(meta["log"]))
-        if (
-            payload := _restore_payload(
-                checkpoint, f"{name}/log/{age}", dim, channel, newest - age
-            )
-        )
-    )
-    pending = _restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
-    sender = SenderState(
-        meta["version"], checkpoint.find(f"{name}/sender"), pending, version
-    )
-    held = checkpoint.find(f"{name}/replica")
-    replica = ReceiverState(meta["folded"], held)
-    if newest > meta["folded"]:
-        replica = ReceiverState(meta["folded"], held, log[-1], newest, final=True)
-    return replace(broadcast, sender=sender, replica=replica, log=log)

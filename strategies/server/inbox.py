@@ -17,14 +17,14 @@ from flower_compress.errors import (
     RefusedUpdateError,
     StalePacketError,
 )
-from flower_compress.wire.packet import Packet, find_packet
+from flower_compress.wire.packet import Packet, bytes_beside, find_packet
 from flower_compress.wire.records import array_bytes
 
 from .roster import Client
 from .session import Session
 from .uplink import Contribution
 
-__all__ = ["Accepted", "Inbox"]
+__all__ = ["Accepted", "Inbox", "note_held", "packet_of", "synchronise"]
 
 _log = getLogger("flwr")
 _SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
@@ -75,11 +75,12 @@ class Inbox:
                     # A second answer to a message that reached it twice says nothing
                     # new; if it has lost its state since, it will say so again.
                     if client.identity not in accepted:
-                        _log.info("client %d asks to be synchronised", client.identity)
-                        session.downlinks.forget(client.downlink)
+                        synchronise(session, client)
                     continue
                 if client.identity in accepted:
                     raise StalePacketError("a second answer of the same client")
+                if not packet.payloads:
+                    raise OutOfSyncError("expected an update, got none in the reply")
                 accepted[client.identity] = self._check(msg, client, packet)
             except FlowerCompressError as error:
                 reasons.append(f"{type(error).__name__}: {error}")
@@ -94,35 +95,12 @@ class Inbox:
         session = self._session
         num_bytes, payload_bits = array_bytes(msg.content), 0
         try:
-            client = session.roster.find(msg.metadata.src_node_id)
-            found = find_packet(msg.content)
-            if client is None:
-                raise OutOfSyncError("a reply of a node that is no client any more")
-            if found is None:
-                raise OutOfSyncError(
-                    "the reply holds no packet: is CompressionMod in the client app's "
-                    "mods?"
-                )
-            packet = Packet.parse(found[1])
-            # Before anything is decoded: it bounds what decoding may allocate. A client
-            # that asks to be synchronised sends no vectors.
-            packet.require_dim(0 if packet.resync else session.layout.dim)
+            client, packet = packet_of(session, msg)
             packet = packet.on(session.contract.uplink_channel(client.identity))
-            extra = array_bytes(msg.content, beside=found[0])
-            payload_bits = packet.payload_bits + 8 * extra
+            payload_bits = packet.payload_bits + 8 * bytes_beside(msg.content)
         finally:
             session.ledger.record_bytes("uplink", num_bytes, payload_bits)
-        if packet.session != session.id:
-            raise OutOfSyncError("the reply belongs to another session")
-        if packet.version != client.downlink.sent:
-            raise OutOfSyncError(
-                f"expected an answer to version {client.downlink.sent}, got one to "
-                f"{packet.version}: late"
-            )
-        if not packet.resync:
-            session.downlinks.acknowledge(
-                client.identity, client.downlink, packet.version
-            )
+        note_held(session, client, packet)
         return client, packet
 
     def _check(self, msg: Message, client: Client, packet: Packet) -> Accepted:
@@ -141,3 +119,53 @@ class Inbox:
         client = self._session.roster.find(msg.metadata.src_node_id)
         if client is not None:
             self._session.refused[client.identity] += 1
+
+
+def packet_of(session: Session, msg: Message) -> tuple[Client, Packet]:
+    """Return who wrote a reply, and its packet, of which nothing is decoded yet.
+
+    Raises
+    ------
+    OutOfSyncError
+        If a node wrote it that is no client any more, or it holds no packet.
+    CorruptPacket
+        If the packet is damaged, or of vectors of another length.
+    """
+    client = session.roster.find(msg.metadata.src_node_id)
+    found = find_packet(msg.content)
+    if client is None:
+        raise OutOfSyncError("a reply of a node that is no client any more")
+    if found is None:
+        raise OutOfSyncError(
+            "the reply holds no packet: is CompressionMod in the client app's mods?"
+        )
+    packet = Packet.parse(found[1])
+    # Before anything is decoded: it bounds what decoding may allocate. A client that
+    # asks to be synchronised sends no vectors.
+    packet.require_dim(0 if packet.resync else session.layout.dim)
+    return client, packet
+
+
+def note_held(session: Session, client: Client, packet: Packet) -> None:
+    """Note what a client holds by now.
+
+    Raises
+    ------
+    OutOfSyncError
+        If its reply answers anything but what it was sent last.
+    """
+    if packet.session != session.id:
+        raise OutOfSyncError("the reply belongs to another session")
+    if packet.version != client.downlink.sent:
+        raise OutOfSyncError(
+            f"expected an answer to version {client.downlink.sent}, got one to "
+            f"{packet.version}: late"
+        )
+    if not packet.resync:
+        session.downlinks.acknowledge(client.identity, client.downlink, packet.version)
+
+
+def synchronise(session: Session, client: Client) -> None:
+    """Note that a client has lost what it held: it will be sent everything."""
+    _log.info("client %d asks to be synchronised", client.identity)
+    session.downlinks.forget(client.identity, client.downlink)

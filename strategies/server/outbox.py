@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from flower_compress.wire.packet import SESSION_KEY, Packet, packet_record
-from flower_compress.wire.records import array_bytes
+from flower_compress.wire.packet import Packet, packet_record
 
 from .roster import Client
 from .session import Session
 
-__all__ = ["Keys", "evaluate_messages", "train_messages"]
+__all__ = ["Keys", "messages_with_model", "packets_with_model"]
 
 
 class Keys(NamedTuple):
@@ -22,23 +21,31 @@ class Keys(NamedTuple):
     config: str
 
 
-def train_messages(
+def messages_with_model(
     session: Session,
     clients: list[Client],
     config: ConfigRecord,
     keys: Keys,
     server_round: int,
+    *,
+    trains: bool,
 ) -> list[Message]:
-    """Return the messages that bring those clients the model over their downlinks."""
-    if session.composition.downlink_carries == "model":
-        identities = [client.identity for client in clients]
-        session.downlinks.publish(session.model, identities, server_round)
-    # Clients that need the same get the same bytes, held in memory once.
-    shared: dict[tuple[int, ...], Packet] = {}
+    """Return the messages that bring those clients the model over their downlinks.
+
+    Parameters
+    ----------
+    session, clients, config, keys
+        The run, whom to write to, and what goes with the model.
+    server_round : int
+        The round that trains on this model.
+    trains : bool
+        Whether the clients are to train, or to evaluate it before that round. The
+        message that lets them evaluate it brings what the other would have brought.
+    """
+    kind = MessageType.TRAIN if trains else MessageType.EVALUATE
     messages = []
-    for client in clients:
-        packet = _train_packet(session, client, shared)
-        session.ledger.record("downlink", packet)
+    packets = packets_with_model(session, clients, server_round, trains=trains)
+    for client, packet in zip(clients, packets, strict=True):
         # One RecordDict a node: messages that share one would share its mutations.
         content = RecordDict(
             {
@@ -46,18 +53,39 @@ def train_messages(
                 keys.config: ConfigRecord(dict(config)),
             }
         )
-        messages.append(Message(content, client.node_id, MessageType.TRAIN))
+        messages.append(Message(content, client.node_id, kind))
     return messages
 
 
-def _train_packet(
-    session: Session, client: Client, shared: dict[tuple[int, ...], Packet]
+def packets_with_model(
+    session: Session, clients: list[Client], server_round: int, *, trains: bool
+) -> list[Packet]:
+    """Return the packets of :func:`messages_with_model`, and bill them."""
+    if session.composition.downlink_carries == "model":
+        identities = [client.identity for client in clients]
+        session.downlinks.publish(
+            session.model, identities, server_round, trains=trains
+        )
+    # Clients that need the same get the same bytes, held in memory once.
+    shared: dict[tuple[int, ...], Packet] = {}
+    packets = [_packet(session, client, shared, trains) for client in clients]
+    for packet in packets:
+        session.ledger.record("downlink", packet, evaluation=not trains)
+    return packets
+
+
+def _packet(
+    session: Session,
+    client: Client,
+    shared: dict[tuple[int, ...], Packet],
+    trains: bool,
 ) -> Packet:
     end = client.downlink
     is_new = end.held is None
-    needed = session.downlinks.send(client.identity, end, session.model)
+    needed = session.downlinks.send(client.identity, end, session.model, trains=trains)
+    has_it = end.held == needed.version
     acked, crc = session.uplinks.acked(client.uplink)
-    client.uplink.asked += 1
+    client.uplink.asked += trains
     packet = Packet(
         session=session.id,
         base=needed.base,
@@ -69,8 +97,8 @@ def _train_packet(
         final=session.downlinks.is_final(),
         snapshot=needed.snapshot,
         contract=session.contract_bytes if is_new else None,
-        exact=session.exact or None,
-        refused=client.uplink.refused,
+        exact=None if has_it else session.exact or None,
+        refused=trains and client.uplink.refused,
         memory=session.uplinks.memory(client.uplink) if is_new else None,
     )
     if packet.final and packet.memory is None:
@@ -79,34 +107,3 @@ def _train_packet(
         key = (group, needed.base, needed.version, *rest)
         packet = shared.setdefault(key, packet)
     return packet
-
-
-def evaluate_messages(
-    session: Session,
-    clients: list[Client],
-    config: ConfigRecord,
-    keys: Keys,
-    *,
-    send_model: bool,
-) -> list[Message]:
-    """Return the messages that ask those clients to evaluate a model.
-
-    The server's, which is sent dense and billed, or the one that each client holds.
-    """
-    model = None
-    if send_model:
-        model = session.layout.unflatten(session.model, session.exact)
-    messages = []
-    for client in clients:
-        record = ConfigRecord(dict(config))
-        content = RecordDict({keys.config: record})
-        if model is None:
-            record[SESSION_KEY] = session.id
-            record["arrayrecord-key"] = keys.arrays
-        else:
-            content[keys.arrays] = ArrayRecord(dict(model.items()))
-            session.ledger.record_bytes(
-                "downlink", array_bytes(content), 8 * session.layout.num_bytes
-            )
-        messages.append(Message(content, client.node_id, MessageType.EVALUATE))
-    return messages

@@ -87,7 +87,7 @@ class Roster:
         for identity, held, _ in arrived:
             client = self._clients.get(identity) or self._take_in(identity)
             client.node_id = self._greetings.node_id(identity)
-            self._downlinks.confirm(client.downlink, held)
+            self._downlinks.confirm(identity, client.downlink, held)
 
     def _take_in(self, identity: int) -> Client:
         client = Client(identity, 0, self._downlinks.begin(), self._uplinks.begin())

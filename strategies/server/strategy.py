@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from logging import getLogger
 from typing import Any, Literal, get_args
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -29,9 +29,10 @@ from ..run.strategy import RunStrategy
 from .arrays import SmallArrays
 from .composition import Composition
 from .downlink import DownlinkMemory, Groups, ResetEvery
+from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
 from .inbox import Accepted, Inbox
 from .optimizers import GradientDescent, ServerOptimizer
-from .outbox import Keys, evaluate_messages, train_messages
+from .outbox import Keys, messages_with_model
 from .participants import Participants
 from .recovery import Recovery
 from .sampling import Sampling
@@ -43,7 +44,6 @@ from .weighting import UNIFORM, mean_metrics, weight_of
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
-EvaluateOn = Literal["held", "global"]
 OnDivergence = Literal["warn", "repair"]
 
 
@@ -92,9 +92,12 @@ class CompressedStrategy(RunStrategy, FedAvg):
         are no more than 2 % of the entries, or 10 % and 1024; else the longest are
         compressed. Rules of a :class:`~flower_compress.PerArray` come first. Or all
         are compressed, as in the papers.
-    evaluate_on : {"held", "global"} (default: "held")
-        Clients evaluate the model that they hold, and nothing is sent; or the
-        server's, which is sent dense and billed.
+    evaluate_on : {"received", "global", "held"} (default: "received")
+        Which model the clients evaluate. That of the round as they receive it: it
+        comes over the downlink with the evaluation, and is not sent again to train on
+        it in the next round. Or the server's own, which is sent dense beside that. Or
+        the one that they were sent to train on, that of the round before; nothing is
+        sent then, and clients are left out that have not trained.
     uplink_memory : {"each", "mean", "sampled"} (default: "each")
         What the server keeps of the memories of a Memory uplink: every client's;
         their mean only, O(d) for any number of clients; or every client's, of which a
@@ -157,7 +160,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         seed: int = 0,
         exact_pattern: str = EXACT_PATTERN,
         small_arrays: SmallArrays = "dense",
-        evaluate_on: EvaluateOn = "held",
+        evaluate_on: EvaluateOn = "received",
         uplink_memory: UplinkMemory = "each",
         downlink_memory: DownlinkMemory = "each",
         reset_every: ResetEvery = "auto",
@@ -194,11 +197,13 @@ class CompressedStrategy(RunStrategy, FedAvg):
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
-        self.evaluate_on, self.min_replies = evaluate_on, min_replies
+        self.evaluate_on: EvaluateOn = evaluate_on
+        self.min_replies = min_replies
         self.sampling: Sampling = sampling
         self.on_divergence = on_divergence
         self._session: Session | None = None
         self._refused_before = 0
+        self._evaluating: frozenset[int] = frozenset()
 
     @property
     def ledger(self) -> Ledger:
@@ -246,6 +251,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         elif arrays is not self._session.arrays:
             self._session.require_unchanged()
             self._session.follow(arrays)
+            self._session.downlinks.outdate()
         return self._running
 
     @property
@@ -302,7 +308,9 @@ class CompressedStrategy(RunStrategy, FedAvg):
         clients = participants.draw(clients, server_round)
         self._watch.begin(num_clients, len(clients))
         self._refused_before = self.refused.total()
-        return train_messages(session, clients, config, self._keys, server_round)
+        return messages_with_model(
+            session, clients, config, self._keys, server_round, trains=True
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -376,14 +384,15 @@ class CompressedStrategy(RunStrategy, FedAvg):
         # The packets were counted when they were made; subclasses may have added more.
         for msg in messages:
             num_bytes = array_bytes(msg.content, beside=self.arrayrecord_key)
-            self.ledger.record_extra("downlink", num_bytes)
+            evaluation = msg.metadata.message_type == MessageType.EVALUATE
+            self.ledger.record_extra("downlink", num_bytes, evaluation=evaluation)
 
     # -- evaluation ------------------------------------------------------------------
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask clients to evaluate the model that they hold, or the server's."""
+        """Sample clients and ask each to evaluate the model."""
         if self.fraction_evaluate == 0.0:
             return []
         session = self._of(arrays)
@@ -394,25 +403,28 @@ class CompressedStrategy(RunStrategy, FedAvg):
         clients = participants.gather(
             session.roster, grid, config, self._keys, self._greeting_timeout
         )
-        on_held = self.evaluate_on == "held"
-        if on_held:
+        if self.evaluate_on == "held":
             clients = [client for client in clients if client.downlink.held is not None]
         clients = participants.draw(clients, -server_round)
+        self._evaluating = frozenset(client.identity for client in clients)
         return evaluate_messages(
-            session, clients, config, self._keys, send_model=not on_held
+            session, clients, config, self._keys, server_round, self.evaluate_on
         )
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' metrics."""
+        session = self._session
+        if session is None:
+            return None
         valid, _ = self._check_and_log_replies(
             list(replies), is_train=False, validate=False
         )
-        for msg in valid:
-            if num_bytes := array_bytes(msg.content):
-                self.ledger.record_bytes("uplink", num_bytes, 8 * num_bytes)
-        return mean_metrics(valid, self.weighted_by_key, self.evaluate_metrics_aggr_fn)
+        answers = read_evaluations(session, valid, self.evaluate_on, self._evaluating)
+        return mean_metrics(
+            answers, self.weighted_by_key, self.evaluate_metrics_aggr_fn
+        )
 
     # -- what a user sees ------------------------------------------------------------
 

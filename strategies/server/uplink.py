@@ -252,12 +252,34 @@ class Uplinks:
         if begins_epoch:
             self._memory_sum = None
             self._epoch += 1
+        self._advance(contributions, moves_memory=not begins_epoch)
+        return estimate
+
+    def take_in(self, contributions: Sequence[Contribution]) -> None:
+        """Take contributions in without an estimate: every value was used by itself."""
         for part in contributions:
-            if self._rate is not None and not begins_epoch:
+            self._settle(part)
+        self._advance(contributions, moves_memory=True)
+
+    def value(self, part: Contribution) -> Vector:
+        """Return what a client sent, h_i + q_i, shape (d,).
+
+        With error feedback it is the mean of the inputs that the payload carries.
+        """
+        value = part.state.value(self._rate)
+        value = part.payload.vector if value is None else value
+        if part.num_inputs == 1:
+            return value
+        return value / np.float32(part.num_inputs)
+
+    def _advance(
+        self, contributions: Sequence[Contribution], *, moves_memory: bool
+    ) -> None:
+        for part in contributions:
+            if self._rate is not None and moves_memory:
                 self._move_memory(part)
             end = part.end
             end.version, end.crc, end.asked = part.version, part.payload.crc, 0
-        return estimate
 
     def _waits(self, part: Contribution) -> bool:
         """Whether a memory cannot begin yet, since its weight would stay 0."""

@@ -27,10 +27,10 @@ def lines() -> list[str]:
 def test_no_block_is_left_out() -> None:
     fences = re.findall(r"^```(\w+)$", README, re.MULTILINE)
     assert set(fences) == {"python", "sh"}
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
 
 
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", range(6))
 def test_python_block_runs(index: int, capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, Any] = {"__name__": "readme"}
     exec(compile(blocks("python")[index], f"block {index}", "exec"), scope)  # noqa: S102

@@ -55,6 +55,7 @@ PUBLIC: dict[str, list[str]] = {
         "SparsAMS",
         "amsgrad",
         "choco_qsgd",
+        "compress",
         "get_algorithm",
         "qadam",
         "stoc_mv",

@@ -156,6 +156,10 @@ class TinyGrid(FaultyGrid):
     ----------
     lives : Counter[int]
         How often each client has lost its state, by its identity.
+    on_evaluate : Callable[[Sequence[Message]], None], optional
+        Called with the messages of an evaluation before any is delivered.
+    evaluation_faults : Schedule, optional
+        What goes wrong with evaluations, if it is not what goes wrong otherwise.
     on_answer : Callable[[Message, Message], None], optional
         Called with every message that a client has handled, and its reply.
     """
@@ -163,6 +167,8 @@ class TinyGrid(FaultyGrid):
     def __init__(self, app: TinyApp, num_clients: int, faults: Schedule) -> None:
         self.app = app
         self.lives: Counter[int] = Counter()
+        self.on_evaluate: Callable[[Sequence[Message]], None] | None = None
+        self.evaluation_faults: Schedule | None = None
         self.on_answer: Callable[[Message, Message], None] | None = None
         point = FaultPoint()
         mod = CompressionMod(app.returns, state_dir=app.state_dir)
@@ -180,6 +186,21 @@ class TinyGrid(FaultyGrid):
     def _note(self, message: Message, reply: Message) -> None:
         if self.on_answer is not None:
             self.on_answer(message, reply)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        new = list(messages)
+        is_evaluation = bool(new) and new[0].metadata.message_type == "evaluate"
+        if not is_evaluation:
+            return super().send_and_receive(new, timeout=timeout)
+        if self.on_evaluate is not None:
+            self.on_evaluate(new)
+        before = self.faults
+        self.faults = before if (own := self.evaluation_faults) is None else own
+        replies = super().send_and_receive(new, timeout=timeout)
+        self.faults = before
+        return replies
 
     def restart(self, node_id: int) -> None:
         """Empty a client's context; what it keeps in a file, it keeps."""
@@ -361,6 +382,8 @@ class Lineage:
     """h_i, of the current epoch."""
     heard: frozenset[tuple[int, int]] = frozenset()
     """Steps of the averaged downlink memory, by identity and version."""
+    to_come: frozenset[tuple[int, int]] = frozenset()
+    """Those heard with an evaluation, which it makes with the next training."""
     average: NDArray[np.float64] | None = None
     """Hbar, once a step was made."""
 
@@ -386,7 +409,8 @@ class LockStep:
         self.num_compared: Counter[str] = Counter()
         self.num_told: Counter[int] = Counter()  # of a refusal, by identity
         self.num_sessions = 0
-        grid.on_train, grid.on_answer = self.before_round, self.note_answer
+        grid.on_train, grid.on_evaluate = self.before_round, self.before_evaluation
+        grid.on_answer = self.note_answer
 
     def follow(self, strategy: CompressedStrategy) -> None:
         """Turn to a server that is about to start."""
@@ -394,7 +418,7 @@ class LockStep:
 
     def begin(self) -> None:
         """Go on where the server does: at its checkpoint, or with nothing."""
-        self.is_new = False
+        self.is_new, self.taken_in = False, None
         if self.strategy.resumed_from:
             self.now = self.saved[self.strategy.resumed_from].copy()
             # Who was told of its last payload, and who was not, nobody knows.
@@ -403,11 +427,13 @@ class LockStep:
         self.num_sessions += 1
         self.now, self.saved = Lineage(), dict[int, Lineage]()
         # By identity and version: what a client receives as that, what it then
-        # remembers, the step between, and the round in which it was sent.
+        # remembers, the step between, and the round that trains on it.
         self.sent: dict[tuple[int, int], Vector] = {}
         self.remembered: dict[tuple[int, int], Vector] = {}
         self.steps: dict[tuple[int, int], Vector] = {}
         self.sent_in: dict[tuple[int, int], int] = {}
+        self.trained_on: dict[int, int] = {}  # by identity: the last such version
+        self.num_heard_of = 0
         self.folded: dict[tuple[int, int], Vector | None] = {}  # h_i
         self.answers: dict[tuple[int, int, int], Answer] = {}  # and CRC-32
         # By identity and life, for error feedback: a sum of vectors, and their number.
@@ -452,19 +478,53 @@ class LockStep:
         """Check each message, and note what it brings."""
         if self.is_new:
             self.begin()
+        self.num_heard_of = len(self.strategy._running.roster)
+        for client, packet, _ in self.check_messages(messages, 0):
+            before = self.trained_on.get(client.identity, 0)
+            assert packet.version > before, "a version is trained on once"
+            self.trained_on[client.identity] = packet.version
+
+    def before_evaluation(self, messages: Sequence[Message]) -> None:
+        """Check that each message brings what the next training would bring."""
+        if self.is_new:
+            self.begin()
+        self.take_in()
+        if self.strategy.evaluate_on != "received":
+            return
+        for client, packet, is_known in self.check_messages(messages, 1):
+            assert packet.version > self.trained_on.get(client.identity, 0)
+            assert not (is_known or packet.refused)
+
+    def check_messages(
+        self, messages: Sequence[Message], ahead: int
+    ) -> Iterable[tuple[Client, Packet, bool]]:
+        """Check what all messages with a model have in common.
+
+        Yields each one's client, its packet, and whether its version was sent before.
+        """
         by_node = {client.node_id: client for client in self.clients}
         for message in messages:
             client = by_node[message.metadata.dst_node_id]
             packet = Packet.parse(find_packet(message.content)[1])
             packet = packet.on(self.downlink_channel(client.identity))
-            server_round = int(message.content["config"]["server-round"])
+            server_round = int(message.content["config"]["server-round"]) + ahead
             key = client.identity, packet.version
+            is_known = key in self.sent
             assert packet.version == client.downlink.sent
-            assert key not in self.sent, "a version is used once"
-            self.sent_in[key] = server_round
+            assert self.sent_in.setdefault(key, server_round) == server_round
             self.check_acknowledgement(client, packet)
             self.check_dense_vectors(client, packet, server_round)
-            self.note_downlink(client.identity, packet)
+            if client.downlink.held == packet.version:
+                assert is_known, "it has what it is not sent"
+                assert (packet.payloads, packet.snapshot, packet.exact) == (
+                    (),
+                    None,
+                    None,
+                ), "nothing is sent twice"
+                self.num_compared["spared"] += 1
+            else:
+                self.note_downlink(client.identity, packet)
+            yield client, packet, is_known
 
     def told(self, identity: int) -> tuple[int, int]:
         """Return what a client shall fold, by version and CRC-32; 0 for nothing."""
@@ -504,7 +564,16 @@ class LockStep:
             assert same(packet.snapshot, average.astype(np.float32))
 
     def note_downlink(self, identity: int, packet: Packet) -> None:
-        """Note what the client would hold if it received its message."""
+        """Note what the client would hold if it received its message.
+
+        What is sent again is what was sent before.
+        """
+        key = identity, packet.version
+        before = self.sent.get(key)
+        self._note_downlink(identity, packet)
+        assert before is None or same(before, self.sent[key]), "a version is used once"
+
+    def _note_downlink(self, identity: int, packet: Packet) -> None:
         key = identity, packet.version
         downlinks = self.strategy._running.downlinks
         rate = downlinks.receiver_rate
@@ -528,13 +597,19 @@ class LockStep:
         """Note an answer that a client gave, whether or not it arrives."""
         found = None if reply.has_error() else find_packet(reply.content)
         packet = None if found is None else Packet.parse(found[1])
-        if packet is None or not packet.payloads:
+        if packet is None or packet.greeting or packet.resync:
             return
         node_id = message.metadata.dst_node_id
         identity = self.grid.identity_of(node_id)
         if packet.session != self.strategy._running.id:
             # A late message of an earlier session took it there.
             self.grid.lives[identity] += 1
+            return
+        if message.metadata.message_type == "evaluate":
+            arrays = self.grid.app.evaluated[node_id]
+            vector, _ = self.strategy._running.layout.flatten(arrays)
+            assert same(vector, self.sent[identity, packet.version])
+            self.num_compared["evaluated"] += 1
             return
         told = Packet.parse(find_packet(message.content)[1])
         self.num_told[identity] += told.refused
@@ -571,9 +646,7 @@ class LockStep:
 
     def after_round(self, server_round: int) -> None:
         strategy, now = self.strategy, self.now
-        accepted = self.take_in()
-        self.check_uplink_sum()
-        self.check_average(accepted)
+        accepted, self.taken_in = self.take_in(), None
         for client in self.clients:
             i, end = client.identity, client.uplink
             if self.uplink_rate is not None and strategy.uplink_memory != "mean":
@@ -595,10 +668,21 @@ class LockStep:
             np.testing.assert_array_equal(
                 strategy._running.model, strategy._running.downlinks.degraded_model
             )
+        self.note_steps_to_come()
         self.saved[server_round] = now.copy()
 
     def take_in(self) -> dict[int, Answer]:
-        """Do with the answers that counted what the server should have done."""
+        """Do with the answers that counted what the server should have done.
+
+        Once a round, at the end of its training.
+        """
+        if self.taken_in is None:
+            self.taken_in = self._take_in()
+            self.check_uplink_sum()
+            self.check_average(self.taken_in)
+        return self.taken_in
+
+    def _take_in(self) -> dict[int, Answer]:
         now, rate = self.now, self.uplink_rate
         accepted: dict[int, Answer] = {}
         for client in self.clients:
@@ -607,7 +691,7 @@ class LockStep:
             if (end.version, end.crc) != before:
                 assert end.version > version, "no answer counts twice"
                 accepted[i] = self.answers[i, end.version, end.crc]
-                assert end.version == client.downlink.sent
+                assert end.version == self.trained_on[i]
         only_mean = self.strategy.uplink_memory == "mean"
         anew = [i for i, answer in accepted.items() if answer.packet.base == 0]
         num_lost = len(now.memories.keys() & set(anew))
@@ -657,17 +741,26 @@ class LockStep:
         if now.average is None:
             initial, _ = strategy._running.layout.flatten(initial_arrays())
             now.average = initial.astype(np.float64)
-        for client in self.clients:
-            end = client.downlink
-            heard = end.sent if client.identity in accepted else end.held
-            if heard is None or (client.identity, heard) in now.heard:
-                continue
-            now.heard |= {(client.identity, heard)}
-            step = self.steps[client.identity, heard].astype(np.float64)
-            now.average = now.average + step / len(strategy._running.roster)
+        heard = {
+            (client.identity, version)
+            for client in self.clients
+            if (version := accepted_version(client, accepted)) is not None
+        }
+        for key in sorted((heard | now.to_come) - now.heard):
+            step = self.steps[key].astype(np.float64)
+            now.average = now.average + step / self.num_heard_of
+        now.heard |= heard | now.to_come
+        now.to_come = frozenset()
         average = strategy._running.downlinks._mean
         np.testing.assert_allclose(average, now.average, rtol=0, atol=1e-12)
         self.num_compared["average"] += 1
+
+    def note_steps_to_come(self) -> None:
+        """Note what clients have heard of with an evaluation."""
+        held = {(client.identity, client.downlink.held) for client in self.clients}
+        self.now.to_come = frozenset(
+            key for key in held - self.now.heard if key in self.steps
+        )
 
     def compare_downlink(
         self, client: Client, state: ClientState, accepted: bool
@@ -678,10 +771,14 @@ class LockStep:
         key = client.identity, state.receiver.newest
         assert same(state.receiver.value(rate), self.sent[key])
         self.num_compared["value"] += 1
-        if not accepted or self.has_lost_state(client):
-            return
         end = client.downlink
-        assert end.held == end.sent == state.receiver.newest
+        is_evaluated = end.sent > self.trained_on.get(client.identity, 0)
+        if self.has_lost_state(client):
+            return
+        assert end.held == end.sent or not accepted or is_evaluated
+        if end.held != end.sent:
+            return
+        assert state.receiver.newest == end.sent
         self.num_compared["downlink"] += 1
         if self.strategy._running.downlinks._shared is None:
             committed = commit(state.receiver, rate)
@@ -722,7 +819,7 @@ class LockStep:
         following = self.uplink.acknowledge(state.sender, *self.told(i))
         vector = np.zeros(self.dim) if following.vector is None else following.vector
         error = np.append(vector, following.num_inputs)
-        inputs = self.inputs[account]
+        inputs = self.inputs.get(account, np.zeros(self.dim + 1))
         if self.strategy.resumed_from and account not in self.delivered:
             if accepted:
                 self.delivered[account] = inputs - error
@@ -735,7 +832,7 @@ class LockStep:
     def has_lost_state(self, client: Client) -> bool:
         """Whether the client is not the one any more whose answer counted last."""
         if client.identity not in self.now.accepted:
-            return False
+            return self.grid.lives[client.identity] > 0
         answer = self.answers[client.identity, *self.now.accepted[client.identity]]
         return answer.life != self.grid.lives[client.identity]
 
@@ -744,11 +841,19 @@ class LockStep:
         return {
             client.identity
             for client in self.clients
-            if client.uplink.version == client.downlink.sent
+            if client.uplink.version == self.trained_on.get(client.identity)
+            and client.downlink.held == client.downlink.sent
             and (state := self.state_of(client.node_id)) is not None
             and state.session == self.strategy._running.id
             and state.receiver.newest == client.downlink.sent
         }
+
+
+def accepted_version(client: Client, accepted: Iterable[int]) -> int | None:
+    """Return the version of the answer that counted, else what the client holds."""
+    return (
+        client.uplink.version if client.identity in accepted else client.downlink.held
+    )
 
 
 class KilledError(Exception):
@@ -782,8 +887,8 @@ def run_with_deaths(
     """Run servers one after the other, each of which goes on from a checkpoint.
 
     The k-th dies at the end of its ``deaths[k]``-th round, before that is saved, if it
-    has not come to the rounds without faults. There are three of those: a late message
-    may take a client back to an earlier session.
+    has not come to the rounds without faults. There are four of those: a late message
+    may take a client back to an earlier session, even with the first one's evaluation.
     """
     lock_step = LockStep(grid)
     for num_lived in (*deaths, None):
@@ -794,7 +899,7 @@ def run_with_deaths(
             **kwargs,
         )
         with contextlib.suppress(KilledError):
-            _start(lock_step, strategy, faulty_rounds + 3, faulty_rounds, num_lived)
+            _start(lock_step, strategy, faulty_rounds + 4, faulty_rounds, num_lived)
             break
     return lock_step
 

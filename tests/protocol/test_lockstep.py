@@ -30,6 +30,7 @@ from flower_compress.links import (
 from flower_compress.mods import compression_mod as mods
 from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import CompressedStrategy
+from flower_compress.strategies.server import strategy as server
 from flower_compress.strategies.server.downlink import DownlinkEnd, Downlinks
 from flower_compress.strategies.server.uplink import Contribution, UplinkEnd, Uplinks
 from flower_compress.streams import Purpose, Stream
@@ -74,10 +75,10 @@ def test_server_and_clients_stay_in_step(case: Case) -> None:
     grid = TinyApp(case.returns).grid(num_clients, random_faults(2, 0.12))
     strategy = case.strategy(seed=2, fraction_evaluate=1.0)
     takes_all = strategy.fraction_train == 1.0
-    result, lock_step = run(strategy, grid, 24, faulty_rounds=22)
+    result, lock_step = run(strategy, grid, 25, faulty_rounds=22)
     if takes_all:
         assert set(grid.happened) == set(Fault), "a schedule without some of the faults"
-    assert lock_step.in_step() == set(range(num_clients)), "two rounds without faults"
+    assert lock_step.in_step() == set(range(num_clients)), "three rounds without faults"
     assert lock_step.num_compared["downlink"] > 10
     assert lock_step.num_compared["error"] > 10 or not lock_step.is_fed_back
     assert all(np.isfinite(a.numpy()).all() for a in result.arrays.values())
@@ -88,7 +89,10 @@ def test_server_and_clients_stay_in_step(case: Case) -> None:
 @given(data=st.data())
 def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
     grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))
-    _, lock_step = run(case.strategy(), grid, 10, faulty_rounds=8)
+    fraction = data.draw(st.sampled_from([0.0, 0.5, 1.0]), label="evaluate")
+    strategy = case.strategy(fraction_evaluate=fraction)
+    # A late evaluation may still restart a client after the first calm training.
+    _, lock_step = run(strategy, grid, 11, faulty_rounds=8)
     assert lock_step.in_step() == {0, 1, 2}
 
 
@@ -96,8 +100,8 @@ def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> No
 def test_partial_participation_stays_in_step(case: Case) -> None:
     """Clients that are away catch up, and bring the memory that they left with."""
     grid = TinyApp(case.returns).grid(5, random_faults(4, 0.06))
-    strategy = case.strategy(fraction_train=0.4, seed=4)
-    _, lock_step = run(strategy, grid, 22, faulty_rounds=20)
+    strategy = case.strategy(fraction_train=0.4, fraction_evaluate=0.6, seed=4)
+    _, lock_step = run(strategy, grid, 23, faulty_rounds=20)
     assert lock_step.in_step() == set(range(5))
 
 
@@ -134,11 +138,16 @@ def test_arrays_that_start_alike_stay_in_step(
         ("double-squeeze", {"error": 15}),
     ],
 )
-def test_the_comparisons_are_made(name: str, expected: dict[str, int]) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_the_comparisons_are_made(
+    name: str, expected: dict[str, int], fraction: float
+) -> None:
     grid = TinyApp().grid(3)
-    _, lock_step = run(CASES[name].strategy(), grid, 5)
+    strategy = CASES[name].strategy(fraction_evaluate=fraction)
+    _, lock_step = run(strategy, grid, 5)
     made = {what: number for what, number in lock_step.num_compared.items() if number}
-    assert made == {"value": 15, "downlink": 15, **expected}
+    evaluations = {"evaluated": 15, "spared": 12} if fraction else {}
+    assert made == {"value": 15, "downlink": 15, **expected, **evaluations}
 
 
 def test_a_round_without_any_reply_changes_nothing() -> None:
@@ -185,12 +194,12 @@ def acknowledge_unfolded(
 
 
 def assume_delivered(
-    self: Downlinks, identity: int, end: DownlinkEnd, model: Vector
+    self: Downlinks, identity: int, end: DownlinkEnd, model: Vector, **kwargs: Any
 ) -> Any:
     """The server's downlink moves on before the client says that it heard."""
     if end.sender.pending is not None:
         self.acknowledge(identity, end, end.sender.pending_version)
-    return _send(self, identity, end, model)
+    return _send(self, identity, end, model, **kwargs)
 
 
 def take_the_newest_only(state: Any, **kwargs: Any) -> Any:
@@ -238,7 +247,7 @@ def keep_the_memory(self: Uplinks, end: UplinkEnd) -> None:
     """A client that has lost its memory does not get it back."""
 
 
-def never_reset(self: Downlinks, x: Vector, identities: Any, server_round: int) -> None:
+def never_reset(self: Downlinks, *args: Any, **kwargs: Any) -> None:
     """The averaged memory's receivers drift away from it."""
 
 
@@ -247,6 +256,42 @@ def step_twice(self: Downlinks, num_clients: int) -> None:
     heard = dict(self._heard)
     _settle(self, num_clients)
     self._heard = heard
+
+
+def fold_what_it_has(state: Any, **kwargs: Any) -> Any:
+    """A version that is not news moves the client's memory nevertheless."""
+    if kwargs["version"] == state.newest and not kwargs["payloads"]:
+        return commit(state, kwargs["rate"])
+    return _accept(state, **kwargs)
+
+
+def receive_without_looking(state: Any, packet: Any, contract: Any, **_: Any) -> Any:
+    """The client takes in whatever comes."""
+    rate = contract.downlink_rate
+    receiver = fold_what_it_has(
+        state.receiver,
+        base=packet.base,
+        version=packet.version,
+        payloads=packet.payloads,
+        final=packet.final,
+        rate=rate,
+        snapshot=packet.snapshot,
+    )
+    return replace(state, receiver=receiver, exact=packet.exact or state.exact)
+
+
+def believe_it_was_heard(session: Any, messages: Any, *_: Any) -> Any:
+    """The server takes for granted that an evaluation arrived."""
+    for client in session.roster:
+        session.downlinks.acknowledge(
+            client.identity, client.downlink, client.downlink.sent
+        )
+    return []
+
+
+def forget_in_vain(self: Downlinks, identity: int, end: DownlinkEnd) -> None:
+    """Who has lost its state is sent the same version from another memory."""
+    end.held = None
 
 
 def send_no_snapshot(self: Broadcast, held: int | None) -> CatchUp:
@@ -288,6 +333,42 @@ def test_a_broken_rule_is_caught(
     def attempt() -> None:
         grid = TinyApp().grid(3, random_faults(1, 0.3, faults))
         _, lock_step = run(CASES[algorithm].strategy(), grid, 12, faulty_rounds=10)
+        assert lock_step.in_step() == {0, 1, 2}
+
+    attempt()
+    monkeypatch.setattr(target, name, broken)
+    with pytest.raises(AssertionError):
+        attempt()
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "broken", "algorithm", "faults"),
+    [
+        (mods, "_receive", receive_without_looking, "mcm", []),
+        (mods, "_receive", receive_without_looking, "rand-mcm", []),
+        (Downlinks, "forget", forget_in_vain, "rand-mcm-average", RESTARTS),
+        (server, "read_evaluations", believe_it_was_heard, "mcm", [Fault.LOSE_MESSAGE]),
+        (
+            server,
+            "read_evaluations",
+            believe_it_was_heard,
+            "rand-mcm",
+            [Fault.LOSE_MESSAGE],
+        ),
+    ],
+)
+def test_a_broken_rule_of_evaluations_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+    target: Any,
+    name: str,
+    broken: Callable[..., Any],
+    algorithm: str,
+    faults: list[Fault],
+) -> None:
+    def attempt() -> None:
+        grid = TinyApp().grid(3, random_faults(1, 0.3, faults))
+        strategy = CASES[algorithm].strategy(fraction_evaluate=0.7)
+        _, lock_step = run(strategy, grid, 13, faulty_rounds=10)
         assert lock_step.in_step() == {0, 1, 2}
 
     attempt()
@@ -389,10 +470,12 @@ def outcome(
     case: Case,
     faults: Schedule = NO_FAULTS,
     node_ids: Sequence[int] = (),
+    evaluation_faults: Schedule | None = None,
     **kwargs: Any,
 ) -> tuple[object, ...]:
     """What a run ends with. The sum is float64, so the order of its terms shows."""
     grid = TinyApp(case.returns).grid(4, faults)
+    grid.evaluation_faults = evaluation_faults
     for old_id, new_id in zip(list(grid.get_node_ids()), node_ids, strict=False):
         grid.rename(old_id, new_id)
     strategy = case.strategy(seed=11, **kwargs)
@@ -458,10 +541,31 @@ def test_what_is_late_from_an_earlier_session_does_no_harm() -> None:
 
 
 @every_case
-def test_clients_evaluate_the_model_that_they_hold(case: Case) -> None:
+def test_evaluation_changes_no_model(case: Case) -> None:
+    """Nor what goes wrong with it, as long as no client loses its state."""
+    expected = outcome(case, **EVERYONE)
+    faults = set(Fault) - set(RESTARTS)
+    for seed, fraction in enumerate((1.0, 0.5)):
+        trouble = random_faults(seed, 0.2, faults)
+        with_evaluation = {"fraction_evaluate": fraction, **EVERYONE}
+        assert outcome(case, evaluation_faults=trouble, **with_evaluation) == expected
+
+
+@every_case
+def test_evaluation_changes_no_model_of_one_downlink_for_all(case: Case) -> None:
+    """Whoever takes part. With links of their own, those who evaluate move theirs."""
+    if case.strategy().groups != 1:
+        return
+    few = {"fraction_train": 0.5, "sampling": "fixed"}
+    assert outcome(case, fraction_evaluate=1.0, **few) == outcome(case, **few)
+
+
+@every_case
+@pytest.mark.parametrize("evaluate_on", ["received", "held"])
+def test_clients_evaluate_what_they_were_sent(case: Case, evaluate_on: Any) -> None:
     app = TinyApp(case.returns)
     grid = app.grid(3)
-    strategy = case.strategy(fraction_evaluate=1.0, **EVERYONE)
+    strategy = case.strategy(fraction_evaluate=1.0, evaluate_on=evaluate_on, **EVERYONE)
     _, lock_step = run(strategy, grid, 4)
     assert set(app.evaluated) == set(grid.contexts)
     for client in lock_step.clients:

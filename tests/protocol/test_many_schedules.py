@@ -34,6 +34,7 @@ def test_a_thousand_schedules_break_no_step(case: Case, tmp_path: Path) -> None:
         faulty_rounds=st.integers(1, 5),
         deaths=st.lists(st.integers(1, 3), max_size=1),
         checkpoint_every=st.integers(1, 2),
+        fraction=st.sampled_from([0.0, 0.5, 1.0]),
     )
     def attempt(
         faults: RandomFaults,
@@ -41,15 +42,23 @@ def test_a_thousand_schedules_break_no_step(case: Case, tmp_path: Path) -> None:
         faulty_rounds: int,
         deaths: list[int],
         checkpoint_every: int,
+        fraction: float,
     ) -> None:
         nonlocal num_seen
         grid = TinyApp(case.returns).grid(num_clients, faults)
         if deaths:
             lock_step = run_with_deaths(
-                case, grid, faulty_rounds, deaths, next(folders), checkpoint_every
+                case,
+                grid,
+                faulty_rounds,
+                deaths,
+                next(folders),
+                checkpoint_every,
+                fraction_evaluate=fraction,
             )
         else:
-            _, lock_step = run(case.strategy(), grid, faulty_rounds + 2, faulty_rounds)
+            strategy = case.strategy(fraction_evaluate=fraction)
+            _, lock_step = run(strategy, grid, faulty_rounds + 3, faulty_rounds)
         assert lock_step.in_step() == set(range(num_clients))
         num_seen += 1
 

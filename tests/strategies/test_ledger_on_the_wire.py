@@ -53,7 +53,7 @@ def start(strategy: Any, on_message: Callable[[Message, Message], None]) -> None
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
-@pytest.mark.parametrize("evaluate_on", ["held", "global"])
+@pytest.mark.parametrize("evaluate_on", ["received", "global", "held"])
 def test_ledger_equals_the_arrays_in_the_messages(
     name: str, fraction: float, evaluate_on: str
 ) -> None:
@@ -84,7 +84,7 @@ def test_payload_bits_are_those_of_the_packets(name: str) -> None:
 
 def test_held_evaluation_sends_no_arrays() -> None:
     scales = Scales()
-    strategy = ALGORITHMS["mcm"](step_size=0.05)
+    strategy = ALGORITHMS["mcm"](step_size=0.05, evaluate_on="held")
     start(strategy, scales)
     evaluations = scales.down_messages - len(scales.down_packets)
     assert evaluations == 12 * NUM_CLIENTS

@@ -228,7 +228,12 @@ def test_step_size_may_depend_on_the_round() -> None:
 
 
 def test_held_evaluation_uses_each_clients_own_model() -> None:
-    held = RandMCM(StochasticQuantizer(1), step_size=GAMMA, weighted_by_key=None)
+    held = RandMCM(
+        StochasticQuantizer(1),
+        step_size=GAMMA,
+        weighted_by_key=None,
+        evaluate_on="held",
+    )
     result = start(held, make_app(), rounds=4)
     on_global = RandMCM(
         StochasticQuantizer(1),

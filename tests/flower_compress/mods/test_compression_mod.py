@@ -814,8 +814,89 @@ def test_a_client_without_the_model_cannot_evaluate_it(trained_in: int | None) -
     reason = reason_of(client.handle(evaluate_message()))
     assert "OutOfSyncError" in reason
     assert "holds no model of the run" in reason
-    assert 'evaluate_on="global"' in reason
+    assert 'evaluate_on="received"' in reason
     assert len(client.seen) == seen
+
+
+def evaluated(msg: Message) -> Message:
+    return Message(RecordDict({"metrics": MetricRecord({"loss": 1.0})}), reply_to=msg)
+
+
+def test_an_evaluation_brings_the_model_that_is_trained_on_next() -> None:
+    client, server = Client(moved), Server()
+    client.send(server.first())
+    client.reply_with = evaluated
+    reply = client.send(server.update(2, VECTOR), MessageType.EVALUATE)
+    answer = packet_in(reply)
+    assert (answer.session, answer.version, answer.payloads) == (SESSION, 2, ())
+    assert reply.content["metrics"]["loss"] == 1.0
+    assert len(reply.content) == 2
+    given = client.received
+    # Once more changes nothing, and is answered.
+    before = client.state
+    client.send(server.update(2, VECTOR), MessageType.EVALUATE)
+    assert client.state == before
+    # The training brings nothing but the question.
+    client.reply_with = None
+    bare = server.packet(SESSION, base=2, version=2, exact=None)
+    answer = packet_in(client.send(bare))
+    assert (answer.version, len(answer.payloads)) == (2, 1)
+    assert_equal(client.received, given)
+    # A version is trained on once; and what was evaluated late is what is held.
+    trained = client.state
+    assert "received before" in reason_of(client.send(bare))
+    assert "received before" in reason_of(client.send(server.update(2, VECTOR)))
+    client.reply_with = evaluated
+    assert packet_in(client.send(bare, MessageType.EVALUATE)).version == 2
+    assert_equal(client.received, given)
+    assert client.state == trained
+
+
+def test_what_is_sent_again_to_train_on_it_is_taken_in_once() -> None:
+    """The answer to the evaluation was lost."""
+    known, new = Client(moved), Client(moved)
+    server = Server(rate=0.5, compressor=StochasticQuantizer(2), groups="client")
+    update = server.update(2, VECTOR, final=False)
+    for client in (known, new):
+        client.send(server.first())
+    known.reply_with = evaluated
+    known.send(update, MessageType.EVALUATE)
+    known.reply_with = None
+    answers = [packet_in(client.send(update)).data for client in (known, new)]
+    assert answers[0] == answers[1]
+    assert known.state == new.state
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_client_that_fails_to_evaluate_has_not_moved(raises: bool) -> None:
+    client, server = Client(moved), Server()
+    client.send(server.first())
+    before = client.state
+
+    def fail(msg: Message) -> Message:
+        if raises:
+            raise RuntimeError("no test data")
+        return Message(Error(ErrorCode.UNKNOWN, "no test data"), reply_to=msg)
+
+    client.reply_with = fail
+    if raises:
+        with pytest.raises(RuntimeError, match="no test data"):
+            client.send(server.update(2, VECTOR), MessageType.EVALUATE)
+    else:
+        reply = client.send(server.update(2, VECTOR), MessageType.EVALUATE)
+        assert reply.error.reason == "no test data"
+    assert client.state == before
+
+
+def test_a_client_without_the_contract_asks_for_it_to_evaluate() -> None:
+    client, server = Client(), Server()
+    reply = client.send(server.update(2, VECTOR), MessageType.EVALUATE)
+    assert packet_in(reply).resync
+    assert (client.seen, client.state) == ([], {})
+    client.reply_with = evaluated
+    first = server.first(memory=VECTOR, acked=7)
+    assert packet_in(client.send(first, MessageType.EVALUATE)).version == 1
+    assert_equal(client.received, MODEL)
 
 
 def test_returns_is_checked() -> None:

@@ -106,7 +106,12 @@ def test_as_dict_is_json() -> None:
     ledger.record("uplink", packet(2))
     ledger.record("downlink", packet(1, snapshot=True))
     read = json.loads(json.dumps(ledger.as_dict()))
-    assert read.keys() == {"uplink", "downlink"}
+    assert read.keys() == {
+        "uplink",
+        "downlink",
+        "evaluation_uplink",
+        "evaluation_downlink",
+    }
     for direction, traffic in (
         ("uplink", ledger.uplink),
         ("downlink", ledger.downlink),

@@ -1,0 +1,156 @@
+"""Any server strategy of Flower over two compressed links."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp.strategy import Strategy
+
+from flower_compress.errors import ConfigurationError, UnknownNameError
+from flower_compress.links import Link, Memory
+from flower_compress.wire.layout import EXACT_PATTERN
+
+from .run.strategy import RunStrategy
+from .server import (
+    DEFAULT_COMPRESSOR,
+    DownlinkMemory,
+    GradientDescent,
+    Groups,
+    ResetEvery,
+)
+from .server.arrays import SmallArrays
+from .server.composition import Composition
+from .server.evaluation import EvaluateOn
+from .server.wrappable import averages, require_links, require_wrappable
+from .server.wrapper import Compressed, StepInside
+
+__all__ = ["compress"]
+
+_INSIDE = "the strategy inside takes it: compress(FedAvg({name}=...))"
+_NOT_HERE = {
+    "uplink_memory": (
+        "each reply is rebuilt from the client's own memory, so that each one is kept, "
+        "and those of absent clients are not used"
+    ),
+    "downlink_carries": "the downlink carries the model that the strategy inside made",
+    "preserved": "the strategy inside makes the model, and it is preserved",
+    "step_size": "the strategy inside makes the step: FedAvgM(...), FedAdam(...)",
+    "optimizer": "the strategy inside makes the step: FedAvgM(...), FedAdam(...)",
+    "sampling": "the strategy inside samples",
+    "min_replies": "the strategy inside says how many replies it needs",
+}
+
+
+def compress(
+    strategy: Strategy,
+    *,
+    uplink: Link | None = None,
+    downlink: Link | None = None,
+    groups: Groups = 1,
+    seed: int = 0,
+    exact_pattern: str = EXACT_PATTERN,
+    small_arrays: SmallArrays = "dense",
+    evaluate_on: EvaluateOn = "received",
+    downlink_memory: DownlinkMemory = "each",
+    reset_every: ResetEvery = "auto",
+    memory_budget: int | None = 1 << 28,
+    spill_dir: str | os.PathLike[str] | None = None,
+    max_update_norm: float | None = None,
+    **kwargs: Any,
+) -> Compressed:
+    """Return `strategy` with its models and its clients' answers compressed.
+
+    The strategy samples, configures and aggregates as before. What it is given are
+    plain replies: with w its model, w_hat what the clients receive of it, and w_i' what
+    client i returns,
+
+        q_i = C_up(w_hat - w_i' - h_i),   h_i += alpha q_i    (a Memory uplink)
+        w_i = w - (h_i + q_i)                                 (given to the strategy)
+
+    in an ArrayRecord of the names, shapes and dtypes of the initial model, beside the
+    reply's other records, under its own keys. The model that the strategy makes of
+    them has the dtypes of the initial one. A client whose answer cannot be used has
+    reported an error, for the strategy.
+
+    The clients need :class:`~flower_compress.CompressionMod`, first in their list, and
+    no configuration. docs/composing.md says what goes with what, differential privacy
+    above all.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Any of :mod:`flwr.serverapp.strategy`, or one of your own: FedAvg, FedAdam,
+        FedProx, Krum, a wrapper for differential privacy, ...
+    uplink : Link, optional
+        Carries the difference that local training made. Default: a Memory link with
+        ``DEFAULT_COMPRESSOR``, 1.7 bits an entry.
+    downlink : Link, optional
+        Carries the model; the same by default.
+    groups : int or "client" (default: 1)
+        Number of groups of clients that share a downlink, its memory and its draws;
+        ``"client"`` gives every client its own.
+    seed : int (default: 0)
+        Fixes every draw of the compressors. Flower's strategies sample, and add noise,
+        with the global generators of Python and NumPy.
+    exact_pattern : str
+        Regular expression for names of arrays that are never compressed.
+    evaluate_on : {"received", "global", "held"} (default: "received")
+        As :class:`CompressedStrategy` has it; with ``"held"`` a client that has not
+        trained is sent the server's.
+    small_arrays, downlink_memory, reset_every, memory_budget, spill_dir
+        As :class:`CompressedStrategy` has them, and so with `max_update_norm`.
+    **kwargs
+        Every argument of :class:`~flower_compress.strategies.run.RunStrategy`:
+        ``checkpoint_dir``, ``checkpoint_every``, ``resume``, ``greeting_timeout``,
+        ``max_failed_rounds``. A checkpoint holds the strategy's attributes too.
+
+    Raises
+    ------
+    ConfigurationError
+        If the strategy cannot be compressed, the links cannot carry what they must, or
+        there is a `checkpoint_dir` and an attribute of the strategy cannot be saved.
+
+    Examples
+    --------
+    >>> from flwr.serverapp.strategy import FedAdam
+    >>> from flower_compress.strategies import compress
+    >>> strategy = compress(FedAdam(eta=0.01))
+    """
+    _check_names(kwargs)
+    require_wrappable(strategy)
+    uplink = Memory(DEFAULT_COMPRESSOR) if uplink is None else uplink
+    downlink = Memory(DEFAULT_COMPRESSOR) if downlink is None else downlink
+    require_links(uplink, downlink)
+    step = StepInside(type(strategy).__name__)
+    composition = Composition(
+        uplink,
+        downlink,
+        optimizer=GradientDescent() if averages(strategy) else step,
+        groups=groups,
+        seed=seed,
+        exact_pattern=exact_pattern,
+        small_arrays=small_arrays,
+        uplink_memory="sampled",
+        downlink_memory=downlink_memory,
+        reset_every=reset_every,
+        memory_budget=memory_budget,
+        spill_dir=None if spill_dir is None else Path(spill_dir),
+        max_update_norm=max_update_norm,
+    )
+    return Compressed(strategy, composition, evaluate_on=evaluate_on, **kwargs)
+
+
+def _check_names(kwargs: dict[str, Any]) -> None:
+    of_run = set(inspect.signature(RunStrategy.__init__).parameters)
+    known = {*of_run, *inspect.signature(compress).parameters} - {"self", "kwargs"}
+    for name in kwargs.keys() - known:
+        if name in _NOT_HERE:
+            raise ConfigurationError(f"compress takes no {name}: {_NOT_HERE[name]}")
+        if name.startswith(("fraction_", "min_", "weighted_")) or name.endswith("_key"):
+            raise ConfigurationError(
+                f"compress takes no {name}: " + _INSIDE.format(name=name)
+            )
+        raise UnknownNameError("argument of compress", name, known)

@@ -1,0 +1,110 @@
+"""What a strategy would have received without compression."""
+
+from __future__ import annotations
+
+from logging import getLogger
+from typing import NamedTuple
+
+import numpy as np
+from flwr.app import ArrayRecord, Error, Message
+from flwr.common.constant import ErrorCode
+
+from flower_compress.errors import NonFiniteError
+from flower_compress.wire.packet import find_packet
+
+from .inbox import Accepted, Inbox
+from .plain import clipped, with_content
+from .session import Session
+
+__all__ = ["Asked", "plain_replies"]
+
+_log = getLogger("flwr")
+_UNUSABLE = "its answer could not be used: the server's log says why"
+_LATE = "StalePacketError: an answer to an earlier round: late"
+
+
+class Asked(NamedTuple):
+    """What was sent in a round."""
+
+    arrays: ArrayRecord
+    """The model that the strategy was given."""
+    sent: dict[int, Message]
+    """The messages that hold a model, by node."""
+    refused_before: int
+    """How many updates had been refused."""
+
+
+def plain_replies(
+    session: Session, replies: list[Message], asked: Asked, norm: float | None
+) -> tuple[list[Message], int, list[str]]:
+    """Return plain replies, how many of them hold a content, and why others do not.
+
+    They come in the order of the clients' identities, then what did not answer a
+    model, then errors. A client whose answer cannot be used has reported one.
+
+    Parameters
+    ----------
+    session : Session
+        The run; what is used is taken in.
+    replies : list[Message]
+        What came.
+    asked : Asked
+        What was sent.
+    norm : float, optional
+        The largest distance from the model that the strategy counts on.
+    """
+    errors = [msg for msg in replies if msg.has_error()]
+    packed: list[Message] = []
+    others: list[Message] = []
+    for msg in replies:
+        if not msg.has_error():
+            has_model = msg.metadata.src_node_id in asked.sent
+            is_ours = has_model or find_packet(msg.content) is not None
+            (packed if is_ours else others).append(msg)
+    inbox = Inbox(session, lambda msg: 1.0)  # Weights are the strategy's matter.
+    accepted, reasons = inbox.read(packed, errors)
+    model = None
+    if norm is not None:
+        model = session.layout.unflatten(session.model, session.exact)
+    plain, used = [], []
+    for entry in accepted:
+        if entry.message.metadata.src_node_id not in asked.sent:
+            reasons.append(_LATE)
+            continue
+        try:
+            record = _weights(session, entry)
+        except NonFiniteError as error:
+            reasons.append(f"{type(error).__name__}: {error}")
+            _refuse(session, entry, reasons[-1])
+            continue
+        if norm is not None and model is not None:
+            record = clipped(record, model, norm)
+        found = find_packet(entry.message.content)
+        plain.append(with_content(entry.message, found and found[0], record))
+        used.append(entry)
+    session.uplinks.take_in([entry.part for entry in used])
+    unheard = {msg.metadata.src_node_id for msg in packed}
+    unheard -= {entry.message.metadata.src_node_id for entry in used}
+    unusable = [
+        Message(Error(ErrorCode.UNKNOWN, _UNUSABLE), reply_to=asked.sent[node_id])
+        for node_id in sorted(unheard & asked.sent.keys())
+    ]
+    plain += others
+    return [*plain, *errors, *unusable], len(plain), reasons
+
+
+def _weights(session: Session, entry: Accepted) -> ArrayRecord:
+    """Return w_i = w - (h_i + q_i)."""
+    with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
+        weights = session.model - session.uplinks.value(entry.part)
+    session.layout.check_finite(weights, "the client's weights")
+    return session.layout.unflatten(weights, entry.exact)
+
+
+def _refuse(session: Session, entry: Accepted, reason: str) -> None:
+    node_id = entry.message.metadata.src_node_id
+    _log.warning("node %d: %s", node_id, reason)
+    entry.part.end.refused = True
+    client = session.roster.find(node_id)
+    if client is not None:
+        session.refused[client.identity] += 1

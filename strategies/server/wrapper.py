@@ -1,0 +1,255 @@
+"""Any strategy of Flower over two compressed links."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Any, get_args
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from flower_compress.compressors import Vector
+from flower_compress.errors import ConfigurationError, UnknownNameError
+from flower_compress.wire.ledger import Ledger
+
+from ..run.attributes import (
+    attributes_digests,
+    restore_attributes,
+    save_attributes,
+)
+from ..run.checkpoint import Arrays, Checkpoint
+from ..run.strategy import RunStrategy
+from .composition import Composition
+from .evaluation import EvaluateOn, read_evaluations
+from .greeted_nodes import GreetedNodes
+from .optimizers import OptimizerState, ServerOptimizer
+from .outbox import Keys
+from .outgoing import Outgoing
+from .plain import as_initial
+from .plain_replies import Asked, plain_replies
+from .session import Session
+from .watch import NoiseWatch
+from .wrappable import client_side_clipping
+
+__all__ = ["Compressed", "StepInside"]
+
+_log = getLogger("flwr")
+
+
+@dataclass(frozen=True)
+class StepInside(ServerOptimizer):
+    """The step that a strategy inside makes by itself.
+
+    Parameters
+    ----------
+    strategy : str
+        Name of its class.
+    """
+
+    strategy: str
+
+    def step(
+        self, state: OptimizerState, gradient: Vector, server_round: int
+    ) -> tuple[OptimizerState, Vector]:
+        """Raise ConfigurationError: there is no estimate to step with."""
+        raise ConfigurationError(f"{self.strategy} makes the step itself")
+
+
+class Compressed(RunStrategy):
+    """A strategy over two compressed links; made by :func:`compress`.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Samples, configures, aggregates.
+    composition : Composition
+        The links.
+    evaluate_on : {"received", "global", "held"}
+        Which model clients evaluate.
+    **kwargs
+        Those of :class:`~flower_compress.strategies.run.RunStrategy`.
+
+    Attributes
+    ----------
+    strategy : Strategy
+        The strategy inside.
+    ledger : Ledger
+        What was sent, in bytes and bits.
+    refused : Counter[int]
+        How many updates were refused, by the client's identity.
+    resumed_from : int
+        The round of the checkpoint that the run went on from, 0 for a new run.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        composition: Composition,
+        *,
+        evaluate_on: EvaluateOn = "received",
+        **kwargs: Any,
+    ) -> None:
+        if evaluate_on not in get_args(EvaluateOn):
+            raise UnknownNameError("evaluate_on", evaluate_on, get_args(EvaluateOn))
+        super().__init__(**kwargs)
+        self.strategy = strategy
+        self.evaluate_on: EvaluateOn = evaluate_on
+        self.name = f"compressed {type(strategy).__name__}"
+        self._composition = composition
+        self._clipping = client_side_clipping(strategy)
+        self._settings = self._digests()  # Before anything has changed.
+        self._session: Session | None = None
+        self._round: Asked | None = None
+        self._evaluated: dict[int, Message] = {}
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was sent, in bytes and bits."""
+        return Ledger() if self._session is None else self._session.ledger
+
+    @property
+    def refused(self) -> Counter[int]:
+        """How many updates were refused, by the client's identity."""
+        return Counter() if self._session is None else self._session.refused
+
+    # -- a run -----------------------------------------------------------------------
+
+    def _digests(self) -> dict[str, str]:
+        """Return what tells attributes apart, where they are to be saved."""
+        return {} if self.saving.folder is None else attributes_digests(self.strategy)
+
+    def _begin(self, arrays: ArrayRecord) -> None:
+        session = self._session = Session(self._composition, arrays)
+        dim = session.layout.dim
+        self._watch = NoiseWatch(self.name, session.composition, dim)
+        self._round, self._can_save = None, False
+
+    @property
+    def _running(self) -> Session:
+        if self._session is None:
+            raise ConfigurationError(
+                "expected start to be called: compress is the outermost wrapper, "
+                "compress(DifferentialPrivacy...(FedAvg())), not the other way round"
+            )
+        return self._session
+
+    def _fingerprint(self) -> dict[str, Any]:
+        kind = type(self.strategy)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        return {**self._running.fingerprint(), "strategy": name, **self._settings}
+
+    def _save(self, arrays: Arrays) -> dict[str, Any]:
+        saved = self._running.save(arrays)
+        return {**saved, "strategy": save_attributes(self.strategy, arrays)}
+
+    def _restore(self, saved: Checkpoint, skip_to: int | None) -> ArrayRecord:
+        self._running.restore(saved, skip_to)
+        restore_attributes(self.strategy, saved.meta["strategy"], saved)
+        return self._running.arrays
+
+    def _greeted(self, grid: Grid, config: ConfigRecord) -> GreetedNodes:
+        roster, timeout = self._running.roster, self._greeting_timeout
+        return GreetedNodes(grid, roster, config, Keys("arrays", "config"), timeout)
+
+    def _follow(self, arrays: ArrayRecord) -> None:
+        session = self._running
+        if arrays is not session.arrays:
+            session.follow(arrays)
+            session.downlinks.outdate()
+
+    # -- training --------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send what the strategy sends, its model over the downlink."""
+        session = self._running
+        self._follow(arrays)
+        session.ledger.begin_round()
+        nodes = self._greeted(grid, config)
+        plain = list(self.strategy.configure_train(server_round, arrays, config, nodes))
+        outgoing = Outgoing(session, plain, arrays)
+        self._watch.begin(len(session.roster), len(outgoing.addressed))
+        sent = outgoing.with_model(server_round, trains=True)
+        self._round = Asked(arrays, sent, self.refused.total())
+        return [*sent.values(), *outgoing.others]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Give the strategy plain replies, and take over the model that it makes."""
+        session, this = self._running, self._round
+        if this is None:
+            return None, None
+        norm = None if self._clipping is None else self._clipping.clipping_norm
+        plain, num_usable, reasons = plain_replies(session, list(replies), this, norm)
+        self._failures.count(num_usable, reasons)
+        arrays, metrics = self.strategy.aggregate_train(server_round, plain)
+        if self.saving.folder is not None and not self._can_save:
+            self._digests()  # Not after many rounds: that nothing new is unsavable.
+            self._can_save = True
+        if arrays is None:
+            self._follow(this.arrays)
+            return None, metrics
+        before = session.model
+        arrays = as_initial(arrays, session.layout)
+        session.follow(arrays, f"the model of {type(self.strategy).__name__}")
+        session.update_norm = float(np.linalg.norm(session.model - before))
+        self._watch.note(server_round, session.update_norm)
+        metrics = MetricRecord() if metrics is None else MetricRecord(dict(metrics))
+        metrics["refused-updates"] = self.refused.total() - this.refused_before
+        metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
+        metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
+        return arrays, metrics
+
+    # -- evaluation ------------------------------------------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send what the strategy sends, its model over the downlink or as asked for."""
+        session = self._running
+        self._follow(arrays)
+        nodes = self._greeted(grid, config)
+        plain = list(
+            self.strategy.configure_evaluate(server_round, arrays, config, nodes)
+        )
+        outgoing = Outgoing(session, plain, arrays)
+        self._evaluated = outgoing.evaluations(server_round, self.evaluate_on)
+        return [*self._evaluated.values(), *outgoing.others]
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Give the strategy the replies."""
+        session = self._running
+        answers: list[Message] = []
+        others: list[Message] = []
+        for msg in replies:
+            asked = msg.metadata.src_node_id in self._evaluated
+            is_answer = asked and not msg.has_error()
+            (answers if is_answer else others).append(msg)
+        found = (session.roster.find(node_id) for node_id in self._evaluated)
+        identities = frozenset(client.identity for client in found if client)
+        answers = read_evaluations(session, answers, self.evaluate_on, identities)
+        return self.strategy.aggregate_evaluate(server_round, [*answers, *others])
+
+    # -- what a user sees ------------------------------------------------------------
+
+    def summary(self) -> None:
+        """Log the links with their omega and alpha, and the strategy's own settings."""
+        session = self._session
+        composition = self._composition if session is None else session.composition
+        layout = None if session is None else session.layout
+        num_clients = getattr(self.strategy, "min_available_nodes", 2)
+        *lines, last = composition.describe(layout, num_clients)
+        _log.info("\t├──> Compression:")
+        for line in lines:
+            _log.info("\t│\t├── %s", line)
+        _log.info("\t│\t└── %s", last)
+        self.strategy.summary()
