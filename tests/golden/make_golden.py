@@ -323,6 +323,8 @@ RECIPES: dict[str, Recipe] = {
     "resynchronise": packet_recipe(
         base=0, version=0, acked=0, detail=0, dim=0, resync=True
     ),
+    "evaluated": packet_recipe(base=0, version=7, acked=0, detail=0),
+    "nothing-new": packet_recipe(base=7, version=7, final=True),
     "first-model": packet_recipe(
         payload_recipe(OPERATORS["quantizer"], "auto", seed=-1, version=1),
         payload_recipe(
