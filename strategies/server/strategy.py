@@ -57,6 +57,9 @@ class CompressedStrategy(RunStrategy, FedAvg):
         u = optimizer(g),    w += u                  (preserved central model)
                              w += what arrives of u  (degraded)
 
+    Arrays that are equal in the initial model, as those of layers that share their
+    weights, are sent once as long as they are, and so stay equal.
+
     The clients need :class:`~flower_compress.CompressionMod` and no configuration.
     The algorithms of this package are this class with their links filled in.
 

@@ -10,9 +10,11 @@ import pytest
 
 from flower_compress import ArrayRule, Identity, PerArray, RandK, RotatedQuantizer, TopK
 from flower_compress.compressors import (
+    COMPRESSORS,
     Parts,
     ScaledSign,
     StochasticQuantizer,
+    Tied,
     get_compressor,
 )
 from flower_compress.errors import BiasedCompressorError, ConfigurationError
@@ -180,3 +182,9 @@ def test_tensors_of_torch_give_the_same() -> None:
     on_host = parts.decompress(sent.numpy(), STREAM)
     expected = parts.decompress(parts.compress(x, STREAM), STREAM)
     assert received.tobytes() == on_host.tobytes() == expected.tobytes()
+
+
+def test_wire_ids_are_those_of_no_operator() -> None:
+    ids = {cls.wire_id for cls in COMPRESSORS.values()}
+    assert (PerArray.wire_id, Tied.wire_id) == (11, 12)
+    assert ids.isdisjoint({11, 12})
