@@ -334,8 +334,9 @@ def _decode(
     symbols, num_bits, used = None, 0, 0
     if alphabet is not None:
         low, high = alphabet
-        # No code takes more than 9 bytes an entry, or more than a bit a level besides.
-        if len(body) > 64 + 16 * dim + (high - low):
+        # No code takes more than 9 bytes an entry, or more than a bit a level besides;
+        # ANS has a bit a value of a byte, and frequencies, in each of its layers.
+        if len(body) > 256 + 16 * dim + (high - low):
             raise CorruptPacket(
                 f"a payload of {len(body)} bytes cannot be a vector of length {dim}"
             )

@@ -347,7 +347,7 @@ class Renames(FedAvg):
     [
         (Personal(), ConfigurationError, "expected the same arrays for all"),
         (Twice(), ConfigurationError, "expected one message with a model"),
-        (Renames(), LayoutMismatchError, r"expected the arrays \['a', 'b'"),
+        (Renames(), LayoutMismatchError, "expected 3 arrays, got 3: missing 'a'"),
     ],
     ids=lambda value: getattr(type(value), "__name__", None),
 )

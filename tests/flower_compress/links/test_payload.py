@@ -163,7 +163,7 @@ def test_decoding_gives_the_operators_value_bit_for_bit(
 
 @EVERY_PAIR
 def test_short_and_long_vectors_too(row: Row, code: str) -> None:
-    for dim in (0, 1, 2, 3, 64):
+    for dim in (0, 1, 2, 3, 4, 5, 64):  # Of 4 and 5 ANS takes 150 bytes.
         check(row, code, vector(dim), 2)
     # Longer than what is kept in the cache of decoded payloads.
     check(row, code, vector(20_000), 1)
@@ -466,7 +466,7 @@ def test_random_bodies_behind_a_true_header_decode_or_are_refused(
         (b"\x01\x00" + bytes.fromhex("0000c07f"), 1, "NaN or infinite"),
         (b"\x01\x00" + bytes.fromhex("000080ff"), 1, "NaN or infinite"),
         (b"\x01\x00" + bytes(200), 3, "expected 3 float32 values"),
-        (b"\x02\x01\x01\x00\x01" + bytes(200), 3, "cannot be a vector of length 3"),
+        (b"\x02\x01\x01\x00\x01" + bytes(400), 3, "cannot be a vector of length 3"),
         # Three symbols, and a padding bit that is set.
         (bytes.fromhex("0201 0100 01 2881 00000040"), 3, "padding"),
         (bytes.fromhex("0263 0100 01 2880 00000040"), 3, "code id 99"),

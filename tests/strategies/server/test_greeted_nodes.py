@@ -62,5 +62,5 @@ def test_new_nodes_are_greeted_and_those_without_the_mod_left_out() -> None:
 
 def test_without_the_mod_it_is_told() -> None:
     grid = InProcessGrid(make_app(compressed=False), CLIENTS)
-    with pytest.raises(MissingModError, match="add it to the client app"):
+    with pytest.raises(MissingModError, match="put it first in the client app"):
         compress(FedAvg()).start(grid, to_record(INITIAL), 1)
