@@ -1,15 +1,20 @@
-"""Where a run that diverges goes on from, and with what step."""
+"""The server's step, watched: where a run that diverges goes on from, and how."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from logging import getLogger
 
 from flwr.app import ArrayRecord
 
-from .session import Session
+from flower_compress.errors import NonFiniteError
 
-__all__ = ["Recovery"]
+from .inbox import Accepted
+from .session import Session
+from .watch import NoiseWatch
+
+__all__ = ["GuardedStep", "Recovery"]
 
 _log = getLogger("flwr")
 _HALF = 0.5
@@ -76,3 +81,74 @@ class Recovery:
         )
         self._norm = math.inf  # Of steps of another size.
         return session.begin_again(self._arrays, damping)
+
+
+class GuardedStep:
+    """Steps, and goes back where the run diverges, if it is to repair itself.
+
+    Parameters
+    ----------
+    watch : NoiseWatch
+        Says when it diverges.
+    recovery : Recovery, optional
+        Where it goes back to; None to go on, and to be told only.
+    weighted_by : str
+        Key of the clients' weights, for the log.
+    """
+
+    def __init__(
+        self, watch: NoiseWatch, recovery: Recovery | None, weighted_by: str
+    ) -> None:
+        self._watch, self._recovery = watch, recovery
+        self._weighted_by = weighted_by
+
+    def take(
+        self, session: Session, accepted: Sequence[Accepted], server_round: int
+    ) -> Session:
+        """Step on what was accepted, and return the session that the run goes on with.
+
+        Parameters
+        ----------
+        session : Session
+            The run.
+        accepted : Sequence[Accepted]
+            The usable replies, at least one.
+        server_round : int
+            The round.
+
+        Raises
+        ------
+        NonFiniteError
+            If the step is not finite, and the run does not repair itself.
+        """
+        before = session.arrays
+        parts, exact = (
+            [entry.part for entry in accepted],
+            [entry.exact for entry in accepted],
+        )
+        try:
+            moves = session.step(parts, exact, server_round)
+        except NonFiniteError:
+            if self._recovery is None:
+                raise
+            return self._go_back(session, self._recovery, server_round)
+        if not moves:
+            _log.warning(
+                "round %d: no step, since %r is 0 in every reply",
+                server_round,
+                self._weighted_by,
+            )
+            return session
+        diverges = self._watch.note(server_round, session.update_norm)
+        if self._recovery is None:
+            return session
+        if diverges:
+            return self._go_back(session, self._recovery, server_round)
+        self._recovery.note(server_round, session.update_norm, before)
+        return session
+
+    def _go_back(
+        self, session: Session, recovery: Recovery, server_round: int
+    ) -> Session:
+        self._watch.begin_again()
+        return recovery.go_back(session, server_round, self._watch.bearable)

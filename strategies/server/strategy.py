@@ -15,7 +15,6 @@ from flwr.serverapp.strategy import FedAvg
 from flower_compress.arguments import check_number, folder_of
 from flower_compress.errors import (
     ConfigurationError,
-    NonFiniteError,
     UnknownNameError,
 )
 from flower_compress.links import Carries, Link
@@ -30,11 +29,11 @@ from .arrays import SmallArrays
 from .composition import Composition
 from .downlink import DownlinkMemory, Groups, ResetEvery
 from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
-from .inbox import Accepted, Inbox
+from .inbox import Inbox
 from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, messages_with_model
 from .participants import Participants
-from .recovery import Recovery
+from .recovery import GuardedStep, Recovery
 from .sampling import Sampling
 from .session import Session
 from .uplink import UplinkMemory
@@ -45,6 +44,8 @@ __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
 OnDivergence = Literal["warn", "repair"]
+_CLIPPING_NORM = "clipping_norm"
+"""Flower's wrappers for privacy at the clients tell them so what to clip to."""
 
 
 class CompressedStrategy(RunStrategy, FedAvg):
@@ -244,7 +245,8 @@ class CompressedStrategy(RunStrategy, FedAvg):
         name = self.name or type(self).__name__
         self._watch = NoiseWatch(name, session.composition, session.layout.dim)
         repairs = self.on_divergence == "repair"
-        self._recovery = Recovery(session.arrays) if repairs else None
+        recovery = Recovery(session.arrays) if repairs else None
+        self._step = GuardedStep(self._watch, recovery, self.weighted_by_key)
         self._refused_before = 0
 
     def _of(self, arrays: ArrayRecord) -> Session:
@@ -298,6 +300,12 @@ class CompressedStrategy(RunStrategy, FedAvg):
         """Sample clients and send each the model over its downlink."""
         if self.fraction_train == 0.0:
             return []
+        if _CLIPPING_NORM in config:
+            raise ConfigurationError(
+                "compression makes clipped updates longer than the bound that the "
+                "noise of differential privacy is for: expected the wrapper inside, as "
+                "compress(DifferentialPrivacyClientSideFixedClipping(FedAvg(), ...))"
+            )
         session = self._of(arrays)
         session.ledger.begin_round()
         config["server-round"] = server_round
@@ -337,41 +345,9 @@ class CompressedStrategy(RunStrategy, FedAvg):
             )
             session.pause()
             return session.arrays, None
-        self._step(accepted, session, server_round)
+        session = self._session = self._step.take(session, accepted, server_round)
         metrics = self._train_metrics([entry.message for entry in accepted])
-        return self._running.arrays, metrics
-
-    def _step(
-        self, accepted: list[Accepted], session: Session, server_round: int
-    ) -> None:
-        parts = [entry.part for entry in accepted]
-        recovery, before = self._recovery, session.arrays
-        try:
-            moves = session.step(
-                parts, [entry.exact for entry in accepted], server_round
-            )
-        except NonFiniteError:
-            if recovery is None:
-                raise
-            diverges = True
-        else:
-            if not moves:
-                _log.warning(
-                    "round %d: no step, since %r is 0 in every reply",
-                    server_round,
-                    self.weighted_by_key,
-                )
-                return
-            diverges = self._watch.note(server_round, session.update_norm)
-        if recovery is None:
-            return
-        if diverges:
-            self._session = recovery.go_back(
-                session, server_round, self._watch.bearable
-            )
-            self._watch.begin_again()
-        else:
-            recovery.note(server_round, session.update_norm, before)
+        return session.arrays, metrics
 
     def _train_metrics(self, replies: list[Message]) -> MetricRecord:
         metrics = mean_metrics(

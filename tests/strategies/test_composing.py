@@ -212,6 +212,13 @@ def test_around_compress_it_is_refused(wrap: Callable[[Strategy], Strategy]) -> 
         strategy.start(grid, to_record(INITIAL), 1)
 
 
+def test_around_a_strategy_of_ours_the_clients_bound_would_not_hold() -> None:
+    strategy = clip_at_clients(MCM(fraction_evaluate=0.0))
+    grid = InProcessGrid(make_app(fixedclipping_mod), CLIENTS)
+    with pytest.raises(ConfigurationError, match="longer than the bound.*compress"):
+        strategy.start(grid, to_record(INITIAL), 1)
+
+
 def test_around_a_strategy_of_ours_the_server_cannot_clip() -> None:
     with pytest.raises(TypeError, match="flower_compress/1"):
         clip_at_server(MCM()).start(
