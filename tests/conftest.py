@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from tests.bounds import missing
+from tests.command import simulate as simulate
 
 # A deadline an example would measure the machine, not the code.
 settings.register_profile("everywhere", deadline=None)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.command import Command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -58,13 +59,15 @@ def test_pip_line_installs_this_package() -> None:
 
 
 @pytest.mark.parametrize("line", [x for x in lines() if x.startswith("python")])
-def test_simulation_line_runs(line: str, tmp_path: Path) -> None:
+def test_simulation_line_runs(line: str, tmp_path: Path, simulate: Command) -> None:
     """As it stands, but for one round and one seed, in one process, unsaved."""
-    command = [sys.executable, *shlex.split(line)[1:], "--out", str(tmp_path)]
-    command += ["--workers", "1", "--checkpoint-every", "0"]
-    command[command.index("--rounds") + 1] = "1"
-    command[command.index("--seeds") + 1] = "1"
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    python, flag, module, *words = shlex.split(line)
+    assert (python, flag, module) == ("python", "-m", "simulations")
+    words += ["--out", str(tmp_path), "--workers", "1", "--checkpoint-every", "0"]
+    words[words.index("--rounds") + 1] = "1"
+    words[words.index("--seeds") + 1] = "1"
+    done = simulate(*words)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").exists()
 
 

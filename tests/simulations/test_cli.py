@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from simulations.settings import OPTIONS, dashed
-from tests.simulations.conftest import Command
+from tests.command import Command
 
 ROOT = Path(__file__).parents[2]
 PANELS = ("Problem", "Clients", "Compression", "Decentralized", "Run", "Output")

@@ -15,7 +15,7 @@ from simulations.reproduction import (
     load_reproduction,
     reproductions,
 )
-from tests.simulations.conftest import Command
+from tests.command import Command
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.iterdir())
 

@@ -34,7 +34,7 @@ from simulations.settings import (
     several,
 )
 from simulations.tasks import LogisticObjective
-from tests.simulations.conftest import Command
+from tests.command import Command
 
 ROOT = Path(__file__).parents[2]
 HEADER = (
