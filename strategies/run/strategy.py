@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
 
 from flower_compress.arguments import check_number
+from flower_compress.errors import WrongTypeError
 
 from .checkpoint import Arrays, Checkpoint
 from .rounds import EvaluateFn, Rounds, ShouldStop
@@ -127,6 +128,12 @@ class RunStrategy(Strategy):
             If the folder holds checkpoints and the run is not to be resumed, or they
             are of a run with another model or other links.
         """
+        if not isinstance(initial_arrays, ArrayRecord):
+            raise WrongTypeError(
+                "initial_arrays",
+                "an ArrayRecord, as ArrayRecord(model.state_dict())",
+                initial_arrays,
+            )
         self._greeting_timeout = min(self.greeting_timeout, timeout)
         saved = self.saving.begin()
         self._begin_run(initial_arrays)

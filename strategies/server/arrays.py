@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from logging import getLogger
 from typing import Literal
 
 from flower_compress.compressors import (
@@ -22,6 +23,8 @@ from flower_compress.wire.layout import Layout
 
 __all__ = ["SmallArrays", "Ties", "describe_arrays", "resolve", "ties_of"]
 
+_log = getLogger("flwr")
+
 Ties = tuple[tuple[int, int], ...]
 """Numbers of two arrays of the vector that are equal, the later one first."""
 
@@ -35,7 +38,19 @@ _SHOWN = 3
 def resolve(
     link: Link, small_arrays: SmallArrays, layout: Layout, ties: Ties = ()
 ) -> Link:
-    """Return the link for models of that layout and with those ties."""
+    """Return the link for models of that layout and with those ties.
+
+    Rules of a :class:`PerArray` that no array matches are told: a name with a slip.
+    """
+    if isinstance(link.compressor, PerArray):
+        for rule, _ in link.compressor.rules:
+            if not any(rule.match(*array) for array in layout.shapes):
+                names = [name for name, _ in layout.shapes]
+                _log.warning(
+                    "%s of PerArray matches no array: the model has %s",
+                    rule,
+                    _shown(names),
+                )
     if small_arrays == "dense" and not link.compressor.lossless:
         longest = _longest_dense(layout)
         if longest:

@@ -154,6 +154,10 @@ class Outgoing:
                 ):
                     record = ConfigRecord({**dict(before), **dict(record)})
                 msg.content[name] = record
+            # Other arrays of the strategy, as they are; the model is billed above.
+            self._session.ledger.record_extra(
+                "downlink", array_bytes(msg.content, beside=entry.key), evaluation=True
+            )
             changed[entry.client.node_id] = msg
         return changed
 

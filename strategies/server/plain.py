@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,14 @@ from flower_compress.errors import ConfigurationError
 from flower_compress.wire.arrays import kind_of, read_array, write_array
 from flower_compress.wire.layout import Layout
 
-__all__ = ["as_initial", "clipped", "model_key", "same_arrays", "with_content"]
+__all__ = [
+    "as_initial",
+    "as_yielded",
+    "clipped",
+    "model_key",
+    "same_arrays",
+    "with_content",
+]
 
 Record = ArrayRecord | ConfigRecord | MetricRecord
 
@@ -64,6 +72,15 @@ def same_arrays(one: ArrayRecord, other: ArrayRecord) -> bool:
             for name, array in one.items()
         )
     )
+
+
+def as_yielded(messages: Iterable[Message]) -> list[Message]:
+    """Return the messages as they are when they are yielded.
+
+    Flower's strategies put one content into all of them, which a generator of a
+    subclass may change before each.
+    """
+    return [with_content(msg, None, None) for msg in messages]
 
 
 def with_content(msg: Message, key: str | None, record: ArrayRecord | None) -> Message:
@@ -125,7 +142,10 @@ def as_initial(arrays: ArrayRecord, layout: Layout) -> ArrayRecord:
 
 
 def clipped(reply: ArrayRecord, model: ArrayRecord, norm: float) -> ArrayRecord:
-    """Return w + (w_i - w) min(1, S / ||w_i - w||), over all arrays together.
+    """Return w + (w_i - w) min(1, S / ||w_i - w||), over all floating arrays together.
+
+    Integers (a counter of batches) are as they came: Flower's mod has counted them into
+    the norm, and has not clipped them.
 
     Parameters
     ----------
@@ -140,14 +160,13 @@ def clipped(reply: ArrayRecord, model: ArrayRecord, norm: float) -> ArrayRecord:
     changes: dict[str, Any] = {
         name: read_array(array).astype(np.float64) - held[name]
         for name, array in reply.items()
+        if kind_of(array.dtype) == "f"
     }
     length = sum(float(np.sum(np.square(change))) for change in changes.values()) ** 0.5
     if length <= norm:
         return reply
-    arrays = {}
+    arrays: dict[str, Array] = dict(reply.items())
     for name, change in changes.items():
         entries = held[name] + change * (norm / length)
-        if np.dtype(reply[name].dtype).kind != "f":
-            entries = np.rint(entries)
         arrays[name] = write_array(entries.astype(reply[name].dtype))
     return ArrayRecord(arrays)

@@ -100,8 +100,8 @@ class CompressedStrategy(RunStrategy, FedAvg):
         Which model the clients evaluate. That of the round as they receive it: it
         comes over the downlink with the evaluation, and is not sent again to train on
         it in the next round. Or the server's own, which is sent dense beside that. Or
-        the one that they were sent to train on, that of the round before; nothing is
-        sent then, and clients are left out that have not trained.
+        the one that they were sent to train on last, at best that of the round before;
+        nothing is sent then, and clients are left out that have not trained.
     uplink_memory : {"each", "mean", "sampled"} (default: "each")
         What the server keeps of the memories of a Memory uplink: every client's;
         their mean only, O(d) for any number of clients; or every client's, of which a

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from logging import getLogger
-from math import isfinite
+from math import inf, isfinite
+from statistics import median
 
 from .composition import Composition
 from .optimizers import GradientDescent
@@ -18,6 +19,7 @@ _REMEDY = (
 )
 _WINDOW = 8
 _GROWTH = 2.0
+_MIDDLE_OF, _FAR = 4, 30.0
 
 
 class NoiseWatch:
@@ -48,6 +50,7 @@ class NoiseWatch:
         self.bearable: float | None = None
         self._has_begun = self._has_told = False
         self._norms: deque[float] = deque(maxlen=_WINDOW + 1)
+        self._lowest = inf
 
     def begin(self, num_clients: int, num_active: int) -> None:
         """Say once, before the first round, what the links do not bear.
@@ -88,27 +91,44 @@ class NoiseWatch:
         update_norm : float
             ||u||, the Euclidean norm of the server's update.
         """
-        self._norms.append(update_norm)
-        bears_anything = self.bearable is not None and self.bearable >= 1.0
-        if self._has_told or bears_anything or len(self._norms) <= _WINDOW:
+        if update_norm == 0:  # A round without a step.
             return False
-        first, *_, last = self._norms
-        half = self._norms[_WINDOW // 2]
-        grows = isfinite(last) and last > _GROWTH * half > _GROWTH**2 * first > 0
-        if grows:
-            self._has_told = True
-            _log.warning(
-                "round %d: the updates of %s have grown %.3g times in %d rounds, as if "
-                "the noise of compression fed itself: %s",
-                server_round,
-                self._name,
-                last / first,
-                _WINDOW,
-                _REMEDY,
-            )
-        return grows
+        self._norms.append(update_norm)
+        growth = self._growth()
+        bears_anything = self.bearable is not None and self.bearable >= 1.0
+        if growth is None or self._has_told or bears_anything:
+            return False
+        self._has_told = True
+        _log.warning(
+            "round %d: the updates of %s have grown %.3g times, as if the noise of "
+            "compression fed itself: %s",
+            server_round,
+            self._name,
+            growth,
+            _REMEDY,
+        )
+        return True
+
+    def _growth(self) -> float | None:
+        """Return how many times updates have grown, None if that is no divergence.
+
+        They double twice within eight rounds, or are far beyond what they were once, of
+        four rounds the middle: growth that is slow, or jumpy.
+        """
+        first, last = self._norms[0], self._norms[-1]
+        if not isfinite(last):
+            return inf
+        if len(self._norms) > _WINDOW:
+            half = self._norms[_WINDOW // 2]
+            if last > _GROWTH * half > _GROWTH**2 * first:
+                return last / first
+        if len(self._norms) < _MIDDLE_OF:
+            return None
+        recent = median(list(self._norms)[-_MIDDLE_OF:])
+        self._lowest = min(self._lowest, recent)
+        return recent / self._lowest if recent > _FAR * self._lowest else None
 
     def begin_again(self) -> None:
         """Forget the updates so far: the run goes on from an earlier model."""
         self._norms.clear()
-        self._has_told = False
+        self._lowest, self._has_told = inf, False

@@ -30,7 +30,7 @@ from .greeted_nodes import GreetedNodes
 from .optimizers import OptimizerState, ServerOptimizer
 from .outbox import Keys
 from .outgoing import Outgoing
-from .plain import as_initial
+from .plain import as_initial, as_yielded
 from .plain_replies import Asked, plain_replies
 from .session import Session
 from .watch import NoiseWatch
@@ -125,6 +125,13 @@ class Compressed(RunStrategy):
 
     def _begin(self, arrays: ArrayRecord) -> None:
         session = self._session = Session(self._composition, arrays)
+        half = [t.name for t in session.layout.tensors if t.dtype == "bfloat16"]
+        if half:
+            raise ConfigurationError(
+                f"array {half[0]!r} is of bfloat16, which NumPy, and so "
+                f"{type(self.strategy).__name__}, cannot add up: expected float32 "
+                "arrays, or a strategy of this package, as MCM()"
+            )
         dim = session.layout.dim
         self._watch = NoiseWatch(self.name, session.composition, dim)
         self._round, self._can_save = None, False
@@ -172,7 +179,9 @@ class Compressed(RunStrategy):
         self._follow(arrays)
         session.ledger.begin_round()
         nodes = self._greeted(grid, config)
-        plain = list(self.strategy.configure_train(server_round, arrays, config, nodes))
+        plain = as_yielded(
+            self.strategy.configure_train(server_round, arrays, config, nodes)
+        )
         outgoing = Outgoing(session, plain, arrays)
         self._watch.begin(len(session.roster), len(outgoing.addressed))
         sent = outgoing.with_model(server_round, trains=True)
@@ -216,7 +225,7 @@ class Compressed(RunStrategy):
         session = self._running
         self._follow(arrays)
         nodes = self._greeted(grid, config)
-        plain = list(
+        plain = as_yielded(
             self.strategy.configure_evaluate(server_round, arrays, config, nodes)
         )
         outgoing = Outgoing(session, plain, arrays)

@@ -197,11 +197,11 @@ def test_bfloat16_learns_as_with_fedavg(
     assert reference > 0.9
     assert digits.accuracy(state) > reference - 0.015
     assert not strategy.refused
-    # Of a weight's 16 bits about two go up, and BatchNorm's statistics as they are.
+    # Of a weight's 16 bits about two go up; biases, norms and statistics as they are.
     dim = sum(t.numel() for name, t in state.items() if "running" not in name) - 1
     exact_bits = 2 * 32 * 16 + 64
     bits = strategy.ledger.uplink.payload_bits / ROUNDS / NUM_CLIENTS - exact_bits
-    assert 1.5 * dim < bits < 2.5 * dim
+    assert 1.5 * dim < bits < 3.5 * dim
 
 
 def test_flowers_own_arrays_of_bfloat16_are_refused_by_torch_not_by_us() -> None:

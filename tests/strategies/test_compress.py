@@ -58,6 +58,7 @@ from flower_compress.errors import (
 )
 from flower_compress.strategies import compress
 from flower_compress.testing import FaultyGrid, InProcessGrid, RandomFaults
+from flower_compress.wire.arrays import array_of_bytes
 from tests.strategies.pulls import (
     CLIENTS,
     DIM,
@@ -452,3 +453,113 @@ def test_what_cannot_be_saved_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"\.strategy\.source"):
         compress(dp, checkpoint_dir=tmp_path)
     run(compress(Unsavable()), rounds=1)
+
+
+def trial_app(*mods: Mod) -> ClientApp:
+    """Clients that add 0.1 to a weight and 5 to a counter, and say what they saw."""
+    app = ClientApp(mods=[CompressionMod(), *mods])
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        arrays = msg.content.array_records["arrays"]
+        w, count = arrays["w"].numpy(), arrays["num_batches_tracked"].numpy()
+        trained = {
+            "w": Array(w + np.float32(0.1)),
+            "num_batches_tracked": Array(np.asarray(count + 5)),
+        }
+        metrics = {"num-examples": 1, "lr": msg.content.config_records["config"]["lr"]}
+        return Message(
+            RecordDict(
+                {
+                    "arrays": ArrayRecord(trained),
+                    "metrics": MetricRecord(metrics),  # type: ignore[arg-type]
+                }
+            ),
+            reply_to=msg,
+        )
+
+    @app.evaluate()
+    def evaluate(msg: Message, context: Context) -> Message:
+        metrics = MetricRecord({"num-examples": 1})
+        return Message(RecordDict({"metrics": metrics}), reply_to=msg)
+
+    return app
+
+
+COUNTED = ArrayRecord(
+    {
+        "w": Array(np.zeros(100, np.float32)),
+        "num_batches_tracked": Array(np.array(0, np.int64)),
+    }
+)
+RATE = ConfigRecord({"lr": 0.1})
+
+
+def test_a_counter_is_no_part_of_the_bound_that_clients_have_clipped_to() -> None:
+    def start(strategy: Strategy) -> ArrayRecord:
+        grid = InProcessGrid(trial_app(fixedclipping_mod), 4)
+        return strategy.start(grid, COUNTED, 5, train_config=RATE).arrays
+
+    def make() -> Strategy:
+        plain = FedAvg(fraction_evaluate=0.0)
+        return DifferentialPrivacyClientSideFixedClipping(plain, 0.0, 1.0, 4)
+
+    bare, ours = start(make()), start(compress(make(), **LOSSLESS))
+    for name in COUNTED:
+        np.testing.assert_allclose(ours[name].numpy(), bare[name].numpy(), rtol=1e-5)
+
+
+class EachItsOwn(FedAvg):
+    """Changes the one content of all messages before it yields each."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        for msg in super().configure_train(server_round, arrays, config, grid):
+            msg.content.config_records["config"]["lr"] = float(msg.metadata.dst_node_id)
+            yield msg
+
+
+def test_a_config_for_each_client_reaches_it() -> None:
+    seen = {}
+
+    def note(msg: Message, reply: Message) -> None:
+        if "metrics" in reply.content:
+            rate = reply.content.metric_records["metrics"]["lr"]
+            seen[msg.metadata.dst_node_id] = rate
+
+    grid = InProcessGrid(trial_app(), 3, on_message=note)
+    strategy = compress(EachItsOwn(fraction_evaluate=0.0))
+    strategy.start(grid, COUNTED, 1, train_config=RATE)
+    assert seen == {node_id: node_id for node_id in (1001, 1002, 1003)}
+
+
+class Controlled(FedAvg):
+    """Sends another record with each evaluation."""
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        for msg in super().configure_evaluate(server_round, arrays, config, grid):
+            msg.content["control"] = ArrayRecord({"c": Array(np.ones(10_000))})
+            yield msg
+
+
+@pytest.mark.parametrize("evaluate_on", ["received", "global", "held"])
+def test_other_records_of_an_evaluation_are_billed(evaluate_on: Any) -> None:
+    strategy = compress(Controlled(), evaluate_on=evaluate_on)
+    strategy.start(InProcessGrid(trial_app(), 4), COUNTED, 2, train_config=RATE)
+    extra = 2 * 4 * 80_000
+    assert extra <= strategy.ledger.evaluation_downlink.num_bytes < extra + 8_000
+
+
+def test_bfloat16_is_for_strategies_of_this_package() -> None:
+    half = ArrayRecord({"w": array_of_bytes("bfloat16", (2,), bytes(4))})
+    with pytest.raises(ConfigurationError, match=r"bfloat16.*MCM\(\)"):
+        compress(FedAvg()).start(InProcessGrid(trial_app(), 2), half, 1)
+
+
+def test_a_state_dict_is_no_array_record() -> None:
+    state: Any = {"w": np.zeros(3)}
+    with pytest.raises(ConfigurationError, match="initial_arrays must be an ArrayRec"):
+        compress(FedAvg()).start(InProcessGrid(trial_app(), 2), state, 1)

@@ -320,3 +320,9 @@ def test_arrays_that_only_start_alike_are_trained_apart(algorithm: Any) -> None:
 def test_the_log_says_what_is_sent_once(messages: Callable[[], list[str]]) -> None:
     tied_run(MCM(fraction_evaluate=0.0), tied=True)
     assert any("Sent once while they are equal: head = embed" in m for m in messages())
+
+
+def test_a_rule_that_matches_nothing_is_told(messages: Callable[[], list[str]]) -> None:
+    policy = PerArray({"nomatch*": Identity()}, QUANTIZER)
+    run(MCM(policy, fraction_evaluate=0.0), rounds=1)
+    assert any("nomatch*" in m and "matches no array" in m for m in messages())

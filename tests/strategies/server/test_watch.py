@@ -162,6 +162,7 @@ def test_the_limit_is_that_of_the_links() -> None:
         [1e-3, 1.0, 5.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0, 6.0],
         [float(k) for k in range(10, 40)],
         [0.0] * 30,
+        [0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0],
     ],
 )
 def test_norms_that_do_not_grow_exponentially(
@@ -172,3 +173,18 @@ def test_norms_that_do_not_grow_exponentially(
     for server_round, norm in enumerate(norms, 1):
         watch.note(server_round, norm)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("norms", "latest"),
+    [
+        ([1.1**k for k in range(80)], 45),  # Slow.
+        ([38.8, 573, 7.26, 14.8, 8.62, 7.69, 86.5, 4.3e7, 1.4e12], 9),  # Jumpy.
+        ([17.0, 590.0, 1.9e5, np.inf], 4),  # Soon beyond float32.
+    ],
+)
+def test_growth_of_any_kind_is_seen(norms: list[float], latest: int) -> None:
+    watch = NoiseWatch("MCM", Composition(Memory(NOISY), Memory(NOISY)), DIM)
+    told = [watch.note(number, norm) for number, norm in enumerate(norms, 1)]
+    assert sum(told) == 1, "once"
+    assert told.index(True) < latest
