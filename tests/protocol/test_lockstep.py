@@ -85,7 +85,7 @@ def test_server_and_clients_stay_in_step(case: Case) -> None:
 
 
 @every_case
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
     grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))
@@ -488,7 +488,7 @@ def outcome(
 
 
 @every_case
-@pytest.mark.parametrize(("fraction", "seeds"), [(1.0, [0]), (0.5, [1, 2])])
+@pytest.mark.parametrize(("fraction", "seeds"), [(1.0, [0]), (0.5, [1])])
 def test_neither_order_nor_node_ids_nor_duplicates_change_the_result(
     case: Case, fraction: float, seeds: list[int]
 ) -> None:
