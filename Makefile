@@ -11,8 +11,8 @@ FUZZ_ARGS ?=
 # touches Flower, and the dtypes of results, on which before NumPy 2 the value of a
 # scalar decided. Not: torch, which has rules of its own, and what the operators are on
 # average, since every bit of theirs is compared with plain loops and golden packets; nor
-# where a whole run ends, since each of its steps is compared; nor every strategy in
-# every test of rounds (tests/conftest.py).
+# where a whole run ends, since each of its steps is compared; nor every strategy and
+# operator in every test (tests/conftest.py).
 OLDEST_TESTS := tests/flower_compress tests/golden tests/strategies tests/protocol \
 	tests/clients tests/fuzz \
 	--ignore tests/flower_compress/compressors/test_torch_backend.py \

@@ -36,29 +36,30 @@ def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-# A round of one strategy is as another's for Flower and NumPy.
-_THINNED = ("tests/protocol/", "tests/strategies/")
+# A round of one strategy is as another's for Flower and NumPy, and the bits of every
+# operator and code are in golden packets, which are all read and written there.
+_THINNED = ("tests/protocol/", "tests/strategies/", "tests/flower_compress/")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Group the tests that start Ray; on other versions, thin out whole rounds.
+    """Group the tests that start Ray; on other versions, thin out.
 
     Ray's tests go to one worker of pytest-xdist, since two would wait for each other.
-    On versions other than those that are developed on, a test that runs rounds with
-    many strategies has its first case and a third of the others, drawn by their names.
+    On versions other than those that are developed on, a test of many strategies or
+    operators has its first case and a third of the others, drawn by their names.
     """
-    left_out, seen = [], set[str]()
+    left_out, seen = set[pytest.Item](), set[str]()
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
         function, _, case = item.nodeid.partition("[")
         is_another = case and function in seen and function.startswith(_THINNED)
         if is_another and crc32(case.encode()) % 3:
-            left_out.append(item)
+            left_out.add(item)
         seen.add(function)
     if left_out and os.environ.get("REQUIRED_VERSIONS"):
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
