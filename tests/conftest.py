@@ -52,8 +52,9 @@ def pytest_collection_modifyitems(
     operators has its first case and a third of the others, drawn by their names.
     """
     left_out, seen = set[pytest.Item](), set[str]()
+    shared = config.pluginmanager.hasplugin("xdist")
     for item in items:
-        if item.get_closest_marker("ray"):
+        if shared and item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
         function, _, case = item.nodeid.partition("[")
         is_another = case and function in seen and function.startswith(_THINNED)
