@@ -44,7 +44,11 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         log = stack.enter_context((home / "superlink.log").open("w"))
         process = subprocess.Popen(
-            [BIN / command[0], *command[1:]], env=environment, stdout=log, stderr=log
+            [BIN / command[0], *command[1:]],
+            env=environment,
+            cwd=home,  # Where the server app leaves its model.
+            stdout=log,
+            stderr=log,
         )
         stack.callback(process.wait)
         stack.callback(process.terminate)
