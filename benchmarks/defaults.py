@@ -6,9 +6,7 @@ networks that learn the digits for so many local epochs, as people's apps do.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from typing import Any
@@ -57,19 +55,10 @@ def _cases(_: Settings) -> Iterator[tuple[Any, ...]]:
 
 
 def _measure(_: Settings, measure: Callable[..., list[Row]], *case: Any) -> list[Row]:
-    with _quiet():
+    from simulations.flower_log import quiet_flower
+
+    with quiet_flower():
         return measure(*case)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("flwr")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _shares(name: str, operator: str) -> list[Row]:

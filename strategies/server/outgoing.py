@@ -89,7 +89,6 @@ class Outgoing:
         self.addressed = list(found.values())
         if model is not None and not same_arrays(model, arrays):
             session.follow(model)
-            session.downlinks.outdate()
 
     def with_model(self, server_round: int, *, trains: bool) -> dict[int, Message]:
         """Return the messages with the model as a packet, by node, and bill them.

@@ -122,10 +122,8 @@ class GuardedStep:
             If the step is not finite, and the run does not repair itself.
         """
         before = session.arrays
-        parts, exact = (
-            [entry.part for entry in accepted],
-            [entry.exact for entry in accepted],
-        )
+        parts = [entry.part for entry in accepted]
+        exact = [entry.exact for entry in accepted]
         try:
             moves = session.step(parts, exact, server_round)
         except NonFiniteError:

@@ -79,7 +79,7 @@ class Session:
         check_arrays(layout)
         self.layout = layout
         self.id = secrets.randbits(32) or 1
-        self.follow(arrays, "the initial model")
+        self._take_over(arrays, "the initial model")
         self._unresolved = composition
         self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
@@ -130,6 +130,10 @@ class Session:
         NonFiniteError
             If it holds NaN or infinity; `what` is what the error calls it.
         """
+        self._take_over(arrays, what)
+        self.downlinks.outdate()
+
+    def _take_over(self, arrays: ArrayRecord, what: str) -> None:
         model, exact = self.layout.flatten(arrays)
         self.layout.check_finite(model, what)
         self.layout.check_exact(exact, what)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable
 from logging import getLogger
 from typing import Any, Literal, get_args
@@ -19,12 +18,9 @@ from flower_compress.errors import (
 )
 from flower_compress.links import Carries, Link
 from flower_compress.wire.layout import EXACT_PATTERN
-from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.records import array_bytes, uniform_mean
 
-from ..run.checkpoint import Arrays, Checkpoint
 from ..run.step_size import StepSize
-from ..run.strategy import RunStrategy
 from .arrays import SmallArrays
 from .composition import Composition
 from .downlink import DownlinkMemory, Groups, ResetEvery
@@ -36,6 +32,7 @@ from .participants import Participants
 from .recovery import GuardedStep, Recovery
 from .sampling import Sampling
 from .session import Session
+from .session_strategy import SessionStrategy
 from .uplink import UplinkMemory
 from .watch import NoiseWatch
 from .weighting import UNIFORM, mean_metrics, weight_of
@@ -48,7 +45,7 @@ _CLIPPING_NORM = "clipping_norm"
 """Flower's wrappers for privacy at the clients tell them so what to clip to."""
 
 
-class CompressedStrategy(RunStrategy, FedAvg):
+class CompressedStrategy(SessionStrategy, FedAvg):
     """Federated learning over two compressed links, chosen freely.
 
     Each round the server sends its model (or the model's last update) over the
@@ -205,19 +202,10 @@ class CompressedStrategy(RunStrategy, FedAvg):
         self.min_replies = min_replies
         self.sampling: Sampling = sampling
         self.on_divergence = on_divergence
-        self._session: Session | None = None
         self._refused_before = 0
         self._evaluating: frozenset[int] = frozenset()
 
-    @property
-    def ledger(self) -> Ledger:
-        """What was sent, in bytes and bits."""
-        return Ledger() if self._session is None else self._session.ledger
-
-    @property
-    def refused(self) -> Counter[int]:
-        """How many updates were refused, by the client's identity."""
-        return Counter() if self._session is None else self._session.refused
+    _not_begun = "no run has begun: call start, or configure_train with the model"
 
     # -- a run -----------------------------------------------------------------------
 
@@ -256,26 +244,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
         elif arrays is not self._session.arrays:
             self._session.require_unchanged()
             self._session.follow(arrays)
-            self._session.downlinks.outdate()
         return self._running
-
-    @property
-    def _running(self) -> Session:
-        if self._session is None:
-            raise ConfigurationError(
-                "no run has begun: call start, or configure_train with the model"
-            )
-        return self._session
-
-    def _fingerprint(self) -> dict[str, Any]:
-        return self._running.fingerprint()
-
-    def _save(self, arrays: Arrays) -> dict[str, Any]:
-        return self._running.save(arrays)
-
-    def _restore(self, saved: Checkpoint, skip_to: int | None) -> ArrayRecord:
-        self._running.restore(saved, skip_to)
-        return self._running.arrays
 
     @property
     def _keys(self) -> Keys:
@@ -354,9 +323,7 @@ class CompressedStrategy(RunStrategy, FedAvg):
             replies, self.weighted_by_key, self.train_metrics_aggr_fn
         )
         metrics = MetricRecord() if metrics is None else metrics
-        metrics["refused-updates"] = self.refused.total() - self._refused_before
-        metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
-        metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
+        self._add_counts(metrics, self._refused_before)
         return metrics
 
     def _on_send(self, messages: list[Message]) -> None:
@@ -409,12 +376,5 @@ class CompressedStrategy(RunStrategy, FedAvg):
 
     def summary(self) -> None:
         """Log the links with their omega and alpha, and Flower's own settings."""
-        session = self._session
-        composition = self._compose() if session is None else session.composition
-        layout = None if session is None else session.layout
-        *lines, last = composition.describe(layout, self.min_available_nodes)
-        _log.info("\t├──> Compression:")
-        for line in lines:
-            _log.info("\t│\t├── %s", line)
-        _log.info("\t│\t└── %s", last)
+        self._log_links(self._compose(), self.min_available_nodes)
         super().summary()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from logging import getLogger
@@ -15,7 +14,6 @@ from flwr.serverapp.strategy import Strategy
 
 from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError, UnknownNameError
-from flower_compress.wire.ledger import Ledger
 
 from ..run.attributes import (
     attributes_digests,
@@ -23,7 +21,6 @@ from ..run.attributes import (
     save_attributes,
 )
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.strategy import RunStrategy
 from .composition import Composition
 from .evaluation import EvaluateOn, read_evaluations
 from .greeted_nodes import GreetedNodes
@@ -33,6 +30,7 @@ from .outgoing import Outgoing
 from .plain import as_initial, as_yielded
 from .plain_replies import Asked, plain_replies
 from .session import Session
+from .session_strategy import SessionStrategy
 from .watch import NoiseWatch
 from .wrappable import client_side_clipping
 
@@ -60,7 +58,7 @@ class StepInside(ServerOptimizer):
         raise ConfigurationError(f"{self.strategy} makes the step itself")
 
 
-class Compressed(RunStrategy):
+class Compressed(SessionStrategy):
     """A strategy over two compressed links; made by :func:`compress`.
 
     Parameters
@@ -103,19 +101,13 @@ class Compressed(RunStrategy):
         self._composition = composition
         self._clipping = client_side_clipping(strategy)
         self._settings = self._digests()  # Before anything has changed.
-        self._session: Session | None = None
         self._round: Asked | None = None
         self._evaluated: dict[int, Message] = {}
 
-    @property
-    def ledger(self) -> Ledger:
-        """What was sent, in bytes and bits."""
-        return Ledger() if self._session is None else self._session.ledger
-
-    @property
-    def refused(self) -> Counter[int]:
-        """How many updates were refused, by the client's identity."""
-        return Counter() if self._session is None else self._session.refused
+    _not_begun = (
+        "expected start to be called: compress is the outermost wrapper, "
+        "compress(DifferentialPrivacy...(FedAvg())), not the other way round"
+    )
 
     # -- a run -----------------------------------------------------------------------
 
@@ -136,28 +128,19 @@ class Compressed(RunStrategy):
         self._watch = NoiseWatch(self.name, session.composition, dim)
         self._round, self._can_save = None, False
 
-    @property
-    def _running(self) -> Session:
-        if self._session is None:
-            raise ConfigurationError(
-                "expected start to be called: compress is the outermost wrapper, "
-                "compress(DifferentialPrivacy...(FedAvg())), not the other way round"
-            )
-        return self._session
-
     def _fingerprint(self) -> dict[str, Any]:
         kind = type(self.strategy)
         name = f"{kind.__module__}.{kind.__qualname__}"
-        return {**self._running.fingerprint(), "strategy": name, **self._settings}
+        return {**super()._fingerprint(), "strategy": name, **self._settings}
 
     def _save(self, arrays: Arrays) -> dict[str, Any]:
-        saved = self._running.save(arrays)
+        saved = super()._save(arrays)
         return {**saved, "strategy": save_attributes(self.strategy, arrays)}
 
     def _restore(self, saved: Checkpoint, skip_to: int | None) -> ArrayRecord:
-        self._running.restore(saved, skip_to)
+        arrays = super()._restore(saved, skip_to)
         restore_attributes(self.strategy, saved.meta["strategy"], saved)
-        return self._running.arrays
+        return arrays
 
     def _greeted(self, grid: Grid, config: ConfigRecord) -> GreetedNodes:
         roster, timeout = self._running.roster, self._greeting_timeout
@@ -167,7 +150,6 @@ class Compressed(RunStrategy):
         session = self._running
         if arrays is not session.arrays:
             session.follow(arrays)
-            session.downlinks.outdate()
 
     # -- training --------------------------------------------------------------------
 
@@ -211,9 +193,7 @@ class Compressed(RunStrategy):
         session.update_norm = float(np.linalg.norm(session.model - before))
         self._watch.note(server_round, session.update_norm)
         metrics = MetricRecord() if metrics is None else MetricRecord(dict(metrics))
-        metrics["refused-updates"] = self.refused.total() - this.refused_before
-        metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
-        metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
+        self._add_counts(metrics, this.refused_before)
         return arrays, metrics
 
     # -- evaluation ------------------------------------------------------------------
@@ -252,13 +232,6 @@ class Compressed(RunStrategy):
 
     def summary(self) -> None:
         """Log the links with their omega and alpha, and the strategy's own settings."""
-        session = self._session
-        composition = self._composition if session is None else session.composition
-        layout = None if session is None else session.layout
         num_clients = getattr(self.strategy, "min_available_nodes", 2)
-        *lines, last = composition.describe(layout, num_clients)
-        _log.info("\t├──> Compression:")
-        for line in lines:
-            _log.info("\t│\t├── %s", line)
-        _log.info("\t│\t└── %s", last)
+        self._log_links(self._composition, num_clients)
         self.strategy.summary()

@@ -1,0 +1,81 @@
+"""What the strategies with a server have in common: their run is one session."""
+
+from __future__ import annotations
+
+from collections import Counter
+from logging import getLogger
+from typing import Any, ClassVar
+
+from flwr.app import ArrayRecord, MetricRecord
+
+from flower_compress.errors import ConfigurationError
+from flower_compress.wire.ledger import Ledger
+
+from ..run.checkpoint import Arrays, Checkpoint
+from ..run.strategy import RunStrategy
+from .composition import Composition
+from .session import Session
+
+__all__ = ["SessionStrategy"]
+
+_log = getLogger("flwr")
+
+
+class SessionStrategy(RunStrategy):
+    """A strategy whose run is one :class:`Session`, which subclasses begin.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        What was sent, in bytes and bits.
+    refused : Counter[int]
+        How many updates were refused, here or by the client's own mod, by the client's
+        identity.
+    """
+
+    _not_begun: ClassVar[str]
+    """What is said where there is no session yet."""
+    _session: Session | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was sent, in bytes and bits."""
+        return Ledger() if self._session is None else self._session.ledger
+
+    @property
+    def refused(self) -> Counter[int]:
+        """How many updates were refused, by the client's identity."""
+        return Counter() if self._session is None else self._session.refused
+
+    @property
+    def _running(self) -> Session:
+        if self._session is None:
+            raise ConfigurationError(self._not_begun)
+        return self._session
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return self._running.fingerprint()
+
+    def _save(self, arrays: Arrays) -> dict[str, Any]:
+        return self._running.save(arrays)
+
+    def _restore(self, saved: Checkpoint, skip_to: int | None) -> ArrayRecord:
+        self._running.restore(saved, skip_to)
+        return self._running.arrays
+
+    def _add_counts(self, metrics: MetricRecord, refused_before: int) -> None:
+        """Add what a round has refused and sent to its metrics."""
+        metrics["refused-updates"] = self.refused.total() - refused_before
+        metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
+        metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
+
+    def _log_links(self, before: Composition, num_clients: int) -> None:
+        """Log the links, before a session as the composition `before` has them."""
+        session = self._session
+        composition = before if session is None else session.composition
+        layout = None if session is None else session.layout
+        *lines, last = composition.describe(layout, num_clients)
+        _log.info("\t├──> Compression:")
+        for line in lines:
+            _log.info("\t│\t├── %s", line)
+        _log.info("\t│\t└── %s", last)
