@@ -23,6 +23,7 @@ from .server import (
 )
 from .server.arrays import SmallArrays
 from .server.composition import Composition
+from .server.departures import FORGET_AFTER
 from .server.evaluation import EvaluateOn
 from .server.wrappable import averages, require_links, require_wrappable
 from .server.wrapper import Compressed, StepInside
@@ -59,6 +60,7 @@ def compress(
     memory_budget: int | None = 1 << 28,
     spill_dir: str | os.PathLike[str] | None = None,
     max_update_norm: float | None = None,
+    forget_after: int | None = FORGET_AFTER,
     **kwargs: Any,
 ) -> Compressed:
     """Return `strategy` with its models and its clients' answers compressed.
@@ -102,6 +104,9 @@ def compress(
         trained is sent the server's.
     small_arrays, downlink_memory, reset_every, memory_budget, spill_dir
         As :class:`CompressedStrategy` has them, and so with `max_update_norm`.
+    forget_after : int or None (default: 50)
+        Rounds after which a client that is gone is forgotten, with all that is kept of
+        it; see :class:`CompressedStrategy`. Its memory is used only when it answers.
     **kwargs
         Every argument of :class:`~flower_compress.strategies.run.RunStrategy`:
         ``checkpoint_dir``, ``checkpoint_every``, ``resume``, ``greeting_timeout``,
@@ -139,6 +144,7 @@ def compress(
         memory_budget=memory_budget,
         spill_dir=None if spill_dir is None else Path(spill_dir),
         max_update_norm=max_update_norm,
+        forget_after=forget_after,
     )
     return Compressed(strategy, composition, evaluate_on=evaluate_on, **kwargs)
 

@@ -231,6 +231,18 @@ class Greetings:
             self._by_identity[identity] = node_id
         return arrived
 
+    def forget(self, identity: int) -> None:
+        """Forget a client: a node that says it is that one is a new one."""
+        self._by_node.pop(self._by_identity.pop(identity, _NOWHERE), None)
+
+    def prune(self, node_ids: Iterable[int]) -> None:
+        """Forget what is kept of nodes without a client that are not there any more."""
+        there = set(node_ids)
+        self._superseded &= there
+        for kept in (self._failures, self._due):
+            for node_id in kept.keys() - there:
+                del kept[node_id]
+
     # -- checkpoints ---------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from flower_compress.stability import LinkNoise, largest_share
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 
 from .arrays import SmallArrays, describe_arrays, resolve, ties_of
+from .departures import FORGET_AFTER, check_forget_after
 from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
 from .optimizers import GradientDescent, ServerOptimizer
 from .uplink import UplinkMemory
@@ -59,6 +60,7 @@ class Composition:
     spill_dir: Path | None = None
     max_update_norm: float | None = None
     small_arrays: SmallArrays = "dense"
+    forget_after: int | None = FORGET_AFTER
 
     def __post_init__(self) -> None:
         require_link(self.uplink, Link, "uplink")
@@ -104,6 +106,7 @@ class Composition:
                 "be positive",
                 lambda norm: norm > 0,
             )
+        check_forget_after(self.forget_after)
 
     def resolve(self, layout: Layout, initial: Vector) -> Composition:
         """Return the composition for models of that layout that begin as `initial`."""

@@ -147,6 +147,7 @@ class Downlinks:
             initial = link.start(initial)
         self._initial, self._store = initial, store
         self._used = 1  # Version 1 is the initial model.
+        self._floor = 0  # Versions of clients that are forgotten lie below it.
         self._outstanding: dict[int, DownlinkEnd] = {}
         # Groups, or clients with links of their own, that were sent the model as it is
         # to evaluate it, and no training since.
@@ -236,8 +237,12 @@ class Downlinks:
         return self._shared[0].value if self._shared else None
 
     def begin(self) -> DownlinkEnd:
-        """Return the end of a client that was never heard of."""
-        return DownlinkEnd(self._store.slot())
+        """Return the end of a client that is not known, or not any more.
+
+        It may remember versions from when it was: with a link of its own it goes on
+        above them all, where a shared link goes on by itself.
+        """
+        return DownlinkEnd(self._store.slot(), sent=self._floor)
 
     def publish(
         self, x: Vector, identities: list[int], server_round: int, *, trains: bool
@@ -388,12 +393,14 @@ class Downlinks:
             "groups": groups,
             "epoch": self._epoch,
             "ahead": sorted(self._ahead),
+            "floor": self._floor,
             "heard": sorted(self._heard),
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
         self._epoch, self._ahead = meta["epoch"], set(meta.get("ahead", ()))
+        self._floor = meta["floor"]
         for identity, version in meta.get("heard", ()):
             name = f"downlink/heard/{identity}/{version}"
             channel = self._channel(identity)
@@ -430,6 +437,16 @@ class Downlinks:
         end.held = None
         if self._shared is None:
             self._ahead.discard(identity)
+
+    def remove(self, identity: int, end: DownlinkEnd) -> None:
+        """Free what is kept of a client that is forgotten."""
+        self.forget(identity, end)
+        end.memory.vector = None
+        if self._shared is None:
+            self._floor = max(self._floor, end.sent + 1)
+            self._outstanding.pop(identity, None)
+            heard = self._heard.items()
+            self._heard = {key: q for key, q in heard if key[0] != identity}
 
     def group(self, identity: int) -> int:
         """Return the group of a client."""

@@ -82,6 +82,7 @@ def plain_replies(
         found = find_packet(entry.message.content)
         plain.append(with_content(entry.message, found and found[0], record))
         used.append(entry)
+    session.departures.end(entry.identity for entry in used)
     session.uplinks.take_in([entry.part for entry in used])
     unheard = {msg.metadata.src_node_id for msg in packed}
     unheard -= {entry.message.metadata.src_node_id for entry in used}

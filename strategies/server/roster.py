@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
-from flower_compress.errors import CorruptPacket, MissingModError
+from flower_compress.errors import ConfigurationError, CorruptPacket, MissingModError
 from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
@@ -20,6 +20,8 @@ from .downlink import DownlinkEnd, Downlinks
 from .uplink import UplinkEnd, Uplinks
 
 __all__ = ["Client", "Roster"]
+
+_MOST_LISTED = 3
 
 
 @dataclass(slots=True)
@@ -37,12 +39,19 @@ class Client:
         The server's end of its downlink.
     uplink : UplinkEnd
         The server's end of its uplink.
+    missed : int
+        How often in a row it took no part in a round though it could have, see
+        :class:`Departures`.
+    is_unnamed : bool
+        Whether its identity is its node id: it has no other one.
     """
 
     identity: int
     node_id: int
     downlink: DownlinkEnd
     uplink: UplinkEnd
+    missed: int = 0
+    is_unnamed: bool = False
 
 
 class Roster:
@@ -81,18 +90,46 @@ class Roster:
         timeout: float,
     ) -> None:
         """Greet the nodes that are new; see :meth:`Greetings.greet`."""
+        node_ids = list(node_ids)
+        self._greetings.prune(node_ids)
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
         for identity, held, _ in arrived:
-            client = self._clients.get(identity) or self._take_in(identity)
+            client = self._clients.get(identity)
+            if client is None:
+                client = self._take_in(identity, had_state=held > 0)
             client.node_id = self._greetings.node_id(identity)
+            client.is_unnamed = identity == client.node_id
             self._downlinks.confirm(identity, client.downlink, held)
 
-    def _take_in(self, identity: int) -> Client:
-        client = Client(identity, 0, self._downlinks.begin(), self._uplinks.begin())
+    def _take_in(self, identity: int, *, had_state: bool = False) -> Client:
+        uplink = self._uplinks.begin(identity, had_state=had_state)
+        client = Client(identity, 0, self._downlinks.begin(), uplink)
         self._clients[identity] = client
         return client
+
+    def forget(self, identities: Iterable[int]) -> None:
+        """Free all that is kept of clients; those that come back begin as new ones.
+
+        Raises
+        ------
+        ConfigurationError
+            If one of them is not known; then none is forgotten.
+        """
+        gone = list(identities)
+        for identity in gone:
+            if identity not in self._clients:
+                known = ", ".join(map(str, sorted(self._clients)[:_MOST_LISTED]))
+                raise ConfigurationError(
+                    f"there is no client {identity!r} to forget: expected one of the "
+                    f"{len(self)} identities that are known, as {known or 'none yet'}"
+                )
+        for identity in gone:
+            client = self._clients.pop(identity)
+            self._downlinks.remove(identity, client.downlink)
+            self._greetings.forget(identity)
+        self._uplinks.forget(gone)
 
     # -- checkpoints ---------------------------------------------------------------
 
@@ -104,6 +141,8 @@ class Roster:
                     "identity": identity,
                     "downlink": client.downlink.save(arrays, f"downlink/{identity}"),
                     "uplink": client.uplink.save(arrays, f"uplink/{identity}"),
+                    "missed": client.missed,
+                    "is_unnamed": client.is_unnamed,
                 }
                 for identity, client in self._clients.items()
             ],
@@ -133,6 +172,7 @@ class Roster:
                 name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
             )
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
+            client.missed, client.is_unnamed = row["missed"], row["is_unnamed"]
 
 
 def _read(content: RecordDict) -> Greeted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from flower_compress.wire.ledger import Ledger
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.model_arrays import check_arrays
 from .composition import Composition
+from .departures import Departures
 from .downlink import Downlinks
 from .roster import Roster
 from .uplink import Contribution, Uplinks
@@ -59,6 +61,8 @@ class Session:
         What clients are told with their first model.
     downlinks, uplinks, roster
         All clients, with the server's ends of their links.
+    departures : Departures
+        Which of them are gone.
     ledger : Ledger
         What was sent.
     refused : Counter[int]
@@ -119,6 +123,7 @@ class Session:
             links.max_update_norm,
         )
         self.roster = Roster(self.id, self.downlinks, self.uplinks, self.ledger)
+        self.departures = Departures(self.roster, self.uplinks, links.forget_after)
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
         """Take over a model that is not the one of the last round.
@@ -163,6 +168,24 @@ class Session:
         session = Session(self._unresolved, arrays, self.ledger)
         session.refused, session.damping = self.refused, damping
         return session
+
+    # -- clients that leave ----------------------------------------------------------
+
+    def begin_training(self, there: Iterable[int]) -> None:
+        """Begin a training with the clients of those identities connected."""
+        for identity in self.departures.begin(there):
+            self.refused.pop(identity, None)
+
+    def forget(self, identity: int) -> None:
+        """Forget a client.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is not known.
+        """
+        self.roster.forget([identity])
+        self.refused.pop(identity, None)
 
     # -- the server's step -----------------------------------------------------------
 
@@ -249,6 +272,7 @@ class Session:
             "downlinks": self.downlinks.save(arrays),
             "uplinks": self.uplinks.save(arrays),
             "roster": self.roster.save(arrays),
+            "departures": self.departures.save(),
         }
 
     def restore(self, saved: Checkpoint, skip_to: int | None) -> None:
@@ -275,6 +299,7 @@ class Session:
         self.downlinks.restore(meta["downlinks"], saved)
         self.uplinks.restore(meta["uplinks"], saved)
         self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)
+        self.departures.restore(meta["departures"])
         if skip_to is not None:
             self.downlinks.skip_to(skip_to)
         self.arrays = self.layout.unflatten(self.model, self.exact)

@@ -63,9 +63,31 @@ class SessionStrategy(RunStrategy):
         self._running.restore(saved, skip_to)
         return self._running.arrays
 
+    def forget(self, identity: int) -> None:
+        """Forget a client at once, as one that was gone for ``forget_after`` rounds.
+
+        Its memory leaves the mean, it leaves the number of clients, and all that is
+        kept of it is freed. If it is still there, or comes back, it begins as a new
+        client. To be called between rounds, as from an ``evaluate_fn``.
+
+        Parameters
+        ----------
+        identity : int
+            The client's number: its ``partition-id``, or its node id without one.
+
+        Raises
+        ------
+        ConfigurationError
+            If no run has begun, or there is no such client.
+        """
+        self._running.forget(identity)
+
     def _add_counts(self, metrics: MetricRecord, refused_before: int) -> None:
-        """Add what a round has refused and sent to its metrics."""
+        """Add what a round has refused and sent, and who was away, to its metrics."""
         metrics["refused-updates"] = self.refused.total() - refused_before
+        share = None if self._session is None else self._session.departures.share
+        if share is not None:
+            metrics["absent-memory-share"] = share
         metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
         metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
 

@@ -23,6 +23,7 @@ from flower_compress.wire.records import array_bytes, uniform_mean
 from ..run.step_size import StepSize
 from .arrays import SmallArrays
 from .composition import Composition
+from .departures import FORGET_AFTER
 from .downlink import DownlinkMemory, Groups, ResetEvery
 from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
 from .inbox import Inbox
@@ -120,6 +121,12 @@ class CompressedStrategy(SessionStrategy, FedAvg):
     max_update_norm : float, optional
         An update of larger Euclidean norm is refused, as one with NaN or infinity
         always is: counted, logged, and the client is told with the next message.
+    forget_after : int or None (default: 50)
+        A client that took no part in so many rounds in a row in which it could have,
+        since it was not connected, or was asked and gave no usable answer, is gone: its
+        memory leaves the mean, and all that is kept of it is freed. If it comes back it
+        begins as a new one. None to keep all for ever. See :class:`Departures`, and
+        :meth:`forget`.
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
     on_divergence : {"warn", "repair"} (default: "warn")
@@ -169,6 +176,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         spill_dir: str | os.PathLike[str] | None = None,
         sampling: Sampling = "fixed",
         max_update_norm: float | None = None,
+        forget_after: int | None = FORGET_AFTER,
         min_replies: int = 1,
         on_divergence: OnDivergence = "warn",
         weighted_by_key: str | None = "num-examples",
@@ -184,7 +192,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self.reset_every: ResetEvery = reset_every
         self.memory_budget = memory_budget
         self.spill_dir = folder_of("spill_dir", spill_dir)
-        self.max_update_norm = max_update_norm
+        self.max_update_norm, self.forget_after = max_update_norm, forget_after
         self._compose()  # Refuses what cannot work together.
         for name, value, choices in (
             ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
@@ -226,6 +234,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             self.spill_dir,
             self.max_update_norm,
             self.small_arrays,
+            self.forget_after,
         )
 
     def _begin(self, arrays: ArrayRecord) -> None:
@@ -285,7 +294,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             session.roster, grid, config, self._keys, self._greeting_timeout
         )
         num_clients = len(clients)
+        session.begin_training(client.identity for client in clients)
         clients = participants.draw(clients, server_round)
+        session.departures.ask(client.identity for client in clients)
         self._watch.begin(num_clients, len(clients))
         self._refused_before = self.refused.total()
         return messages_with_model(
@@ -304,6 +315,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         )
         inbox = Inbox(session, lambda msg: weight_of(msg, self.weighted_by_key))
         accepted, reasons = inbox.read(valid, errors)
+        session.departures.end(entry.identity for entry in accepted)
         self._failures.count(len(accepted), reasons)
         if len(accepted) < self.min_replies:
             _log.warning(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from flower_compress.links import Link, Payload, ReceiverState, accept, commit, 
 from flower_compress.wire.packet import Packet
 
 from ..run.checkpoint import Arrays, Checkpoint
+from .memory_sum import MemorySum, add_weighted
 from .vector_store import Slot, VectorStore
 
 __all__ = ["Contribution", "UplinkEnd", "UplinkMemory", "Uplinks"]
@@ -43,6 +44,8 @@ class UplinkEnd:
         Whether the client's last update was refused, and it was not told yet.
     asked : int
         How often it was asked since its last update was taken in.
+    bound : float
+        Of ||h_i||, where it is kept.
     """
 
     memory: Slot
@@ -52,11 +55,12 @@ class UplinkEnd:
     epoch: int = 0
     refused: bool = False
     asked: int = 0
+    bound: float = 0.0
 
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add the memory to `arrays`."""
         self.memory.save(arrays, name)
-        numbers = ("version", "crc", "weight", "epoch", "refused", "asked")
+        numbers = ("version", "crc", "weight", "epoch", "refused", "asked", "bound")
         return {number: getattr(self, number) for number in numbers}
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
@@ -86,6 +90,8 @@ class Contribution:
         Whether the payload builds on no memory.
     num_inputs : int
         How many of the client's gradients the payload carries.
+    norm : float
+        ||h_i + q_i||, where h_i is kept; else ||q_i||.
     """
 
     end: UplinkEnd
@@ -95,6 +101,7 @@ class Contribution:
     version: int
     is_new: bool
     num_inputs: int
+    norm: float
 
 
 class Uplinks:
@@ -127,6 +134,10 @@ class Uplinks:
     With ``memory="sampled"`` every h_i is kept, and those of absent clients are not
     used: g = sum_{i in S} (h_i + q_i) / |S|. Its noise is larger where clients differ.
 
+    A client that is forgotten is taken out of hbar and of N. With ``"mean"`` its h_i is
+    not known: it stays in both, with its weight (:attr:`orphaned_weight`), until a new
+    epoch begins.
+
     Parameters
     ----------
     link : Link
@@ -153,14 +164,33 @@ class Uplinks:
         self._dim, self._memory, self._store = dim, memory, store
         self._rate = link.memory_rate(dim)
         self._max_norm = max_norm
-        self._memory_sum: NDArray[np.float64] | None = None  # sum_i w_i h_i
-        self._weight_sum = 0.0
+        self._feeds_back = link.kind == "error-feedback"
+        self._sum = MemorySum(dim)  # sum_i w_i h_i
+        self._ends: dict[int, UplinkEnd] = {}
         self._num_known = 0
+        self._orphaned_weight, self._num_orphaned = 0.0, 0
         self._epoch = 0
 
-    def begin(self) -> UplinkEnd:
-        """Return the end of a client that was never heard of."""
-        return UplinkEnd(self._store.slot(), epoch=self._epoch)
+    @property
+    def memory_sum(self) -> NDArray[np.float64] | None:
+        """sum_i w_i h_i, shape (d,), where the estimate uses it; None for zero."""
+        return self._sum.vector
+
+    def begin(self, identity: int, *, had_state: bool = False) -> UplinkEnd:
+        """Return the end of a client that is not known, or not any more.
+
+        Parameters
+        ----------
+        identity : int
+            The client.
+        had_state : bool
+            Whether it remembers this run. A memory starts from zero, as it is told; an
+            error has to be dropped, since nobody knows what of it has arrived.
+        """
+        end = UplinkEnd(self._store.slot(), epoch=self._epoch)
+        end.refused = had_state and self._feeds_back
+        self._ends[identity] = end
+        return end
 
     def acked(self, end: UplinkEnd) -> tuple[int, int]:
         """Return version and CRC-32 of the payload that the client shall fold.
@@ -207,17 +237,18 @@ class Uplinks:
             final=False,
             rate=self._rate,
         )
-        self._check_size(state)
+        norm = self._check_size(state)
         # As many as it says, but no more than it was asked for.
         num_inputs = max(1, min(packet.detail, end.asked))
         return Contribution(
-            end, state, payload, weight, packet.version, is_new, num_inputs
+            end, state, payload, weight, packet.version, is_new, num_inputs, norm
         )
 
-    def _check_size(self, state: ReceiverState) -> None:
+    def _check_size(self, state: ReceiverState) -> float:
+        """Return the update's norm, if it is finite and within the limit."""
         value = state.value(self._rate)
         if value is None:
-            return
+            return 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             squared = float(np.dot(value, value))
             if not np.isfinite(squared):  # float32 overflows long before the sum does
@@ -232,6 +263,7 @@ class Uplinks:
                 f"expected an update of norm at most {self._max_norm:g} "
                 f"(max_update_norm), got {squared**0.5:g}"
             )
+        return float(squared**0.5)
 
     def fold(
         self, contributions: Sequence[Contribution], num_clients: int
@@ -245,15 +277,27 @@ class Uplinks:
         begins_epoch = self._memory == "mean" and bool(lost)
         used = [part for part in contributions if not begins_epoch or part not in lost]
         if lost and not used:  # All lost theirs: q_i is their whole gradient.
-            used, self._memory_sum = lost, None
+            used = lost
+            self._clear()
         for part in contributions:
             self._settle(part)
         estimate = self._estimate(used, num_clients)
         if begins_epoch:
-            self._memory_sum = None
-            self._epoch += 1
+            self.begin_epoch()
         self._advance(contributions, moves_memory=not begins_epoch)
         return estimate
+
+    def begin_epoch(self) -> None:
+        """Let every memory start from zero; between rounds, as answers build on them.
+
+        With ``"mean"``, where nobody knows what is to be taken out of hbar.
+        """
+        self._clear()
+        self._epoch += 1
+
+    def _clear(self) -> None:
+        self._sum.clear()
+        self._orphaned_weight, self._num_orphaned = 0.0, 0
 
     def take_in(self, contributions: Sequence[Contribution]) -> None:
         """Take contributions in without an estimate: every value was used by itself."""
@@ -280,6 +324,7 @@ class Uplinks:
                 self._move_memory(part)
             end = part.end
             end.version, end.crc, end.asked = part.version, part.payload.crc, 0
+        self._renew_sum(max((_bound(part.end) for part in contributions), default=0.0))
 
     def _waits(self, part: Contribution) -> bool:
         """Whether a memory cannot begin yet, since its weight would stay 0."""
@@ -300,12 +345,16 @@ class Uplinks:
         estimate = np.zeros(self._dim, dtype=np.float64)
         for part in parts:
             if self._memory == "sampled" and part.state.vector is not None:
-                _add(estimate, part.state.vector, part.weight)
-            _add(estimate, part.payload.vector, part.weight)
+                add_weighted(estimate, part.state.vector, part.weight)
+            add_weighted(estimate, part.payload.vector, part.weight)
         estimate /= total
-        if self._memory_sum is not None:
-            mean_weight = self._weight_sum / self._num_known
-            estimate += self._memory_sum / (mean_weight * num_clients)
+        if self._sum.vector is not None:
+            # In an order of their own: whoever came first, the result is the same.
+            weights = sorted(end.weight for end in self._ends.values())
+            num_known = self._num_known + self._num_orphaned
+            mean_weight = (sum(weights) + self._orphaned_weight) / num_known
+            num_clients += self._num_orphaned
+            estimate += self._sum.vector / (mean_weight * num_clients)
         return estimate.astype(np.float32)
 
     def _settle(self, part: Contribution) -> None:
@@ -314,14 +363,14 @@ class Uplinks:
         if self._memory == "mean" and end.weight:
             return
         counted = 0.0 if part.is_new else part.weight
-        if self._memory_sum is not None and counted != end.weight:
+        if self._memory == "each" and counted != end.weight:
             held = end.memory.vector
             if held is not None:
-                _add(self._memory_sum, held, counted - end.weight)
+                bound = max(counted, end.weight) * end.bound
+                self._sum.add(held, counted - end.weight, bound)
         if part.is_new:
-            end.memory.vector = None
+            end.memory.vector, end.bound = None, 0.0
         self._num_known += end.version == 0
-        self._weight_sum += part.weight - end.weight
         end.weight = part.weight
 
     def _move_memory(self, part: Contribution) -> None:
@@ -329,43 +378,83 @@ class Uplinks:
         end = part.end
         end.epoch = self._epoch
         if self._memory == "mean":
-            self._add_to_sum(fold(None, part.payload, self._rate or 0.0), end.weight)
+            self._sum.add(fold(None, part.payload, self._rate or 0.0), end.weight)
             return
+        before = end.bound
+        # ||h + alpha q|| <= (1 - alpha) ||h|| + alpha ||h + q||, and h + q if lossless.
+        rate = 1.0 if part.payload.compressor.lossless else self._rate or 0.0
+        end.bound = (1.0 - rate) * before + rate * part.norm
         after = commit(part.state, self._rate).vector
         if self._memory == "each" and after is not None:
             # In float64 from the float32 memories: the sum never drifts from them.
             change = after.astype(np.float64)
             if part.state.vector is not None:
                 change -= part.state.vector
-            self._add_to_sum(change, end.weight)
+            self._sum.add(change, end.weight, end.weight * max(before, end.bound))
         end.memory.vector = after
+
+    def _renew_sum(self, bound: float) -> None:
+        """Make the sum anew if it is worn; `bound` is that of some terms of today."""
+        if self._memory != "each" or not self._sum.is_worn(bound):
+            return
+        bound = max((_bound(end) for end in self._ends.values()), default=0.0)
+        if self._sum.is_worn(bound):
+            held = (
+                (vector, end.weight)
+                for _, end in sorted(self._ends.items())
+                if (vector := end.memory.vector) is not None
+            )
+            self._sum.renew(held, bound)
+
+    # -- clients that are gone -------------------------------------------------------
+
+    def forget(self, identities: Iterable[int]) -> None:
+        """Take clients out of the sums, and free what is kept of them."""
+        for identity in identities:
+            end = self._ends.pop(identity)
+            self._num_known -= end.version > 0
+            held = end.memory.vector
+            if self._memory == "each" and held is not None:
+                self._sum.add(held, -end.weight, _bound(end))
+            elif self._memory == "mean" and (weight := self.weight_in_mean(end)):
+                self._orphaned_weight += weight
+                self._num_orphaned += 1
+            end.memory.vector = None
+        self._renew_sum(0.0)
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether the estimate uses memories of clients that took no part."""
+        return self._rate is not None and self._memory != "sampled"
+
+    def weight_in_mean(self, end: UplinkEnd) -> float:
+        """Return w_i of a client whose h_i is in hbar, else 0."""
+        is_in = self.has_mean and end.version > 0 and end.epoch == self._epoch
+        return end.weight if is_in else 0.0
+
+    @property
+    def orphaned_weight(self) -> float:
+        """The sum of the weights of forgotten clients whose h_i are still in hbar."""
+        return self._orphaned_weight
+
+    # -- checkpoints -----------------------------------------------------------------
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold; add the sum of the memories to `arrays`."""
-        if self._memory_sum is not None:
-            arrays["uplink/sum"] = self._memory_sum
         return {
-            "weight_sum": self._weight_sum,
+            "peak": self._sum.save(arrays),
             "num_known": self._num_known,
+            "orphaned": [self._orphaned_weight, self._num_orphaned],
             "epoch": self._epoch,
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        self._weight_sum = meta["weight_sum"]
+        self._sum.restore(meta["peak"], checkpoint)
         self._num_known, self._epoch = meta["num_known"], meta["epoch"]
-        self._memory_sum = checkpoint.find("uplink/sum")
-
-    def _add_to_sum(self, change: NDArray[np.floating], weight: float) -> None:
-        if self._memory_sum is None:
-            self._memory_sum = np.zeros(self._dim, dtype=np.float64)
-        _add(self._memory_sum, change, weight)
+        self._orphaned_weight, self._num_orphaned = meta["orphaned"]
 
 
-def _add(
-    total: NDArray[np.float64], vector: NDArray[np.floating], weight: float
-) -> None:
-    if weight == 1.0:
-        total += vector
-    else:
-        total += vector.astype(np.float64) * weight
+def _bound(end: UplinkEnd) -> float:
+    """Return a bound of ||w_i h_i||."""
+    return end.weight * end.bound

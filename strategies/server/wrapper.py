@@ -164,7 +164,11 @@ class Compressed(SessionStrategy):
         plain = as_yielded(
             self.strategy.configure_train(server_round, arrays, config, nodes)
         )
+        if nodes.seen is not None:
+            there = session.roster.online(nodes.seen)
+            session.begin_training(client.identity for client in there)
         outgoing = Outgoing(session, plain, arrays)
+        session.departures.ask(entry.client.identity for entry in outgoing.addressed)
         self._watch.begin(len(session.roster), len(outgoing.addressed))
         sent = outgoing.with_model(server_round, trains=True)
         self._round = Asked(arrays, sent, self.refused.total())

@@ -480,7 +480,7 @@ def outcome(
         grid.rename(old_id, new_id)
     strategy = case.strategy(seed=11, **kwargs)
     result, _ = run(strategy, grid, 7)
-    memory_sum = strategy._running.uplinks._memory_sum
+    memory_sum = strategy._running.uplinks.memory_sum
     return (
         model_bytes(result.arrays),
         None if memory_sum is None else memory_sum.tobytes(),

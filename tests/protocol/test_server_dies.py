@@ -86,7 +86,7 @@ def lose_the_memories(self: UplinkEnd, meta: Any, checkpoint: Any, name: str) ->
 def lose_the_sum(self: Uplinks, meta: Any, checkpoint: Any) -> None:
     """The checkpoint does not hold the sum of the memories."""
     _restore(self, meta, checkpoint)
-    self._memory_sum = None
+    self._sum.clear()
 
 
 _restore_end, _restore = UplinkEnd.restore, Uplinks.restore

@@ -32,7 +32,7 @@ def test_a_client_counts_with_the_weight_it_has_now(
     link = Memory(StochasticQuantizer(4), rate=0.25)
     uplinks = Uplinks(link, DIM, memory, VectorStore(DIM, None), None)
     clients = range(3)
-    ends = [uplinks.begin() for _ in clients]
+    ends = [uplinks.begin(i) for i in clients]
     senders = [SenderState() for _ in clients]
     h = [np.zeros(DIM) for _ in clients]
     known: dict[int, float] = {}
