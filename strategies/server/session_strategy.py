@@ -30,7 +30,7 @@ class SessionStrategy(RunStrategy):
         What was sent, in bytes and bits.
     refused : Counter[int]
         How many updates were refused, here or by the client's own mod, by the client's
-        identity.
+        identity; not of clients that are forgotten.
     """
 
     _not_begun: ClassVar[str]
