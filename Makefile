@@ -32,8 +32,9 @@ VENV := .venv
 OLDEST_TORCH := $(VENV)/oldest-torch
 PY := $(VENV)/bin/python
 # With the Python of an environment. One worker a core, each with one thread: more of
-# them wait for each other.
-pytest = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $1 -m pytest --numprocesses $(CORES) --dist loadgroup
+# them wait for each other. Each begins with its share in order, so that what a file
+# makes once is made by one worker; the one that is done first steals from the others.
+pytest = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $1 -m pytest --numprocesses $(CORES) --dist worksteal
 # Written last, so that an interrupted installation starts again.
 STAMP := $(VENV)/.installed
 SAY := @printf '\n==> %s\n'
