@@ -12,6 +12,8 @@ from itertools import product
 from typing import Any
 from zlib import crc32
 
+import pytest
+
 # A round of one strategy is as another's for Flower and NumPy, and the bits of every
 # operator and code are in golden packets, which are all read and written there.
 _THINNED = ("tests.protocol.", "tests.strategies.", "tests.flower_compress.")
@@ -24,8 +26,9 @@ def in_one_test(
     """Try all cases, as ``pytest.mark.parametrize`` does, but within one test.
 
     For what takes a few milliseconds and changes nothing: the cases share the fixtures.
-    The first one that fails ends the test, and is named below its error. Several of
-    these decorators are crossed; those of pytest go around them.
+    The first one that fails ends the test, and is named below its error; one that is
+    skipped does not, but shows in the end. Several of these decorators are crossed;
+    those of pytest go around them.
     """
     keys, values = [names] if isinstance(names, str) else [*names], list(cases)
     assert values, f"no cases of {names}"
@@ -41,6 +44,7 @@ def in_one_test(
         ]
 
         def run(*args: Any, **fixtures: Any) -> None:
+            skipped: list[str] = []
             for number, parts in enumerate(product(*dimensions)):
                 case = "-".join(label for label, _ in parts)
                 if number and is_left_out(test.__module__, case):
@@ -48,9 +52,13 @@ def in_one_test(
                 given = {name: v for _, part in parts for name, v in part.items()}
                 try:
                     test(*args, **fixtures, **given)
+                except pytest.skip.Exception as skip:
+                    skipped.append(f"{case}: {skip}")
                 except BaseException as error:
                     error.add_note(f"Of the cases of {test.__name__}: {case}")
                     raise
+            if skipped:
+                pytest.skip(f"{len(skipped)} cases, the first one {skipped[0]}")
 
         signature = inspect.signature(function)
         assert set(keys) <= signature.parameters.keys(), f"{names}: no arguments"

@@ -38,7 +38,7 @@ from tests.strategies.problem import (
 )
 from tests.strategies.test_equations import options
 
-POISONED, ROUNDS, LIMIT = 3, 30, 50.0
+POISONED, ROUNDS, LIMIT = 3, 20, 50.0
 SPOILT_ROUNDS = (5, 6, 11)
 Spoil = Callable[[Vector], Vector]
 
