@@ -30,6 +30,7 @@ __all__ = [
     "Symbols",
     "choose_code",
     "code_by_wire_id",
+    "code_ids",
     "encode_symbols",
 ]
 
@@ -111,9 +112,31 @@ def code_by_wire_id(wire_id: int) -> Code:
     return _BY_WIRE_ID[wire_id]
 
 
+def code_ids(name: str, low: int, high: int) -> frozenset[int]:
+    """Return the ids that a packet may name where the code `name` was agreed on.
+
+    One, or with ``"auto"`` those that :func:`choose_code` chooses among for symbols in
+    [low, high].
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no code of that name.
+    """
+    if name == "auto":
+        fast = (_BY_NAME["fixed-width"], _BY_NAME["packed-huffman"])
+        return frozenset(code.wire_id for code in (*fast, _runs_of(low, high)))
+    if name not in _BY_NAME:
+        raise UnknownNameError("code", name, CODE_NAMES)
+    return frozenset((_BY_NAME[name].wire_id,))
+
+
 def _runs_code(symbols: Symbols) -> Code:
-    binary = (symbols.low, symbols.high) == (0, 1)
-    return _BY_NAME["indices" if binary else "nested-golomb"]
+    return _runs_of(symbols.low, symbols.high)
+
+
+def _runs_of(low: int, high: int) -> Code:
+    return _BY_NAME["indices" if (low, high) == (0, 1) else "nested-golomb"]
 
 
 def _is_short_and_dense(symbols: Symbols) -> bool:
