@@ -6,11 +6,12 @@ from logging import getLogger
 from typing import NamedTuple
 
 import numpy as np
-from flwr.app import ArrayRecord, Error, Message
+from flwr.app import ArrayRecord, Error, Message, MetricRecord
 from flwr.common.constant import ErrorCode
 
-from flower_compress.errors import NonFiniteError
+from flower_compress.errors import ConfigurationError, NonFiniteError, shown
 from flower_compress.wire.packet import find_packet
+from flower_compress.wire.records import records_of
 
 from .inbox import Accepted, Inbox
 from .metrics import usual_replies
@@ -69,7 +70,7 @@ def plain_replies(
             has_model = msg.metadata.src_node_id in asked.sent
             is_ours = has_model or find_packet(msg.content) is not None
             (packed if is_ours else others).append(msg)
-    inbox = Inbox(session, lambda msg: 1.0)  # Weights are looked at below.
+    inbox = Inbox(session, _alike)
     accepted, reasons = inbox.read(packed, errors)
     model = None
     if norm is not None:
@@ -101,6 +102,17 @@ def plain_replies(
     plain += others
     left_out = unusable(asked.sent, unheard)
     return [*plain, *errors, *left_out], len(plain), reasons
+
+
+def _alike(msg: Message) -> float:
+    """Return 1, weights are looked at later; refuse what Flower would not have sent."""
+    for metrics in records_of(msg.content, MetricRecord):
+        for key, value in metrics.items():
+            if type(value) not in (int, float, list):
+                raise ConfigurationError(
+                    f"metric {key!r}: expected a number or a list, got {shown(value)}"
+                )
+    return 1.0
 
 
 def unusable(sent: dict[int, Message], node_ids: set[int]) -> list[Message]:
