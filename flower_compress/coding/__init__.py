@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import CorruptPacket, UnknownNameError
 from .base import Code
+from .bit_reader import BitReader
 from .bits import FEW
 from .elias import Elias
 from .elias_levels import EliasLevels
@@ -15,6 +16,7 @@ from .packed_huffman import PackedHuffman
 from .sampling import SAMPLE_SIZE, sample_symbols
 from .support_vector import SupportVector
 from .symbols import Symbols
+from .universal import take_gamma
 
 __all__ = [
     "CODE_NAMES",
@@ -32,6 +34,7 @@ __all__ = [
     "code_by_wire_id",
     "code_ids",
     "encode_symbols",
+    "nonzeros_said",
 ]
 
 _CODES: tuple[Code, ...] = (
@@ -129,6 +132,19 @@ def code_ids(name: str, low: int, high: int) -> frozenset[int]:
     if name not in _BY_NAME:
         raise UnknownNameError("code", name, CODE_NAMES)
     return frozenset((_BY_NAME[name].wire_id,))
+
+
+def nonzeros_said(code_id: int, data: memoryview, dim: int) -> int | None:
+    """Return how many symbols are not zero, where a code of `dim` begins with that.
+
+    Raises
+    ------
+    CorruptPacket
+        If that number is cut off, or larger than `dim`.
+    """
+    if not isinstance(code_by_wire_id(code_id), Elias | Indices | NestedGolomb):
+        return None
+    return take_gamma(BitReader(data), dim + 1) - 1
 
 
 def _runs_code(symbols: Symbols) -> Code:

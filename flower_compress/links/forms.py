@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from ..coding import code_ids
+from ..coding import code_ids, nonzeros_said
 from ..compressors import Compressor, Parts, Tied
 from ..errors import CorruptPacket
 
@@ -20,7 +20,11 @@ _LENGTH = struct.Struct("<I")
 
 
 def require_form(
-    data: bytes, dim: int, operators: Sequence[Compressor], code: str
+    data: bytes,
+    dim: int,
+    operators: Sequence[Compressor],
+    code: str,
+    sizes: tuple[int, ...] | None = None,
 ) -> None:
     """Look at the heads of a payload's bytes, and decode nothing.
 
@@ -34,13 +38,16 @@ def require_form(
         The operators that may have made it, bound to the vector's arrays.
     code : str
         Name of the code for their symbols; ``"auto"`` allows those it chooses among.
+    sizes : tuple[int, ...], optional
+        Lengths of the tensors that the vector is made of.
 
     Raises
     ------
     CorruptPacket
-        If it is of another operator, other parameters, or another code.
+        If it is of another operator, other parameters, or another code, or says that it
+        holds more symbols than the operator makes.
     """
-    if any(_has_form(memoryview(data), dim, each, code) for each in operators):
+    if any(_has_form(memoryview(data), dim, sizes, each, code) for each in operators):
         return
     head = ", ".join(str(byte) for byte in data[:2])
     raise CorruptPacket(
@@ -49,7 +56,13 @@ def require_form(
     )
 
 
-def _has_form(view: memoryview, dim: int, operator: Compressor, code: str) -> bool:
+def _has_form(
+    view: memoryview,
+    dim: int,
+    sizes: tuple[int, ...] | None,
+    operator: Compressor,
+    code: str,
+) -> bool:
     if len(view) < 2:
         return False
     if isinstance(operator, Tied):
@@ -57,13 +70,16 @@ def _has_form(view: memoryview, dim: int, operator: Compressor, code: str) -> bo
     if isinstance(operator, Parts):
         return _is_in_parts(view, operator, code)
     wire_id, parameters = operator.to_wire()
+    body = view[2 + len(parameters) :]
+    if view[0] != wire_id or view[2 : 2 + len(parameters)] != parameters:
+        return False
     alphabet = operator.alphabet(dim)
-    ids = frozenset((_NO_CODE,)) if alphabet is None else code_ids(code, *alphabet)
-    return (
-        view[0] == wire_id
-        and view[1] in ids
-        and view[2 : 2 + len(parameters)] == parameters
-    )
+    if alphabet is None:
+        return view[1] == _NO_CODE
+    if view[1] not in code_ids(code, *alphabet):
+        return False
+    said = nonzeros_said(view[1], body, dim)
+    return said is None or said <= operator.most_nonzeros(dim, sizes)
 
 
 def _is_tied(view: memoryview, tied: Tied, code: str) -> bool:
@@ -73,7 +89,8 @@ def _is_tied(view: memoryview, tied: Tied, code: str) -> bool:
     if not heads or mask >> len(tied.ties):
         return False
     reduced = tied.reduced(mask)
-    return _has_form(view[body:], sum(reduced.sizes), reduced.operator, code)
+    sizes = reduced.sizes
+    return _has_form(view[body:], sum(sizes), sizes, reduced.operator, code)
 
 
 def _is_in_parts(view: memoryview, parts: Parts, code: str) -> bool:
@@ -81,8 +98,8 @@ def _is_in_parts(view: memoryview, parts: Parts, code: str) -> bool:
     if len(view) < 3 or bytes(view[:3]) != bytes((parts.wire_id, _NO_CODE, count)):
         return False
     rest = view[3:]
-    for number, (operator, dim) in enumerate(
-        zip(parts.operators, parts.dims, strict=True), 1
+    for number, (operator, sizes) in enumerate(
+        zip(parts.operators, parts.part_sizes, strict=True), 1
     ):
         size = len(rest)
         if number < count:
@@ -90,7 +107,9 @@ def _is_in_parts(view: memoryview, parts: Parts, code: str) -> bool:
                 return False
             (size,) = _LENGTH.unpack_from(rest)
             rest = rest[_LENGTH.size :]
-        if size > len(rest) or not _has_form(rest[:size], dim, operator, code):
+        if size > len(rest):
+            return False
+        if not _has_form(rest[:size], sum(sizes), sizes, operator, code):
             return False
         rest = rest[size:]
     return True

@@ -91,7 +91,7 @@ class NormBound:
         ordinary = max(self._largest, median_of_some(norms.values()) or 0.0)
         if not ordinary:
             return _LONGEST
-        return min(_LONGEST, self.ratio * math.sqrt(1.0 + self.omega) * ordinary)
+        return self.ratio * math.sqrt(1.0 + self.omega) * ordinary
 
     def save(self) -> dict[str, Any]:
         """Return everything, for JSON."""

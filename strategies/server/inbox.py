@@ -129,8 +129,8 @@ class Inbox:
         num_bytes, payload_bits = array_bytes(msg.content), 0
         try:
             client, packet = packet_of(session, msg)
-            session.uplinks.require_form(packet)
             packet = packet.on(session.contract.uplink_channel(client.identity))
+            session.uplinks.require_form(packet)
             payload_bits = packet.payload_bits + 8 * bytes_beside(msg.content)
         finally:
             session.ledger.record_bytes("uplink", num_bytes, payload_bits)

@@ -201,7 +201,8 @@ class Uplinks:
         """Raise CorruptPacket unless its payload is of the link's operator and code."""
         operators = self._link.operators(begins=packet.base == 0)
         for payload in packet.payloads:
-            require_form(payload.data, payload.dim, operators, self._link.code)
+            sizes = None if payload.channel is None else payload.channel.sizes
+            require_form(payload.data, payload.dim, operators, self._link.code, sizes)
 
     def check(self, end: UplinkEnd, packet: Packet, weight: float) -> Contribution:
         """Decode a client's packet without changing anything.

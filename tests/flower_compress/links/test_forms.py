@@ -9,10 +9,12 @@ from flower_compress import (
     ArrayRule,
     Identity,
     PerArray,
+    RandomSparsifier,
     RotatedQuantizer,
     StochasticQuantizer,
+    TopK,
 )
-from flower_compress.coding import CODE_NAMES, choose_code, code_ids
+from flower_compress.coding import CODE_NAMES, Symbols, choose_code, code_ids
 from flower_compress.compressors import Compressor, Tied
 from flower_compress.errors import ConfigurationError, CorruptPacket
 from flower_compress.links import Direct, Memory, Payload
@@ -109,3 +111,54 @@ def test_a_memory_may_begin_dense_where_its_link_says_so() -> None:
     first = Memory(operator, initial="first")
     assert first.operators(begins=True) == (operator, Identity())
     assert first.operators(begins=False) == (operator,)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        StochasticQuantizer(2),
+        StochasticQuantizer(2, bucket_size=500),
+        RandomSparsifier(0.05),
+        TopK(k=30),
+        TopK(fraction=0.02, bucket_size=300),
+    ],
+    ids=repr,
+)
+def test_more_symbols_than_an_operator_makes_are_not_decoded(
+    operator: Compressor,
+) -> None:
+    dim = 5000
+    for seed in range(20):
+        x = np.random.default_rng(seed).choice([-1.0, 1.0], dim).astype(np.float32)
+        made = operator.compress(x, Stream(seed, Purpose.UPLINK, 2, 3)).symbols
+        assert made is not None
+        assert made.num_nonzero <= operator.most_nonzeros(dim)
+    assert operator.most_nonzeros(dim) < 0.2 * dim
+    low, high = made.low, made.high
+    dense = Symbols(dim, low, high, np.ones(dim, made.entries.dtype))
+    code = choose_code("indices" if low == 0 else "nested-golomb", dense)
+    body, _ = code.encode(dense)
+    wire_id, parameters = operator.to_wire()
+    data = bytes((wire_id, code.wire_id)) + parameters + body
+    with pytest.raises(CorruptPacket, match="as the contract says"):
+        require_form(data, dim, (operator,), "auto")
+
+
+@pytest.mark.parametrize(
+    "operator", [StochasticQuantizer(3), TopK(k=4), RULES, Tied(RULES, ((2, 0),))]
+)
+def test_any_bytes_are_of_the_form_or_corrupt(operator: Compressor) -> None:
+    bound, generator = operator.bind(ARRAYS), np.random.default_rng(7)
+    whole = bytearray(encode(operator, "auto", vectors()[1]).data)
+    kept = 0
+    for _ in range(2000):
+        data = bytearray(whole[: int(generator.integers(len(whole) + 1))])
+        for place in generator.integers(0, 12, 2):
+            if place < len(data):
+                data[place] = generator.integers(256)
+        try:
+            require_form(bytes(data), DIM, (bound,), "auto")
+            kept += 1
+        except CorruptPacket:
+            continue
+    assert kept < 2000
