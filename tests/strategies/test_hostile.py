@@ -109,18 +109,18 @@ def second_record(reply: Message, _: int) -> None:
 BAD_WEIGHTS = [1e308, -1.0, float("nan"), float("inf"), True, "7", [4.0], 1e-300]
 
 
-@pytest.mark.parametrize("value", BAD_WEIGHTS, ids=str)
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_weight_that_is_none_is_left_out(value: Any, wrapped: bool) -> None:
+def test_a_weight_that_is_none_is_left_out(wrapped: bool) -> None:
+    def alter(reply: Message, number: int) -> None:
+        say(**{"num-examples": BAD_WEIGHTS[number - 1]})(reply, number)
+
     strategy: Any = Diana(step_size=0.05, fraction_evaluate=0.0)
     if wrapped:
         strategy = compress(FedAvg(fraction_evaluate=0.0))
-    model = run(
-        strategy, 3, "weights" if wrapped else "gradient",
-        inner=[Liar(say(**{"num-examples": value}))],
-    )  # fmt: skip
+    returns, rounds = "weights" if wrapped else "gradient", len(BAD_WEIGHTS)
+    model = run(strategy, rounds, returns, inner=[Liar(alter)])
     assert np.isfinite(model).all()
-    assert strategy.refused == {LIAR: 3}
+    assert strategy.refused == {LIAR: rounds}
 
 
 @pytest.mark.parametrize("returns", ["gradient", "weights"])
@@ -172,21 +172,23 @@ def test_odd_metrics_are_left_out_of_the_mean(name: str, wrapped: bool) -> None:
     assert strategy.refused == ({LIAR: 2} if wrapped else {})
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), 1e308, [1.0]], ids=str)
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_weights_in_evaluation_are_looked_at(value: Any, wrapped: bool) -> None:
+def test_weights_in_evaluation_are_looked_at(wrapped: bool) -> None:
+    values = iter([-1, float("nan"), 1e308, [1.0]])
+
     def alter(reply: Message, _: int) -> None:
         if "norm" in reply.content["metrics"]:
-            say(**{"num-examples": value, "norm": 1e30})(reply, 0)
+            say(**{"num-examples": next(values), "norm": 1e30})(reply, 0)
 
     strategy: Any = MCM()
     if wrapped:
         strategy = compress(FedAvg())
     app = make_app("weights", inner=[Liar(alter)])
-    result = strategy.start(InProcessGrid(app, NUM_CLIENTS), to_record(INITIAL), 2)
+    result = strategy.start(InProcessGrid(app, NUM_CLIENTS), to_record(INITIAL), 4)
     norms = [row["norm"] for row in result.evaluate_metrics_clientapp.values()]
-    assert len(norms) == 2 and max(norms) < 100
-    assert strategy.odd_metrics == {LIAR: 2}
+    assert len(norms) == 4
+    assert max(norms) < 100
+    assert strategy.odd_metrics == {LIAR: 4}
 
 
 def test_a_function_of_the_users_that_raises_ends_no_run(
