@@ -65,24 +65,29 @@ class NestedGolomb(BitCode):
     def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
         positions = take_support(reader, dim, low < 0)
         dtype = symbol_dtype(low, high)
+        entries: Integers
         if low < 0:
-            signs = signs_of(reader.take(positions.size), dtype)
+            entries = signs_of(reader.take(positions.size), dtype)
         else:
-            signs = np.ones(positions.size, dtype=dtype)
-        entries = signs
+            entries = np.ones(positions.size, dtype=dtype)
         largest, level = max(-low, high), 1
-        above, left = None, positions.size
+        supports, left = [], positions.size
         while left and level < min(largest, NESTED):
             level += 1
-            nested = take_support(reader, left)
-            left = nested.size
-            if left:
-                above = nested if above is None else above.take(nested)
-                entries = signs.copy() if level == 2 else entries
-                entries[above] = signs.take(above) * level
-        if left and above is not None and largest > NESTED:
-            excesses = _take_excesses(reader, left, largest - NESTED)
-            entries[above] += signs.take(above) * excesses.astype(dtype)
+            supports.append((left, take_support(reader, left)))
+            left = supports[-1][1].size
+        if supports:
+            # From the largest ones outwards: what lies in a support is larger.
+            magnitudes = np.full(left, level, dtype=dtype)
+            if left and largest > NESTED:
+                excesses = _take_excesses(reader, left, largest - NESTED)
+                magnitudes += excesses.astype(dtype)
+            for size, nested in reversed(supports):
+                level -= 1
+                if nested.size < size:
+                    inner, magnitudes = magnitudes, np.full(size, level, dtype=dtype)
+                    magnitudes[nested] = inner
+            entries *= magnitudes
         if entries.size and not -low == high > 0:
             _check_range(entries, low, high)
         return Symbols(dim, low, high, entries, positions)
