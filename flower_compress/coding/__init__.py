@@ -32,9 +32,7 @@ __all__ = [
     "Symbols",
     "choose_code",
     "code_by_wire_id",
-    "code_ids",
     "encode_symbols",
-    "nonzeros_said",
 ]
 
 _CODES: tuple[Code, ...] = (

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import CorruptPacket
 from .bit_code import BitCode
 from .bit_reader import BitReader
-from .bits import BitWriter, signs_of
+from .bits import BLOCK, BitWriter, Numbers, signs_of
 from .golomb import (
     golomb_parameter,
     positions_num_bits,
@@ -71,22 +71,25 @@ class NestedGolomb(BitCode):
         else:
             entries = np.ones(positions.size, dtype=dtype)
         largest, level = max(-low, high), 1
-        supports, left = [], positions.size
+        supports: list[tuple[int, int, Numbers]] = []
+        left = positions.size
         while left and level < min(largest, NESTED):
             level += 1
-            supports.append((left, take_support(reader, left)))
-            left = supports[-1][1].size
-        if supports:
+            nested: Numbers = take_support(reader, left)
+            size, left = left, nested.size
+            if left < size:
+                # All are held at once: long ones in half as many bytes.
+                nested = nested.astype(np.uint32) if left > BLOCK else nested
+                supports.append((size, level, nested))
+        if level > 1:
             # From the largest ones outwards: what lies in a support is larger.
             magnitudes = np.full(left, level, dtype=dtype)
             if left and largest > NESTED:
                 excesses = _take_excesses(reader, left, largest - NESTED)
                 magnitudes += excesses.astype(dtype)
-            for size, nested in reversed(supports):
-                level -= 1
-                if nested.size < size:
-                    inner, magnitudes = magnitudes, np.full(size, level, dtype=dtype)
-                    magnitudes[nested] = inner
+            for size, above, nested in reversed(supports):
+                inner, magnitudes = magnitudes, np.full(size, above - 1, dtype=dtype)
+                magnitudes[nested] = inner
             entries *= magnitudes
         if entries.size and not -low == high > 0:
             _check_range(entries, low, high)
