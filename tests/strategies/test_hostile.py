@@ -259,8 +259,9 @@ def test_a_mean_memory_is_not_pushed_beyond_the_limit(limit: float | None) -> No
         fraction_evaluate=0.0,
     )
     run(strategy, 30, outer=[Liar(push)])
-    memory_sum = strategy._running.uplinks._memory_sum
-    assert memory_sum is not None
+    saved: dict[str, Any] = {}
+    strategy._running.uplinks.save(saved)
+    memory_sum = saved["uplink/sum"]
     # Half as much again, and what a sketch of 64 numbers may be wrong by.
     is_bounded = bool(np.linalg.norm(memory_sum) < 2 * LIMIT + 10)
     assert is_bounded is (limit is not None)
