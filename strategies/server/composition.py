@@ -25,6 +25,7 @@ from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from .arrays import SmallArrays, describe_arrays, resolve, ties_of
 from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
 from .optimizers import GradientDescent, ServerOptimizer
+from .roster import Identities
 from .uplink import UplinkMemory
 
 __all__ = ["Composition"]
@@ -59,6 +60,7 @@ class Composition:
     spill_dir: Path | None = None
     max_update_norm: float | None = None
     small_arrays: SmallArrays = "dense"
+    identities: Identities = "claimed"
 
     def __post_init__(self) -> None:
         require_link(self.uplink, Link, "uplink")
@@ -83,6 +85,7 @@ class Composition:
         for name, choices in (
             ("uplink_memory", get_args(UplinkMemory)),
             ("small_arrays", get_args(SmallArrays)),
+            ("identities", get_args(Identities)),
         ):
             if getattr(self, name) not in choices:
                 raise UnknownNameError(name, getattr(self, name), choices)

@@ -95,6 +95,7 @@ class Session:
             composition.seed,
             composition.groups,
             downlink if isinstance(downlink.compressor, Parts | Tied) else None,
+            by_node=composition.identities == "node",
         )
         self.contract_bytes = self.contract.to_bytes()
 
@@ -117,8 +118,11 @@ class Session:
             links.uplink_memory,
             store,
             links.max_update_norm,
+            trusted=links.identities == "trusted",
         )
-        self.roster = Roster(self.id, self.downlinks, self.uplinks, self.ledger)
+        self.roster = Roster(
+            self.id, self.downlinks, self.uplinks, self.ledger, links.identities
+        )
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
         """Take over a model that is not the one of the last round.
@@ -162,6 +166,7 @@ class Session:
         """
         session = Session(self._unresolved, arrays, self.ledger)
         session.refused, session.damping = self.refused, damping
+        session.roster.keep_claims(self.roster)
         return session
 
     # -- the server's step -----------------------------------------------------------
