@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from logging import getLogger
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 __all__ = ["NOWHERE", "Claims", "Greeted"]
 
@@ -67,7 +67,7 @@ class Claims:
         return self.identity(node_id) is None and node_id not in self._waiting
 
     def waiting(self) -> list[int]:
-        """Return the nodes that claim what others hold, in the order in which they do."""
+        """Return the nodes that claim what others hold, the first one first."""
         return list(self._waiting)
 
     def connect(self, node_ids: Iterable[int]) -> None:
@@ -160,6 +160,6 @@ class Claims:
             Whether the nodes are where they were then. If not, they have to say again
             who they are, and each has the first claim to what it was.
         """
-        self._holders = {identity: node_id for identity, node_id in saved}
+        self._holders = dict(saved)
         self._identities = {node: i for i, node in self._holders.items()}
         self._unheard = set() if heard else set(self._identities)

@@ -146,6 +146,9 @@ class Greetings:
         if not new:
             return arrived
         messages = [self._greeting(node_id, key, config, config_key) for node_id in new]
+        if not waits:
+            for node_id in new:
+                self._put_off(node_id)
         if waits or not self._push(grid, messages):
             arrived += self._take(self._ask(grid, messages, timeout))
         if self._claims.is_empty and self._refusals.keys() >= set(node_ids):
@@ -169,6 +172,9 @@ class Greetings:
                 self._put_off(node_id)
 
     def _put_off(self, node_id: int) -> None:
+        """Let the next greeting of a node wait; once a call."""
+        if self._due.get(node_id, 0) > self._calls:
+            return
         failures = self._failures.get(node_id, 0)
         self._failures[node_id] = failures + 1
         self._due[node_id] = self._calls + 2 ** min(failures, _MAX_BACKOFF)
@@ -200,9 +206,8 @@ class Greetings:
             node_id = message.metadata.dst_node_id
             if message_id:
                 self._pending[message_id] = node_id
-            if self._failures.get(node_id) and node_id not in self._refusals:
+            if self._failures[node_id] > 1 and node_id not in self._refusals:
                 silent.append(node_id)
-            self._put_off(node_id)
         if silent:
             _log.warning("%s: no answer to a greeting so far", _named(silent))
         return True
@@ -295,19 +300,14 @@ class Greetings:
 
     def _complain(self, refused: dict[int, FlowerCompressError]) -> None:
         """Log what nodes answered that are no clients."""
-        remedy = ""
+        listed = _listed(refused)
+        _log.warning("%d nodes are left out for now: %s", len(refused), listed)
         if any(isinstance(error, MissingModError) for error in refused.values()):
-            remedy = f". {self._remedy}"
-        _log.warning(
-            "%d nodes are left out for now: %s%s", len(refused), _listed(refused), remedy
-        )
+            _log.warning("if %s is missing there, %s", self._mod, self._remedy)
 
     @property
     def _remedy(self) -> str:
-        return (
-            f"Put {self._mod} first in the client app, "
-            f"`ClientApp(mods=[{self._mod}(), ...])`"
-        )
+        return f"put it first in the client app, `ClientApp(mods=[{self._mod}(), ...])`"
 
     def _give_up(self) -> None:
         """Raise what is wrong at all nodes."""
@@ -321,8 +321,8 @@ class Greetings:
         if others:
             raise ConfigurationError(f"{vain}: {_listed(others)}")
         raise MissingModError(
-            f"{vain}, and none answered through {self._mod}: put it first in the "
-            f"client app, `ClientApp(mods=[{self._mod}(), ...])`. {_listed(refused)}"
+            f"{vain}, and none answered through {self._mod}: {self._remedy}. "
+            f"{_listed(refused)}"
         )
 
     # -- checkpoints ---------------------------------------------------------------
