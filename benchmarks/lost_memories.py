@@ -23,7 +23,7 @@ from .markdown import Column, columns
 from .measure import Row
 from .suite import Settings, Suite
 
-DIM, NUM_CLIENTS, ROUNDS, MOVES, SEEDS = 400, 10, 36, 24, 6
+DIM, NUM_CLIENTS, SEEDS = 400, 10, 4
 NOISE = 0.3
 NEAR = 1.1
 
@@ -35,13 +35,16 @@ class Setting(NamedTuple):
     levels: int | None
     """Of QSGD, in buckets of 64; None for the strategy's default operators."""
     share: float
+    before: int
+    """Rounds until clients move: errors no longer fall."""
+    after: int
 
 
 SETTINGS = (
-    Setting("mcm", None, 0.3),
-    Setting("artemis", None, 0.3),
-    Setting("diana", None, 0.3),
-    Setting("diana", 1, 0.05),
+    Setting("mcm", None, 0.3, 24, 12),
+    Setting("artemis", None, 0.3, 24, 12),
+    Setting("diana", None, 0.3, 24, 12),
+    Setting("diana", 1, 0.1, 80, 60),
 )
 
 
@@ -54,8 +57,9 @@ def _measure(_: Settings, setting: Setting, num_moving: int) -> list[Row]:
             for seed in range(SEEDS)
         ]
         mean[identities] = np.sqrt(np.mean(squares, axis=0)).tolist()
-    floor = float(np.mean(mean["trusted"][MOVES // 2 : MOVES]))
-    after = {name: rows[MOVES:] for name, rows in mean.items()}
+    before = setting.before
+    floor = float(np.mean(mean["trusted"][before * 3 // 4 : before]))
+    after = {name: rows[before:] for name, rows in mean.items()}
     return [
         {
             "strategy": setting.algorithm,
@@ -98,6 +102,7 @@ def distances(
     def train(msg: Message, context: Context) -> Message:
         client = int(context.node_config["partition-id"])
         server_round = msg.content.config_records["config"]["server-round"]
+        assert isinstance(server_round, int)
         rng = np.random.default_rng([seed, client, server_round])
         w = msg.content.array_records["arrays"]["w"].numpy()
         target = targets[client] + NOISE * rng.standard_normal(DIM)
@@ -113,14 +118,15 @@ def distances(
         w = arrays["w"].numpy()
         if server_round:
             found.append(float(np.linalg.norm(w - optimum) / np.linalg.norm(optimum)))
-        if server_round == MOVES:
+        if server_round == setting.before:
             for node_id in list(grid.get_node_ids())[:num_moving]:
                 grid.restart(node_id)
                 grid.rename(node_id, 10_000 + node_id)
 
     strategy = _strategy(setting, identities=identities, seed=seed)
     initial = ArrayRecord({"w": Array(np.zeros(DIM, dtype=np.float32))})
-    strategy.start(grid, initial, ROUNDS, evaluate_fn=after_round)
+    rounds = setting.before + setting.after
+    strategy.start(grid, initial, rounds, evaluate_fn=after_round)
     return found
 
 
