@@ -261,7 +261,7 @@ class Greetings:
             try:
                 greeted[node_id] = self._open(node_id, reply)
             except OutOfSyncError as error:
-                _log.warning("node %d: %s", node_id, error)
+                _log.warning("node %d is left out for now: %s", node_id, error)
             except FlowerCompressError as error:
                 refused[node_id] = error
         for message_id in answered:

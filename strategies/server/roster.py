@@ -170,7 +170,8 @@ class Roster:
                 name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
             )
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
-            self._uplinks.hand_over(client.uplink, client.node_id)
+            if client.node_id:
+                self._uplinks.hand_over(client.uplink, client.node_id)
 
 
 def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
