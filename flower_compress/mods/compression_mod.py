@@ -55,6 +55,10 @@ class CompressionMod(ClientMod[ClientState]):
         Folder in which the client keeps what it remembers of its links, in a file of
         its own. Default: in ``Context.state``, which a SuperNode holds in memory, so
         that a restarted device begins anew, at the cost of one dense model.
+    max_dim : int, optional
+        Entries of the largest model that the client takes; a larger one is refused
+        before anything is allocated. Default: as many as the machine's memory, or the
+        container's share of it, has room for, at 40 bytes an entry.
 
     Notes
     -----
@@ -104,6 +108,7 @@ class CompressionMod(ClientMod[ClientState]):
         elif packet.contract is not None:
             state = replace(state, contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
+        self._require_room(contract.layout)
         packet.require_dim(contract.layout.dim)
         packet = packet.on(contract.downlink_channel(identity))
         state = _on_channels(state, contract, identity)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from ..errors import CorruptPacket
+from ..errors import CorruptPacket, shown
 from ..links import Channel, Link, get_link
 from ..streams import Purpose, Stream
 from .agreement import Agreement
 from .layout import Layout
 
 __all__ = ["Contract"]
+
+_MOST_GROUPS = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Contract(Agreement):
     @classmethod
     def _of(cls, layout: Layout, seed: int, terms: dict[str, Any]) -> Self:
         rate, downlink = terms["downlink_rate"], terms.get("downlink")
+        if rate is not None and not 0.0 <= rate <= 1.0:
+            raise CorruptPacket(f"expected a rate in [0, 1], got {rate!r}")
         return cls(
             layout=layout,
             uplink=get_link(terms["uplink"]).bind(layout.shapes),
@@ -87,6 +91,6 @@ class Contract(Agreement):
 def _groups(value: object) -> int | Literal["client"]:
     if value == "client":
         return "client"
-    if isinstance(value, int) and value >= 1:
+    if type(value) is int and 1 <= value <= _MOST_GROUPS:
         return value
-    raise CorruptPacket(f'expected a number of groups or "client", got {value!r}')
+    raise CorruptPacket(f'expected a number of groups or "client", got {shown(value)}')
