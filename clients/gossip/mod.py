@@ -67,8 +67,9 @@ class GossipMod(ClientMod[GossipState]):
         ``partition-id`` if it has one, else its node id.
     state_dir : path, optional
         Folder in which the node keeps its model and what it holds of its neighbours.
-        Default: in ``Context.state``, which a SuperNode holds in memory, so that a
-        restarted device begins anew, with the mean of its neighbours.
+        Default: as for :class:`~flower_compress.CompressionMod`; from
+        ``Context.state`` a restarted device begins anew, with the mean of its
+        neighbours.
     max_dim : int, optional
         Entries of the largest model that the node takes; a larger one is refused before
         anything is allocated. Default: as many as the machine's memory, or the
@@ -158,7 +159,7 @@ class GossipMod(ClientMod[GossipState]):
         posting = post(state, delivery, contract)
         reply = with_record(reply, app.key, mail_record(posting.data))
         # Last of all: a node that fails before has not moved.
-        self._save(context, identity, state.to_bytes())
+        self._save(context, identity, state.session, state.to_bytes())
         return reply
 
 

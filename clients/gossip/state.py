@@ -127,7 +127,7 @@ class GossipState:
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> GossipState | None:
+    def from_bytes(cls, data: bytes | memoryview) -> GossipState | None:
         """Rebuild a state; None if it is cut off, or of another format."""
         if len(data) < _LENGTH.size or data[0] != _FORMAT:
             return None

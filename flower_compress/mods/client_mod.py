@@ -39,7 +39,7 @@ class _State(Protocol):
         """The session's id."""
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self | None:
+    def from_bytes(cls, data: bytes | memoryview) -> Self | None:
         """Rebuild a state; None if it is cut off, or of another format."""
 
 
@@ -84,8 +84,8 @@ class ClientMod(ABC, Generic[_S]):
         A whole number that is this client's own and survives restarts. Default:
         :func:`stable_identity`.
     state_dir : path, optional
-        Folder in which the client keeps its state, in a file of its own. Default: in
-        ``Context.state``.
+        Folder in which the client keeps its state, in a file of its own. Default: see
+        :class:`~flower_compress.mods.state_store.StateStore`.
     max_dim : int, optional
         Entries of the largest model that the client takes; a larger one is refused
         before anything is allocated. Default: as many as the machine's memory, or the
@@ -236,15 +236,15 @@ class ClientMod(ABC, Generic[_S]):
                 f"{self.max_dim} (max_dim of {type(self).__name__})"
             )
 
-    def _load(self, context: Context, identity: int, session: object) -> _S | None:
+    def _load(self, context: Context, identity: int, session: int) -> _S | None:
         """Return what the client remembers of a session, None if nothing."""
-        data = self._store.load(context, identity)
+        data = self._store.load(context, identity, session)
         state = None if data is None else self._state.from_bytes(data)
         return state if state is not None and state.session == session else None
 
-    def _save(self, context: Context, identity: int, data: bytes) -> None:
-        """Keep the bytes of a state."""
-        self._store.save(context, identity, data)
+    def _save(self, context: Context, identity: int, session: int, data: bytes) -> None:
+        """Keep the bytes of a session's state."""
+        self._store.save(context, identity, session, data)
 
 
 def reply_with(msg: Message, key: str, record: ArrayRecord) -> Message:

@@ -53,8 +53,11 @@ class CompressionMod(ClientMod[ClientState]):
         hash), else its node id.
     state_dir : path, optional
         Folder in which the client keeps what it remembers of its links, in a file of
-        its own. Default: in ``Context.state``, which a SuperNode holds in memory, so
-        that a restarted device begins anew, at the cost of one dense model.
+        its own. Default: the one that the node names, by ``state-dir`` of its
+        configuration or by the environment's ``FLOWER_COMPRESS_STATE_DIR``. Without any
+        it is kept in ``Context.state``, which a SuperNode holds in memory, so that a
+        restarted device begins anew, at the cost of one dense model; on a SuperNode
+        more than 16 MiB are kept in a file in Flower's own folder.
     max_dim : int, optional
         Entries of the largest model that the client takes; a larger one is refused
         before anything is allocated. Default: as many as the machine's memory, or the
@@ -131,7 +134,7 @@ class CompressionMod(ClientMod[ClientState]):
         if _evaluates(msg):
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
             reply = with_record(reply, _HEARD_KEY, packet_record(answer))
-            self._save(context, identity, state.to_bytes(packet.dim))
+            self._save(context, identity, state.session, state.to_bytes(packet.dim))
             return reply
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
@@ -142,9 +145,13 @@ class CompressionMod(ClientMod[ClientState]):
             packet, contract, identity, state.sender, update, exact_out
         )
         reply = with_record(reply, key, packet_record(answer))
-        # Last of all: a client that fails before has not moved.
         state = replace(state, sender=sender)
-        self._save(context, identity, state.to_bytes(packet.dim))
+        if contract.downlink_rate is None and not contract.held:
+            # Every version is sent whole, and this one is trained on.
+            receiver = ReceiverState(state.receiver.newest)
+            state = replace(state, receiver=receiver, exact=b"")
+        # Last of all: a client that fails before has not moved.
+        self._save(context, identity, state.session, state.to_bytes(packet.dim))
         return reply
 
     def _update(
@@ -172,7 +179,10 @@ class CompressionMod(ClientMod[ClientState]):
         else:
             return None
         identity = self._identity_of(context)
-        state = self._load(context, identity, config[SESSION_KEY])
+        session = config[SESSION_KEY]
+        state = None
+        if isinstance(session, int):
+            state = self._load(context, identity, session)
         if state is None:
             raise OutOfSyncError(
                 "this client holds no model of the run to evaluate: train it first, "

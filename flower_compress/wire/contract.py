@@ -38,6 +38,9 @@ class Contract(Agreement):
         of its own. Tells the client which stream its payloads were drawn from.
     downlink : Link, optional
         The link on which the client receives, where its operators differ by array.
+    held : bool
+        Whether the client may be asked to evaluate the model that it trained on last,
+        and so has to keep it where its downlink needs none.
     """
 
     layout: Layout
@@ -46,6 +49,7 @@ class Contract(Agreement):
     seed: int
     downlink_groups: int | Literal["client"] = 1
     downlink: Link | None = None
+    held: bool = False
 
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
@@ -69,6 +73,8 @@ class Contract(Agreement):
         }
         if self.downlink is not None:
             terms["downlink"] = self.downlink.config()
+        if self.held:
+            terms["held"] = True
         return terms
 
     @classmethod
@@ -85,6 +91,7 @@ class Contract(Agreement):
             downlink=(
                 None if downlink is None else get_link(downlink).bind(layout.shapes)
             ),
+            held=bool(terms.get("held", False)),
         )
 
 

@@ -382,7 +382,7 @@ def test_a_node_with_a_file_restarts_as_another_node(tmp_path: Path) -> None:
     check_folds(grid, relay)
     assert not resyncs(grid)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        f"node-{i}.state" for i in nodes
+        f"node-{i}-{relay._running.id:08x}.state" for i in nodes
     ]
     # Only the first delivery has brought the contract.
     assert all(
