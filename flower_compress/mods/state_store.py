@@ -98,8 +98,8 @@ class StateStore:
         if named is None and is_new:
             _log.warning(
                 "The client's state of %d MB is kept in %s, since a SuperNode may lose "
-                "as much of Context.state: name a folder, as --node-config 'state-dir=\""
-                "/var/lib/my-app\"', to have it where you want it",
+                "as much of Context.state: to have it elsewhere name a folder, as "
+                "--node-config 'state-dir=\"/var/lib/my-app\"'",
                 len(data) >> 20,
                 folder,
             )
@@ -159,7 +159,7 @@ def _is_deployed() -> bool:
 
 
 def _default_folder() -> Path | None:
-    """Return a folder that a SuperNode's client app can write, as it is installed there.
+    """Return a folder that a SuperNode's client app can write: it is installed there.
 
     None elsewhere: an engine that simulates clients keeps every context.
     """
