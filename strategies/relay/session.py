@@ -36,6 +36,10 @@ __all__ = ["CONFIG_KEY", "RECORD_KEY", "RelaySession"]
 
 _log = getLogger("flwr")
 _RETRY_SECONDS = 0.5
+_NO_NODE = (
+    "a node says that it is number %d, and the topology has nodes 0 to %d: start as "
+    "many nodes as it has, each with its own partition-id"
+)
 RECORD_KEY = "arrays"
 CONFIG_KEY = "config"
 
@@ -126,8 +130,8 @@ class RelaySession:
         Raises
         ------
         ConfigurationError
-            If nodes are numbered otherwise than in the topology, or a grid of this
-            process has fewer.
+            If a grid of this process has fewer nodes than the topology, or numbers them
+            otherwise. A node of another number is left out.
         """
         n = len(self._contracts)
         while True:
@@ -136,24 +140,33 @@ class RelaySession:
                 grid, node_ids, RECORD_KEY, config, CONFIG_KEY, timeout
             )
             for identity, held, _ in arrived:
-                if not 0 <= identity < n:
-                    raise ConfigurationError(
-                        f"a node says that it is number {identity}, and the topology "
-                        f"has nodes 0 to {n - 1}: start as many nodes as it has, each "
-                        "with its own partition-id"
-                    )
-                if not held:
+                if not self._is_node(identity):
+                    _log.warning(_NO_NODE + ": it is left out", identity, n - 1)
+                elif not held:
                     self.office.lose(identity)
-            online = self.greetings.online(node_ids)
+            greeted = self.greetings.online(node_ids)
+            online = [node for node in greeted if self._is_node(node)]
             if len(online) == n or (online and not begins):
                 return online
-            if len(node_ids) < n and isinstance(grid, KeepsClients):
-                raise ConfigurationError(
-                    f"expected {n} nodes, as the topology has, got {len(node_ids)} in "
-                    "this process, where no more will come"
-                )
+            others = [node for node in greeted if not self._is_node(node)]
+            if isinstance(grid, KeepsClients):
+                self._check_enough(len(node_ids), others)
             _log.info("Waiting for nodes: %d of %d are there.", len(online), n)
             sleep(_RETRY_SECONDS)
+
+    def _is_node(self, identity: int) -> bool:
+        return 0 <= identity < len(self._contracts)
+
+    def _check_enough(self, num_nodes: int, others: list[int]) -> None:
+        """Raise an error where no more nodes come, and some lack."""
+        n = len(self._contracts)
+        if others and num_nodes - len(others) < n:
+            raise ConfigurationError(_NO_NODE % (others[0], n - 1))
+        if num_nodes < n:
+            raise ConfigurationError(
+                f"expected {n} nodes, as the topology has, got {num_nodes} in this "
+                "process, where no more will come"
+            )
 
     # -- exchanges -------------------------------------------------------------------
 
@@ -246,7 +259,8 @@ class RelaySession:
             if posting.resync:
                 _log.info("node %d asks to be synchronised", node)
             self.office.take_in(node, posting)
-        if any(posting.letters for posting, _ in found.values()):
+        letters = (a for posting, _ in found.values() for a in posting.letters)
+        if any(not letter.notice for letter in letters):
             failures.count(len(found), [])
         elif not found:
             failures.count(0, reasons)
@@ -260,7 +274,7 @@ class RelaySession:
         try:
             node = self.greetings.identity(msg.metadata.src_node_id)
             mail = find_mail(msg.content)
-            if node is None:
+            if node is None or not self._is_node(node):
                 raise OutOfSyncError("a reply of a node that is no node of the run")
             if mail is None:
                 raise OutOfSyncError(
