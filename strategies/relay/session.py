@@ -151,7 +151,10 @@ class RelaySession:
             others = [node for node in greeted if not self._is_node(node)]
             if isinstance(grid, KeepsClients):
                 self._check_enough(len(node_ids), others)
-            _log.info("Waiting for nodes: %d of %d are there.", len(online), n)
+            besides = f", and {others}, which are none" if others else ""
+            _log.info(
+                "Waiting for nodes: %d of %d are there%s", len(online), n, besides
+            )
             sleep(_RETRY_SECONDS)
 
     def _is_node(self, identity: int) -> bool:

@@ -585,10 +585,7 @@ def test_node_ids_are_no_numbers_of_nodes() -> None:
         make_relay().start(grid, to_record(INITIAL), 3)
 
 
-def test_too_many_and_too_few_nodes() -> None:
-    grid = InProcessGrid(plain_app(GossipMod()), NUM_CLIENTS + 1)
-    with pytest.raises(ConfigurationError, match="topology has nodes 0 to 4"):
-        make_relay().start(grid, to_record(INITIAL), 3)
+def test_too_few_nodes() -> None:
     grid = InProcessGrid(plain_app(GossipMod()), NUM_CLIENTS - 1)
     with pytest.raises(ConfigurationError, match="expected 5 nodes, .* got 4"):
         make_relay().start(grid, to_record(INITIAL), 3)
