@@ -155,7 +155,7 @@ def _saved_at(record: object) -> int:
 
 def _is_deployed() -> bool:
     """Whether this is the process that a SuperNode starts for a message."""
-    return Path(sys.argv[0]).stem == _CLIENT_APP
+    return any(Path(name).stem == _CLIENT_APP for name in sys.argv[:1])
 
 
 def _default_folder() -> Path | None:
