@@ -22,9 +22,11 @@ from .server import (
     ResetEvery,
 )
 from .server.arrays import SmallArrays
+from .server.bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .server.composition import Composition
 from .server.departures import FORGET_AFTER
 from .server.evaluation import EvaluateOn
+from .server.roster import Identities
 from .server.wrappable import averages, require_links, require_wrappable
 from .server.wrapper import Compressed, StepInside
 
@@ -61,6 +63,9 @@ def compress(
     spill_dir: str | os.PathLike[str] | None = None,
     max_update_norm: float | None = None,
     forget_after: int | None = FORGET_AFTER,
+    max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
+    max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
+    identities: Identities = "claimed",
     **kwargs: Any,
 ) -> Compressed:
     """Return `strategy` with its models and its clients' answers compressed.
@@ -103,7 +108,9 @@ def compress(
         As :class:`CompressedStrategy` has it; with ``"held"`` a client that has not
         trained is sent the server's.
     small_arrays, downlink_memory, reset_every, memory_budget, spill_dir
-        As :class:`CompressedStrategy` has them, and so with `max_update_norm`.
+        As :class:`CompressedStrategy` has them, and so with `max_update_norm`,
+        `max_norm_ratio`, `max_weight_ratio` and `identities`; weights are those that
+        the strategy has a ``weighted_by_key`` for.
     forget_after : int or None (default: 50)
         Rounds after which a client that is gone is forgotten, with all that is kept of
         it; see :class:`CompressedStrategy`. Its memory is used only when it answers.
@@ -145,6 +152,9 @@ def compress(
         spill_dir=None if spill_dir is None else Path(spill_dir),
         max_update_norm=max_update_norm,
         forget_after=forget_after,
+        max_norm_ratio=max_norm_ratio,
+        max_weight_ratio=max_weight_ratio,
+        identities=identities,
     )
     return Compressed(strategy, composition, evaluate_on=evaluate_on, **kwargs)
 

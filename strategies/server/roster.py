@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
-from flower_compress.errors import ConfigurationError, CorruptPacket, MissingModError
+from flower_compress.errors import (
+    ConfigurationError,
+    CorruptPacket,
+    MissingModError,
+)
+from flower_compress.wire.contract import BY_NODE
 from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
@@ -19,7 +25,10 @@ from ..run.greetings import Greeted, Greetings
 from .downlink import DownlinkEnd, Downlinks
 from .uplink import UplinkEnd, Uplinks
 
-__all__ = ["Client", "Roster"]
+__all__ = ["Client", "Identities", "Roster"]
+
+Identities = Literal["claimed", "trusted", "node"]
+"""What an identity is worth; see :class:`CompressedStrategy`."""
 
 _MOST_LISTED = 3
 
@@ -55,14 +64,39 @@ class Client:
 
 
 class Roster:
-    """All clients by their stable identity, see :class:`Greetings`."""
+    """All clients by their stable identity, see :class:`Greetings`.
+
+    Parameters
+    ----------
+    session : int
+        The session's id.
+    downlinks, uplinks : Downlinks, Uplinks
+        Make the ends of new clients.
+    ledger : Ledger
+        Where greetings are billed.
+    identities : {"claimed", "trusted", "node"} (default: "claimed")
+        See :class:`CompressedStrategy`.
+    """
 
     def __init__(
-        self, session: int, downlinks: Downlinks, uplinks: Uplinks, ledger: Ledger
+        self,
+        session: int,
+        downlinks: Downlinks,
+        uplinks: Uplinks,
+        ledger: Ledger,
+        identities: Identities = "claimed",
     ) -> None:
         self._downlinks, self._uplinks = downlinks, uplinks
-        greeting = packet_record(Packet(session=session, greeting=True))
-        self._greetings = Greetings(greeting, _read, "CompressionMod", ledger)
+        self._by_node = identities == "node"
+        asks = json.dumps(BY_NODE).encode() if self._by_node else None
+        greeting = Packet(session=session, greeting=True, contract=asks)
+        self._greetings = Greetings(
+            packet_record(greeting),
+            partial(_read, greeting),
+            "CompressionMod",
+            ledger,
+            trusted=identities == "trusted",
+        )
         self._clients: dict[int, Client] = {}
 
     def __iter__(self) -> Iterator[Client]:
@@ -90,8 +124,6 @@ class Roster:
         timeout: float,
     ) -> None:
         """Greet the nodes that are new; see :meth:`Greetings.greet`."""
-        node_ids = list(node_ids)
-        self._greetings.prune(node_ids)
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
@@ -100,8 +132,13 @@ class Roster:
             if client is None:
                 client = self._take_in(identity, had_state=held > 0)
             client.node_id = self._greetings.node_id(identity)
-            client.is_unnamed = identity == client.node_id
+            client.is_unnamed = not self._by_node and identity == client.node_id
+            self._uplinks.hand_over(client.uplink, client.node_id)
             self._downlinks.confirm(identity, client.downlink, held)
+
+    def keep_claims(self, before: Roster) -> None:
+        """Let every node have the first claim to the identity that it had before."""
+        self._greetings.restore(before._greetings.save(), heard=False)
 
     def _take_in(self, identity: int, *, had_state: bool = False) -> Client:
         uplink = self._uplinks.begin(identity, had_state=had_state)
@@ -162,8 +199,7 @@ class Roster:
             Whether the clients are back where they were then. If not, they have to be
             greeted anew, and say what they hold.
         """
-        if clients_too:
-            self._greetings.restore(meta["greetings"])
+        self._greetings.restore(meta["greetings"], heard=clients_too)
         for row in meta["clients"]:
             name = row["identity"]
             client = self._take_in(name)
@@ -173,19 +209,21 @@ class Roster:
             )
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
             client.missed, client.is_unnamed = row["missed"], row["is_unnamed"]
+            if client.node_id:
+                self._uplinks.hand_over(client.uplink, client.node_id)
 
 
-def _read(content: RecordDict) -> Greeted:
+def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
     """Read a client's answer to the greeting."""
     found = find_packet(content)
     if found is None:
         raise MissingModError("it answered with a reply that holds no packet")
     packet = Packet.parse(found[1])
-    if packet.greeting and packet.contract is None:
+    if packet.greeting and packet.contract == greeting.contract:
         raise MissingModError("it gave the greeting back as it was")
     try:
         about = json.loads(packet.contract or b"")
-        return Greeted(int(about["identity"]), int(about["held"]), about["protocol"])
+        greeted = Greeted(int(about["identity"]), int(about["held"]), about["protocol"])
     except (
         ValueError,
         KeyError,
@@ -194,3 +232,9 @@ def _read(content: RecordDict) -> Greeted:
         RecursionError,
     ) as error:
         raise CorruptPacket(f"not an answer to a greeting: {error}") from error
+    if greeting.contract is not None and greeted.identity != node_id:
+        raise ConfigurationError(
+            'with identities="node" a client is what its node id says, and this one '
+            f"answers as {greeted.identity}: update flower-compress there"
+        )
+    return greeted
