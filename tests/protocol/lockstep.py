@@ -427,6 +427,15 @@ class LockStep:
     def follow(self, strategy: CompressedStrategy) -> None:
         """Turn to a server that is about to start."""
         self.strategy, self.is_new = strategy, True
+        configure_train = strategy.configure_train
+
+        def configure(*arguments: Any) -> list[Message]:
+            messages = list(configure_train(*arguments))
+            if not messages:  # Nobody is drawn, and no exchange follows.
+                self.before_round([])
+            return messages
+
+        strategy.configure_train = configure  # type: ignore[method-assign]
 
     def begin(self) -> None:
         """Go on where the server does: at its checkpoint, or with nothing."""
@@ -496,7 +505,10 @@ class LockStep:
         # What they had heard with an evaluation counts only where training has ended.
         to_come = self.now.to_come
         self.now.to_come = frozenset(key for key in to_come if key[0] not in gone)
-        self.note_epoch(self.strategy._running.uplinks._epoch)
+        if (epoch := self.strategy._running.uplinks._epoch) != self.now.epoch:
+            assert self.now.orphans, "an epoch between rounds is for those"
+            self.begin_epoch()
+            assert epoch == self.now.epoch
         self.num_heard_of = len(self.strategy._running.roster)
         for client, packet, _ in self.check_messages(messages, 0):
             before = self.trained_on.get(client.identity, 0)
@@ -688,13 +700,6 @@ class LockStep:
         self.known = clients
         return gone
 
-    def note_epoch(self, epoch: int) -> None:
-        """Expect the epoch that begins with a round since clients were forgotten."""
-        if epoch != self.now.epoch:
-            assert self.now.orphans, "an epoch between rounds is for those"
-            self.begin_epoch()
-            assert epoch == self.now.epoch
-
     def begin_epoch(self) -> None:
         self.now.memories.clear()
         self.now.orphans = ()
@@ -762,8 +767,6 @@ class LockStep:
         num_lost = len(now.memories.keys() & set(anew))
         self.num_compared["anew"] += num_lost
         begins_epoch = only_mean and num_lost > 0
-        if not accepted:  # Perhaps nobody was drawn, and no message seen.
-            self.note_epoch(self.strategy._running.uplinks._epoch)
         if begins_epoch:
             self.begin_epoch()
         for i, answer in accepted.items():

@@ -60,6 +60,17 @@ class Fleet(InProcessGrid):
             if reply.metadata.src_node_id not in self.mute
         ]
 
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        there = [m for m in messages if m.metadata.dst_node_id not in self.away]
+        return super().push_messages(there)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [
+            reply
+            for reply in super().pull_messages(message_ids)
+            if reply.metadata.src_node_id not in self.mute
+        ]
+
     def restart_under(self, old_id: int, new_id: int) -> None:
         """Let a device come back with nothing, under another node id."""
         before = self.contexts.pop(old_id)
@@ -179,7 +190,8 @@ def test_a_device_that_restarts_under_new_ids_counts_once(
     initial = ArrayRecord({"w": Array(np.zeros(DIM, dtype=np.float32))})
     strategy.start(fleet, initial, 65, evaluate_fn=evaluate)
     assert most_known == 5
-    np.testing.assert_allclose(np.mean(tail), 2.0, rtol=0.01)
+    # It is greeted for one round of ten, in which the others pull the model alone.
+    np.testing.assert_allclose(np.mean(tail), 2.0, rtol=0.04)
     told = [r.message for r in caplog.records if "partition-id" in r.message]
     assert len(told) == 1 and told[0].startswith("5 of 5 clients have no partition-id")
 
