@@ -12,7 +12,7 @@ from flower_compress.compressors import Compressor
 from flower_compress.links import Direct
 
 from .diana import Diana
-from .server import DEFAULT_COMPRESSOR
+from .server import QUIET_COMPRESSOR
 
 __all__ = ["ArtemisND"]
 
@@ -30,7 +30,8 @@ class ArtemisND(Diana):
     Parameters
     ----------
     compressor : Compressor
-        C_up.
+        C_up. With the default, ``RotatedQuantizer(step=1.0)``, the drift adds up to
+        less than the way from the start to the optimum.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up.
     **kwargs
@@ -40,7 +41,7 @@ class ArtemisND(Diana):
 
     def __init__(
         self,
-        compressor: Compressor = DEFAULT_COMPRESSOR,
+        compressor: Compressor = QUIET_COMPRESSOR,
         *,
         downlink_compressor: Compressor | None = None,
         **kwargs: Any,
