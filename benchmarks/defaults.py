@@ -70,7 +70,7 @@ def _measure(_: Settings, measure: Callable[..., list[Row]], *case: Any) -> list
 def _shares(name: str, operator: str) -> list[Row]:
     """All cases for the default, and for others four clients, which bear noise worst.
 
-    Strategies that level off are to do so where theory says.
+    Strategies that level off are to do so where theory says, at any length.
     """
     from flower_compress.compressors import get_compressor
     from flower_compress.errors import NonFiniteError
@@ -79,6 +79,8 @@ def _shares(name: str, operator: str) -> list[Row]:
     build: Any = get_algorithm(name)
     dims, clients = DIMS, CLIENTS
     fractions = FRACTIONS[1:] if name == "sgd" else FRACTIONS
+    if name not in WITH_MEMORIES:
+        dims, clients = (1_000,), (4, 10)
     if operator != DEFAULT:
         dims, clients = (1_000,), (4,)
     if operator != DEFAULT:

@@ -12,6 +12,7 @@ from flower_compress.compressors import Compressor
 from flower_compress.links import Direct
 
 from .diana import Diana
+from .run.names import refuse_fixed
 from .server import QUIET_COMPRESSOR
 
 __all__ = ["ArtemisND"]
@@ -46,6 +47,7 @@ class ArtemisND(Diana):
         downlink_compressor: Compressor | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "downlink", "downlink_carries")
         super().__init__(
             compressor,
             downlink=Direct(downlink_compressor or compressor),

@@ -12,6 +12,7 @@ from flower_compress.compressors import Compressor
 from flower_compress.links import ErrorFeedback
 
 from .diana import Diana
+from .run.names import refuse_fixed
 from .server import DEFAULT_COMPRESSOR, QUIET_COMPRESSOR
 
 __all__ = ["Dore"]
@@ -50,6 +51,7 @@ class Dore(Diana):
         if downlink_compressor is None:
             is_default = compressor is DEFAULT_COMPRESSOR
             downlink_compressor = QUIET_COMPRESSOR if is_default else compressor
+        refuse_fixed(self, kwargs, "downlink", "downlink_carries", "preserved")
         super().__init__(
             compressor,
             downlink=ErrorFeedback(downlink_compressor, feedback=eta),

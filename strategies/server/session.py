@@ -76,7 +76,9 @@ class Session:
         ledger: Ledger | None = None,
     ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
-        check_arrays(layout)
+        check_arrays(
+            layout, composition.uplink.compressor, composition.downlink.compressor
+        )
         self.layout = layout
         self.id = secrets.randbits(32) or 1
         self._take_over(arrays, "the initial model")

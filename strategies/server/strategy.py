@@ -56,7 +56,8 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                              w += what arrives of u  (degraded)
 
     Arrays that are equal in the initial model, as those of layers that share their
-    weights, are sent once as long as they are, and so stay equal.
+    weights, are compressed once as long as they are, and so stay equal; what travels
+    dense holds them all.
 
     The clients need :class:`~flower_compress.CompressionMod` and no configuration.
     The algorithms of this package are this class with their links filled in.
@@ -198,12 +199,30 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
+        self._check_numbers()
         self.evaluate_on: EvaluateOn = evaluate_on
         self.min_replies = min_replies
         self.sampling: Sampling = sampling
         self.on_divergence = on_divergence
         self._refused_before = 0
         self._evaluating: frozenset[int] = frozenset()
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers of FedAvg's that it takes as they come."""
+        for name in ("fraction_train", "fraction_evaluate"):
+            check_number(
+                name,
+                getattr(self, name),
+                "lie in [0, 1]",
+                lambda share: 0 <= share <= 1,
+            )
+        for name in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
+            check_number(
+                name,
+                getattr(self, name),
+                "be a whole number >= 0",
+                lambda number: number >= 0 and number % 1 == 0,
+            )
 
     _not_begun = "no run has begun: call start, or configure_train with the model"
 
@@ -299,6 +318,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         session = self._session
         if session is None:
             return None, None
+        if self.fraction_train == 0.0:  # Nobody was asked.
+            session.pause()
+            return session.arrays, None
         valid, errors = self._check_and_log_replies(
             list(replies), is_train=True, validate=False
         )
