@@ -11,6 +11,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+from .digits import run_digits
 from .local_training import limit, predicted, run_shares
 from .markdown import Column, columns
 from .measure import Row
@@ -47,7 +48,6 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 DEFAULT = "default"
 EPOCHS_AND_ROUNDS = ((1, 40), (5, 20), (50, 6))
-_DIGITS_CLIENTS, _BATCH = 10, 32
 
 
 def _cases(_: Settings) -> Iterator[tuple[Any, ...]]:
@@ -119,35 +119,9 @@ def _shares(name: str, operator: str) -> list[Row]:
 
 def _digits(model: str, partition: str, epochs: int, rounds: int) -> list[Row]:
     """Federated averaging and every strategy on the same digits."""
-    from flwr.app import ArrayRecord
-
-    from flower_compress.strategies import get_algorithm
-    from flower_compress.testing import InProcessGrid
-    from flower_compress.wire.arrays import read_array, write_array
-    from simulations.client_app import app
-    from simulations.settings import Settings as Run
-
-    problem: dict[str, Any] = {
-        "task": "digits",
-        "model": model,
-        "partition": partition,
-        "clients": _DIGITS_CLIENTS,
-        "batch_size": _BATCH,
-        "client": "local-steps",
-    }
-    task = Run.of("sgd", **problem).task
-    num_examples = task.objective(0).num_examples
-    local_steps = epochs * -(-num_examples // _BATCH)
-    run = Run.of("sgd", local_steps=local_steps, **problem)
-    initial = ArrayRecord({k: write_array(a) for k, a in task.initial_arrays().items()})
     rows: list[Row] = []
     for name in ("sgd", *STRATEGIES):
-        strategy: Any = get_algorithm(name)(fraction_evaluate=0.0)
-        grid = InProcessGrid(app, _DIGITS_CLIENTS)
-        config = run.train_config()
-        result = strategy.start(grid, initial, rounds, train_config=config)
-        arrays = {key: read_array(array) for key, array in result.arrays.items()}
-        ledger = strategy.ledger
+        ended = run_digits(name, model, partition, epochs, rounds)
         rows.append(
             {
                 "part": "digits",
@@ -156,8 +130,8 @@ def _digits(model: str, partition: str, epochs: int, rounds: int) -> list[Row]:
                 "partition": partition,
                 "epochs": epochs,
                 "rounds": rounds,
-                "accuracy": task.accuracy(arrays),
-                "bytes": ledger.uplink.num_bytes + ledger.downlink.num_bytes,
+                "accuracy": ended.accuracy,
+                "bytes": ended.up + ended.down,
             }
         )
     return rows

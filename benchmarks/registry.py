@@ -7,6 +7,7 @@ from . import (
     defaults,
     device,
     lengths,
+    local_epochs,
     operators,
     optimizer,
     server_memory,
@@ -26,6 +27,7 @@ SUITES: dict[str, Suite] = {
         optimizer,
         server_memory,
         defaults,
+        local_epochs,
         device,
     )
 }

@@ -208,6 +208,13 @@ class Session:
         self.arrays = self.layout.unflatten(self.model, self.exact)
         return True
 
+    def on_the_way_to(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the model that goes `damping` of the way to another."""
+        model, exact = self.layout.flatten(arrays)
+        with np.errstate(over="ignore", invalid="ignore"):  # check_finite says so
+            model = self.model + np.float32(self.damping) * (model - self.model)
+        return self.layout.unflatten(model, exact)
+
     def pause(self) -> None:
         """Note a round without a step."""
         if self.composition.downlink_carries == "update":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from logging import getLogger
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -28,8 +29,8 @@ from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
 from .inbox import Inbox
 from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, messages_with_model
-from .participants import Participants
-from .recovery import GuardedStep, Recovery
+from .participants import Participants, check_participation
+from .recovery import GuardedStep, OnDivergence, Recovery
 from .sampling import Sampling
 from .session import Session
 from .session_strategy import SessionStrategy
@@ -40,7 +41,6 @@ from .weighting import UNIFORM, mean_metrics, weight_of
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
-OnDivergence = Literal["warn", "repair"]
 _CLIPPING_NORM = "clipping_norm"
 """Flower's wrappers for privacy at the clients tell them so what to clip to."""
 
@@ -125,9 +125,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         A round with fewer usable replies leaves the model as it is.
     on_divergence : {"warn", "repair"} (default: "warn")
         What happens when the noise of compression feeds itself, so that updates grow
-        exponentially: it is logged, with what to change; or the server also goes back
-        to an earlier model, sends it dense, and takes smaller steps from there on, half
-        of what the links bear.
+        exponentially, or every answer of a round is NaN or infinite: it is logged, with
+        what to change; or the server also goes back to an earlier model, sends it
+        dense, and takes smaller steps from there on, half of what the links bear.
     weighted_by_key : str or None (default: "num-examples")
         Key in the clients' metrics that holds their weight, a number >= 0, of which a
         client with 0 has no say; None weights all alike, as the papers do.
@@ -199,30 +199,13 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
-        self._check_numbers()
+        check_participation(self)
         self.evaluate_on: EvaluateOn = evaluate_on
         self.min_replies = min_replies
         self.sampling: Sampling = sampling
         self.on_divergence = on_divergence
         self._refused_before = 0
         self._evaluating: frozenset[int] = frozenset()
-
-    def _check_numbers(self) -> None:
-        """Refuse numbers of FedAvg's that it takes as they come."""
-        for name in ("fraction_train", "fraction_evaluate"):
-            check_number(
-                name,
-                getattr(self, name),
-                "lie in [0, 1]",
-                lambda share: 0 <= share <= 1,
-            )
-        for name in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
-            check_number(
-                name,
-                getattr(self, name),
-                "be a whole number >= 0",
-                lambda number: number >= 0 and number % 1 == 0,
-            )
 
     _not_begun = "no run has begun: call start, or configure_train with the model"
 
@@ -335,8 +318,15 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                 self.min_replies,
             )
             session.pause()
+            if not accepted:
+                session = self._session = self._step.without_replies(
+                    session, server_round, reasons
+                )
             return session.arrays, None
-        session = self._session = self._step.take(session, accepted, server_round)
+        parts = [entry.part for entry in accepted]
+        exact = [entry.exact for entry in accepted]
+        step = partial(session.step, parts, exact, server_round)
+        session = self._session = self._step.take(session, server_round, step)
         metrics = self._train_metrics([entry.message for entry in accepted])
         return session.arrays, metrics
 
