@@ -35,7 +35,7 @@ WITH_MEMORIES = STRATEGIES[:5]
 """Which end at the optimum; the others level off, as those without a memory do."""
 LEVELLING = ("sgd", *STRATEGIES[5:])
 """Those, and averaging, which levels off too where only some take part in a round."""
-AROUND_THE_LEVEL = {1.0: 1.15, 0.5: 1.4}
+AROUND_THE_LEVEL = {1.0: 1.1, 0.5: 1.4}
 """How far beyond the level of theory, which is a mean, one run may end: with a share of
 the clients in a round it matters which were drawn last."""
 CANDIDATES: dict[str, dict[str, Any]] = {

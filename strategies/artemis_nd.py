@@ -31,7 +31,7 @@ class ArtemisND(Diana):
     Parameters
     ----------
     compressor : Compressor
-        C_up. With the default, ``RotatedQuantizer(step=1.0)``, the drift adds up to
+        C_up. With the default, a ``RotatedQuantizer`` of step 1, the drift adds up to
         less than the way from the start to the optimum.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up.

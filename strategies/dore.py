@@ -31,7 +31,7 @@ class Dore(Diana):
         C_up.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up. The default C_up goes with a C_down of less
-        noise, ``RotatedQuantizer(step=1.0)``, since the feedback adds to it.
+        noise, ``RotatedQuantizer`` of step 1, since the feedback adds to it.
     eta : float, optional
         Fraction of the error that is fed back; default 1 / (omega + 1) for an unbiased
         operator, since eta^2 omega >= 1 blows the error up, and 1 for a contraction.

@@ -29,7 +29,7 @@ from flower_compress import (
 )
 from flower_compress.clients import GossipMod
 from flower_compress.errors import ConfigurationError
-from flower_compress.strategies import DPSGD, MCM, SGD
+from flower_compress.strategies import DEFAULT_COMPRESSOR, DPSGD, MCM, SGD
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import InProcessGrid
 from flower_compress.wire.arrays import array_of_bytes, encode_entries, read_array
@@ -225,8 +225,7 @@ def test_noise_on_a_frozen_array_is_told_and_per_tensor_keeps_it(
     assert moved != before
     assert "training left 1 of 2 arrays as they were (body)" in told
     assert 'per="tensor"' in told
-    kept = RotatedQuantizer(step=1.5, per="tensor")
-    for operator in (kept, StochasticQuantizer(levels=4), Identity()):
+    for operator in (DEFAULT_COMPRESSOR, StochasticQuantizer(levels=4), Identity()):
         assert body_after(operator) == (before, [])
 
 
