@@ -14,7 +14,7 @@ from .suite import Settings, Suite
 
 STRATEGIES = {"sgd": "FedAvg", "diana": "Diana", "mcm": "MCM", "rand-mcm": "Rand-MCM"}
 EPOCHS_AND_ROUNDS = ((1, 60), (10, 20), (50, 5))
-SEEDS = 1
+SEEDS = 2
 
 
 def _cases(_: Settings) -> Iterator[tuple[Any, ...]]:
