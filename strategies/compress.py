@@ -26,6 +26,7 @@ from .server.bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .server.composition import Composition
 from .server.departures import FORGET_AFTER
 from .server.evaluation import EvaluateOn
+from .server.recovery import OnDivergence
 from .server.roster import Identities
 from .server.wrappable import averages, require_links, require_wrappable
 from .server.wrapper import Compressed, StepInside
@@ -57,6 +58,7 @@ def compress(
     exact_pattern: str = EXACT_PATTERN,
     small_arrays: SmallArrays = "dense",
     evaluate_on: EvaluateOn = "received",
+    on_divergence: OnDivergence = "warn",
     downlink_memory: DownlinkMemory = "each",
     reset_every: ResetEvery = "auto",
     memory_budget: int | None = 1 << 28,
@@ -107,6 +109,10 @@ def compress(
     evaluate_on : {"received", "global", "held"} (default: "received")
         As :class:`CompressedStrategy` has it; with ``"held"`` a client that has not
         trained is sent the server's.
+    on_divergence : {"warn", "repair"} (default: "warn")
+        As :class:`CompressedStrategy` has it; ``"repair"`` for strategies that take the
+        plain mean, as FedAvg and FedProx: others keep more than the model, which cannot
+        go back with it.
     small_arrays, downlink_memory, reset_every, memory_budget, spill_dir
         As :class:`CompressedStrategy` has them, and so with `max_update_norm`,
         `max_norm_ratio`, `max_weight_ratio` and `identities`; weights are those that
@@ -156,7 +162,13 @@ def compress(
         max_weight_ratio=max_weight_ratio,
         identities=identities,
     )
-    return Compressed(strategy, composition, evaluate_on=evaluate_on, **kwargs)
+    return Compressed(
+        strategy,
+        composition,
+        evaluate_on=evaluate_on,
+        on_divergence=on_divergence,
+        **kwargs,
+    )
 
 
 def _check_names(kwargs: dict[str, Any]) -> None:

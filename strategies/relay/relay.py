@@ -219,7 +219,7 @@ class Relay(RunStrategy):
 
     def _begin(self, arrays: ArrayRecord) -> None:
         layout = Layout.of(arrays, self.exact_pattern)
-        check_arrays(layout)
+        check_arrays(layout, self.compressor)
         agreement = Agreement(
             self.topology,
             self.algorithm,

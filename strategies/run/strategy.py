@@ -17,6 +17,7 @@ from flower_compress.arguments import check_number
 from flower_compress.errors import WrongTypeError
 
 from .checkpoint import Arrays, Checkpoint
+from .names import refuse_unknown
 from .rounds import EvaluateFn, Rounds, ShouldStop
 from .saving import (
     VERSIONS_A_RESUME,
@@ -83,6 +84,7 @@ class RunStrategy(Strategy):
         check_number(
             "greeting_timeout", greeting_timeout, "be positive", lambda t: t > 0
         )
+        refuse_unknown(type(self), RunStrategy, kwargs)
         super().__init__(**kwargs)
         self.saving = Saving(checkpoint_dir, checkpoint_every, resume)
         self.greeting_timeout = greeting_timeout

@@ -91,7 +91,9 @@ class Session:
         keeps_held: bool = False,
     ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
-        check_arrays(layout)
+        check_arrays(
+            layout, composition.uplink.compressor, composition.downlink.compressor
+        )
         self.layout = layout
         self.id = secrets.randbits(32) or 1
         self._take_over(arrays, "the initial model")
@@ -256,6 +258,13 @@ class Session:
             self.exact = self.layout.average_exact(exact, weights)
         self.arrays = self.layout.unflatten(self.model, self.exact)
         return True
+
+    def on_the_way_to(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the model that goes `damping` of the way to another."""
+        model, exact = self.layout.flatten(arrays)
+        with np.errstate(over="ignore", invalid="ignore"):  # check_finite says so
+            model = self.model + np.float32(self.damping) * (model - self.model)
+        return self.layout.unflatten(model, exact)
 
     def pause(self) -> None:
         """Note a round without a step."""

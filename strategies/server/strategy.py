@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from logging import getLogger
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -31,8 +32,8 @@ from .inbox import Accepted, Inbox
 from .metrics import mean_metrics, mean_of_evaluations
 from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, messages_with_model
-from .participants import Participants
-from .recovery import GuardedStep, Recovery
+from .participants import Participants, check_participation
+from .recovery import GuardedStep, OnDivergence, Recovery
 from .roster import Identities
 from .sampling import Sampling
 from .session import Session
@@ -44,7 +45,6 @@ from .weighting import UNIFORM, weight_of
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
-OnDivergence = Literal["warn", "repair"]
 _CLIPPING_NORM = "clipping_norm"
 """Flower's wrappers for privacy at the clients tell them so what to clip to."""
 
@@ -60,7 +60,8 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                              w += what arrives of u  (degraded)
 
     Arrays that are equal in the initial model, as those of layers that share their
-    weights, are sent once as long as they are, and so stay equal.
+    weights, are compressed once as long as they are, and so stay equal; what travels
+    dense holds them all.
 
     The clients need :class:`~flower_compress.CompressionMod` and no configuration.
     The algorithms of this package are this class with their links filled in.
@@ -153,9 +154,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         A round with fewer usable replies leaves the model as it is.
     on_divergence : {"warn", "repair"} (default: "warn")
         What happens when the noise of compression feeds itself, so that updates grow
-        exponentially: it is logged, with what to change; or the server also goes back
-        to an earlier model, sends it dense, and takes smaller steps from there on, half
-        of what the links bear.
+        exponentially, or every answer of a round is NaN or infinite: it is logged, with
+        what to change; or the server also goes back to an earlier model, sends it
+        dense, and takes smaller steps from there on, half of what the links bear.
     weighted_by_key : str or None (default: "num-examples")
         Key in the clients' metrics that holds their weight, a number >= 0, of which a
         client with 0 has no say; None weights all alike, as the papers do.
@@ -237,6 +238,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
+        check_participation(self)
         self.evaluate_on: EvaluateOn = evaluate_on
         self.min_replies = min_replies
         self.sampling: Sampling = sampling
@@ -346,6 +348,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         session = self._session
         if session is None:
             return None, None
+        if self.fraction_train == 0.0:  # Nobody was asked.
+            session.pause()
+            return session.arrays, None
         valid, errors = self._check_and_log_replies(
             list(replies), is_train=True, validate=False
         )
@@ -361,8 +366,15 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                 self.min_replies,
             )
             session.pause()
+            if not accepted:
+                session = self._session = self._step.without_replies(
+                    session, server_round, reasons
+                )
             return session.arrays, None
-        session = self._session = self._step.take(session, accepted, server_round)
+        parts = [entry.part for entry in accepted]
+        exact = [entry.exact for entry in accepted]
+        step = partial(session.step, parts, exact, server_round)
+        session = self._session = self._step.take(session, server_round, step)
         return session.arrays, self._train_metrics(session, accepted)
 
     def _train_metrics(
