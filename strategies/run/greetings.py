@@ -23,12 +23,23 @@ from flower_compress.wire.records import array_bytes
 
 from .refusals import refusal
 
-__all__ = ["Greeted", "Greetings"]
+__all__ = ["Ends", "Greeted", "Greetings"]
 
 _log = getLogger("flwr")
 _MAX_BACKOFF = 10
 _NOWHERE = 0
 _MOST_LISTED = 3
+
+
+class Ends(NamedTuple):
+    """Where a client's ends of its two links stand."""
+
+    crc: int
+    """CRC-32 of the payload that it received last, 0 for none."""
+    base: int
+    """The version before, to which it can go back."""
+    sent: tuple[int, int]
+    """The version of its own that it has folded, and that of its last payload."""
 
 
 class Greeted(NamedTuple):
@@ -40,6 +51,8 @@ class Greeted(NamedTuple):
     """The newest version that it holds of this session, 0 for none."""
     protocol: int
     """The version of the protocol that it speaks."""
+    ends: Ends | None = None
+    """More of what it holds; None from an older release, and from a node of a relay."""
 
 
 class Greetings:
@@ -202,7 +215,7 @@ class Greetings:
     def _enrol(self, greeted: dict[int, Greeted]) -> list[Greeted]:
         """Take in the nodes that answered, each with the identity it gave."""
         nodes: dict[int, int] = {}
-        for node_id, (identity, _, _) in greeted.items():
+        for node_id, (identity, *_) in greeted.items():
             other = nodes.setdefault(identity, node_id)
             if other != node_id:
                 raise ConfigurationError(

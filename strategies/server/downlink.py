@@ -23,6 +23,7 @@ from flower_compress.links import (
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.greetings import Ends
 from .saved_links import (
     restore_broadcast,
     restore_payload,
@@ -146,7 +147,7 @@ class Downlinks:
         if carries == "model":
             initial = link.start(initial)
         self._initial, self._store = initial, store
-        self._used = 1  # Version 1 is the initial model.
+        self._used = self._newest = 1  # Version 1 is the initial model.
         self._outstanding: dict[int, DownlinkEnd] = {}
         # Groups, or clients with links of their own, that were sent the model as it is
         # to evaluate it, and no training since.
@@ -231,6 +232,12 @@ class Downlinks:
         return self._link.memory_rate(self._dim)
 
     @property
+    def newest(self) -> int:
+        """Newest version of any payload."""
+        shared = (broadcast.version for broadcast in self._shared or [])
+        return max(shared, default=self._newest)
+
+    @property
     def degraded_model(self) -> Vector | None:
         """The model that every client of the one group holds."""
         return self._shared[0].value if self._shared else None
@@ -305,6 +312,7 @@ class Downlinks:
             self._channel(identity).at(version),
         )
         end.sender, end.sent = replace(sender, vector=None), version
+        self._newest = max(self._newest, version)
         end.sent_epoch = self._epoch
         self._outstanding[identity] = end
         is_behind = end.held is None or (
@@ -329,19 +337,27 @@ class Downlinks:
 
     def acknowledge(self, identity: int, end: DownlinkEnd, version: int) -> None:
         """Note that the client holds `version`."""
-        end.held, end.epoch = version, end.sent_epoch
-        if self._shared is not None:
+        if self._shared is None and not self._fold_heard(identity, end, version):
             return
+        end.held, end.epoch = version, end.sent_epoch
+
+    def _fold_heard(self, identity: int, end: DownlinkEnd, version: int) -> bool:
+        """Let a client's own link move on; False if its memory cannot be kept.
+
+        Then it stays where it was, as if the client had not been heard: the next
+        payload builds on the version before, to which the client can go back.
+        """
         if self._mean is not None:
             if end.sender.is_pending(version) and end.sender.pending is not None:
                 self._heard[identity, version] = end.sender.pending.compact()
             end.sender = SenderState(version)
-            return
+            return True
         sender = replace(end.sender, vector=self._memory(end))
         sender = self._link.acknowledge(sender, version)
-        if sender.vector is not None:
-            end.memory.vector = sender.vector
+        if sender.vector is not None and not end.memory.keep(sender.vector):
+            return False
         end.sender = replace(sender, vector=None)
+        return True
 
     def settle(self, num_clients: int) -> None:
         """Finish a training: move an averaged memory; the model is about to move."""
@@ -372,6 +388,7 @@ class Downlinks:
     ) -> None:
         """Let a client's end take over what its `save` gave."""
         end.restore(meta, checkpoint, name, self._dim, self._channel(identity))
+        self._newest = max(self._newest, end.sent)
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold; add the shared ends to `arrays`."""
@@ -414,16 +431,55 @@ class Downlinks:
     def skip_to(self, version: int) -> None:
         """Leave out versions that a server which was killed may have used.
 
-        Receivers of a shared link with memory are brought up to date with a snapshot.
+        Parameters
+        ----------
+        version : int
+            The newest of them.
         """
-        self._used = version
+        shared = self._shared or []
+        for group, broadcast in enumerate(shared):
+            # Updates are made before they are sent, and each version is trained on once.
+            is_used = self._carries == "update" and broadcast.version <= version
+            shared[group] = broadcast.skip_to(
+                version + is_used, self._dim, self._channel(group)
+            )
+        self._used = self._newest = version
         self.outdate()
-        self._shared = self._shared and [b.skip_to(version) for b in self._shared]
 
-    def confirm(self, identity: int, end: DownlinkEnd, held: int) -> None:
-        """Compare what a client says it holds with what it was sent (0: nothing)."""
-        if held not in (end.held, end.sent):
-            self.forget(identity, end)
+    def confirm(
+        self, identity: int, end: DownlinkEnd, held: int, told: Ends | None
+    ) -> bool:
+        """Return whether the next payload can build on what a client holds.
+
+        If it can go back by one payload, that is enough.
+
+        Parameters
+        ----------
+        identity, end
+            The client.
+        held : int
+            The newest version that it says it holds, 0 for none.
+        told : Ends, optional
+            What else it says of its ends.
+        """
+        if held in (end.held, end.sent):
+            return True
+        if told is None or end.held is None or not held:
+            return False
+        if self.receiver_rate is None:
+            return True  # A payload is the whole model.
+        if self._shared is None:
+            # A reset since then has put another memory in that version's place.
+            resets = self._mean is not None and self._reset_every is not None
+            return told.base == end.sender.version and not resets
+        broadcast = self._shared[self.group(identity)]
+        if broadcast.is_sent(held, told.crc):
+            end.held = held
+        elif told.base and broadcast.is_sure(told.base):
+            end.held = told.base
+        else:
+            return False
+        return True
 
     def forget(self, identity: int, end: DownlinkEnd) -> None:
         """Note that the client holds nothing."""

@@ -15,7 +15,7 @@ from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.greetings import Greeted, Greetings
+from ..run.greetings import Ends, Greeted, Greetings
 from .downlink import DownlinkEnd, Downlinks
 from .uplink import UplinkEnd, Uplinks
 
@@ -84,10 +84,14 @@ class Roster:
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
-        for identity, held, _ in arrived:
+        for identity, held, _, ends in arrived:
             client = self._clients.get(identity) or self._take_in(identity)
             client.node_id = self._greetings.node_id(identity)
-            self._downlinks.confirm(identity, client.downlink, held)
+            if not (
+                self._downlinks.confirm(identity, client.downlink, held, ends)
+                and self._uplinks.confirm(client.uplink, ends)
+            ):
+                self._downlinks.forget(identity, client.downlink)
 
     def _take_in(self, identity: int) -> Client:
         client = Client(identity, 0, self._downlinks.begin(), self._uplinks.begin())
@@ -145,7 +149,12 @@ def _read(content: RecordDict) -> Greeted:
         raise MissingModError("it gave the greeting back as it was")
     try:
         about = json.loads(packet.contract or b"")
-        return Greeted(int(about["identity"]), int(about["held"]), about["protocol"])
+        held, protocol = int(about["held"]), about["protocol"]
+        ends = None
+        if "sent" in about:  # Not from a release before 0.2.
+            folded, pending = map(int, about["sent"])
+            ends = Ends(int(about["crc"]), int(about["base"]), (folded, pending))
+        return Greeted(int(about["identity"]), held, protocol, ends)
     except (
         ValueError,
         KeyError,

@@ -51,6 +51,7 @@ def save_broadcast(arrays: Arrays, name: str, broadcast: Broadcast) -> dict[str,
         "folded": replica.version,
         "newest": broadcast.version,
         "log": len(broadcast.log),
+        "unsure": list(broadcast.unsure),
     }
 
 
@@ -81,4 +82,6 @@ def restore_broadcast(
     replica = ReceiverState(meta["folded"], held)
     if newest > meta["folded"]:
         replica = ReceiverState(meta["folded"], held, log[-1], newest, final=True)
-    return replace(broadcast, sender=sender, replica=replica, log=log)
+    oldest, first, last = meta["unsure"]
+    unsure = (oldest, first, last)
+    return replace(broadcast, sender=sender, replica=replica, log=log, unsure=unsure)

@@ -15,6 +15,7 @@ from flower_compress.links import Link, Payload, ReceiverState, accept, commit, 
 from flower_compress.wire.packet import Packet
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.greetings import Ends
 from .vector_store import Slot, VectorStore
 
 __all__ = ["Contribution", "UplinkEnd", "UplinkMemory", "Uplinks"]
@@ -171,6 +172,16 @@ class Uplinks:
             return 0, 0
         return end.version, end.crc
 
+    def confirm(self, end: UplinkEnd, told: Ends | None) -> bool:
+        """Return whether a client's memory is what this end takes it for, or can be.
+
+        It goes back by one payload if that was not taken in.
+        """
+        version, _ = self.acked(end)
+        if self._rate is None or told is None or not version:
+            return True
+        return version in told.sent
+
     def memory(self, end: UplinkEnd) -> Vector | None:
         """Return h_i for a client that may have lost it, None if it is not kept."""
         return end.memory.vector
@@ -276,9 +287,14 @@ class Uplinks:
         self, contributions: Sequence[Contribution], *, moves_memory: bool
     ) -> None:
         for part in contributions:
-            if self._rate is not None and moves_memory:
-                self._move_memory(part)
             end = part.end
+            if (
+                self._rate is not None
+                and moves_memory
+                and not self._move_memory(part)
+            ):
+                self._take_back(end)
+                continue
             end.version, end.crc, end.asked = part.version, part.payload.crc, 0
 
     def _waits(self, part: Contribution) -> bool:
@@ -324,21 +340,37 @@ class Uplinks:
         self._weight_sum += part.weight - end.weight
         end.weight = part.weight
 
-    def _move_memory(self, part: Contribution) -> None:
-        """h_i += alpha q_i, and the sum of all memories with it."""
+    def _take_back(self, end: UplinkEnd) -> None:
+        """Count a client not yet whose first memory could not be kept.
+
+        It is told that its payload was not taken in: its memory, too, stays as it was.
+        """
+        if end.version == 0:
+            self._num_known -= 1
+            self._weight_sum -= end.weight
+            end.weight = 0.0
+
+    def _move_memory(self, part: Contribution) -> bool:
+        """h_i += alpha q_i, and the sum of all memories with it.
+
+        False if h_i cannot be kept: then nothing has moved.
+        """
         end = part.end
-        end.epoch = self._epoch
         if self._memory == "mean":
+            end.epoch = self._epoch
             self._add_to_sum(fold(None, part.payload, self._rate or 0.0), end.weight)
-            return
+            return True
         after = commit(part.state, self._rate).vector
+        if after is not None and not end.memory.keep(after):
+            return False
+        end.epoch = self._epoch
         if self._memory == "each" and after is not None:
             # In float64 from the float32 memories: the sum never drifts from them.
             change = after.astype(np.float64)
             if part.state.vector is not None:
                 change -= part.state.vector
             self._add_to_sum(change, end.weight)
-        end.memory.vector = after
+        return True
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold; add the sum of the memories to `arrays`."""
