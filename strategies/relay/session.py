@@ -135,7 +135,7 @@ class RelaySession:
             arrived = self.greetings.greet(
                 grid, node_ids, RECORD_KEY, config, CONFIG_KEY, timeout
             )
-            for identity, held, _ in arrived:
+            for identity, held, *_ in arrived:
                 if not 0 <= identity < n:
                     raise ConfigurationError(
                         f"a node says that it is number {identity}, and the topology "

@@ -23,6 +23,7 @@ from flower_compress.errors import (
 
 from .checkpoint import Arrays, Checkpoint, Checkpoints
 from .difference import differences
+from .fields import COUNT, INTEGER, TABLE, fields
 from .folder_lock import FolderLock
 from .metrics_log import MetricsLog
 from .run_folders import folder_to_use
@@ -175,7 +176,11 @@ class Saving:
 
     def restore_metrics(self, saved: Checkpoint, result: Result) -> None:
         """Put the metrics that belong to a checkpoint into a result."""
-        self._metrics.restore(saved.meta["metrics"], saved.server_round, result)
+        mark = fields(saved.meta, metrics=TABLE)["metrics"]
+        mark = fields(mark, bytes=INTEGER, crc=COUNT)
+        self._metrics.restore(
+            {"bytes": mark["bytes"], "crc": mark["crc"]}, saved.server_round, result
+        )
 
     def note_sent(self, newest: int) -> None:
         """Note the newest version, before it is sent."""

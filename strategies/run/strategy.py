@@ -18,6 +18,7 @@ from flower_compress.arguments import check_number
 from flower_compress.errors import WrongTypeError
 
 from .checkpoint import Arrays, Checkpoint
+from .fields import COUNT, fields
 from .rounds import EvaluateFn, Rounds, ShouldStop
 from .saving import (
     Failures,
@@ -226,13 +227,14 @@ class RunStrategy(Strategy):
 
     def _go_on(self, saved: Checkpoint, grid: Grid, result: Result) -> None:
         """Take over a checkpoint."""
-        self._failures.in_a_row = saved.meta["failed_rounds"]
+        meta = fields(saved.meta, failed_rounds=COUNT, newest_version=COUNT)
+        self._failures.in_a_row = meta["failed_rounds"]
         clients, skip_to = saved.find("clients"), None
         if clients is not None and isinstance(grid, KeepsClients):
             grid.load_clients(clients.tobytes())
         else:
             # Clients may have heard of newer versions than the checkpoint knows.
-            skip_to = self.saving.newest_sent(saved.meta["newest_version"])
+            skip_to = self.saving.newest_sent(meta["newest_version"])
         result.arrays = self._restore(saved, skip_to)
         self.saving.restore_metrics(saved, result)
         self.resumed_from = saved.server_round

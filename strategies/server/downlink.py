@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from flower_compress.links import (
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, OPTIONAL_COUNT, ROWS, fields
 from ..run.greetings import Ends
 from .saved_links import (
     restore_broadcast,
@@ -87,6 +89,15 @@ class DownlinkEnd:
         channel: Channel,
     ) -> None:
         """Take over what :meth:`save` gave."""
+        meta = fields(
+            meta,
+            held=OPTIONAL_COUNT,
+            sent=COUNT,
+            version=COUNT,
+            pending_version=COUNT,
+            epoch=COUNT,
+            sent_epoch=COUNT,
+        )
         self.held, self.sent = meta["held"], meta["sent"]
         self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
         self.memory.restore(checkpoint, name)
@@ -410,15 +421,17 @@ class Downlinks:
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        self._epoch, self._ahead = meta["epoch"], set(meta.get("ahead", ()))
-        for identity, version in meta.get("heard", ()):
+        meta = fields(meta, epoch=COUNT, ahead=ROWS, heard=ROWS, groups=ROWS)
+        self._epoch, self._ahead = meta["epoch"], set(map(operator.index, meta["ahead"]))
+        for identity, version in meta["heard"]:
             name = f"downlink/heard/{identity}/{version}"
             channel = self._channel(identity)
             payload = restore_payload(checkpoint, name, self._dim, channel, version)
             if payload is not None:
                 self._heard[identity, version] = payload
-        self._mean = checkpoint.find("downlink/mean")
-        self._initial = checkpoint.array("downlink/initial")
+        shape = (self._dim,)
+        self._mean = checkpoint.find("downlink/mean", shape, np.float64)
+        self._initial = checkpoint.array("downlink/initial", shape, np.float32)
         if self._shared is not None:
             groups = zip(self._shared, meta["groups"], strict=True)
             self._shared = [

@@ -15,6 +15,7 @@ from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import INTEGER, ROWS, TABLE, fields
 from ..run.greetings import Ends, Greeted, Greetings
 from .downlink import DownlinkEnd, Downlinks
 from .uplink import UplinkEnd, Uplinks
@@ -129,7 +130,8 @@ class Roster:
         """
         if clients_too:
             self._greetings.restore(meta["greetings"])
-        for row in meta["clients"]:
+        for row in fields(meta, clients=ROWS, greetings=TABLE)["clients"]:
+            row = fields(row, identity=INTEGER, downlink=TABLE, uplink=TABLE)
             name = row["identity"]
             client = self._take_in(name)
             client.node_id = self._greetings.node_id(name)

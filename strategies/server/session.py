@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, NUMBER, ROWS, TABLE, fields
 from ..run.model_arrays import check_arrays
 from .composition import Composition
 from .downlink import Downlinks
@@ -262,15 +264,27 @@ class Session:
             The version from which the links go on, where clients are not back where
             they were then and have to be greeted anew; None if they are.
         """
-        meta = saved.meta
+        meta = fields(
+            saved.meta,
+            session=COUNT,
+            damping=NUMBER,
+            ledger=TABLE,
+            refused=ROWS,
+            optimizer=ROWS,
+            downlinks=TABLE,
+            uplinks=TABLE,
+            roster=TABLE,
+        )
         self.id, self.damping = meta["session"], meta["damping"]
-        self.model = saved.array("model")
-        self.exact = saved.array("exact").tobytes()
+        self.model = saved.array("model", (self.layout.dim,), np.float32)
+        self.exact = saved.array("exact", (len(self.exact),), np.uint8).tobytes()
         self._optimizer_state = {
             name: saved.array(f"optimizer/{name}") for name in meta["optimizer"]
         }
         self.ledger = Ledger.from_dict(meta["ledger"])
-        self.refused = Counter(dict(meta["refused"]))
+        self.refused = Counter(
+            {index(identity): index(count) for identity, count in meta["refused"]}
+        )
         self._begin_ends()
         self.downlinks.restore(meta["downlinks"], saved)
         self.uplinks.restore(meta["uplinks"], saved)

@@ -15,6 +15,7 @@ from flower_compress.links import Link, Payload, ReceiverState, accept, commit, 
 from flower_compress.wire.packet import Packet
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, FLAG, NUMBER, fields
 from ..run.greetings import Ends
 from .vector_store import Slot, VectorStore
 
@@ -62,7 +63,10 @@ class UplinkEnd:
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
         """Take over what :meth:`save` gave."""
-        for number, value in meta.items():
+        kinds = {"weight": NUMBER, "refused": FLAG}
+        numbers = ("version", "crc", "weight", "epoch", "refused", "asked")
+        saved = fields(meta, **{name: kinds.get(name, COUNT) for name in numbers})
+        for number, value in saved.items():
             setattr(self, number, value)
         self.memory.restore(checkpoint, name)
 
@@ -384,9 +388,10 @@ class Uplinks:
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
+        meta = fields(meta, weight_sum=NUMBER, num_known=COUNT, epoch=COUNT)
         self._weight_sum = meta["weight_sum"]
         self._num_known, self._epoch = meta["num_known"], meta["epoch"]
-        self._memory_sum = checkpoint.find("uplink/sum")
+        self._memory_sum = checkpoint.find("uplink/sum", (self._dim,), np.float64)
 
     def _add_to_sum(self, change: NDArray[np.floating], weight: float) -> None:
         if self._memory_sum is None:

@@ -214,7 +214,7 @@ class Slot:
 
     def restore(self, checkpoint: Checkpoint, name: str) -> None:
         """Take over what :meth:`save` gave; empty the slot if that was nothing."""
-        self.vector = checkpoint.find(name)
+        self.vector = checkpoint.find(name, (self._store._dim,), np.float32)
 
 
 def _repeat(transfer: Callable[[memoryview], int | None], vector: Vector) -> None:
