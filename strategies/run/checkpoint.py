@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -316,10 +316,10 @@ class Checkpoints:
 
 def private_file(path: Path, mode: str) -> BinaryIO:
     """Open a binary file that only its owner can read, if it is made now."""
-    file: BinaryIO = open(  # noqa: SIM115 - the caller closes it
-        path, mode, opener=lambda name, flags: os.open(name, flags, _PRIVATE)
+    return cast(
+        BinaryIO,
+        open(path, mode, opener=lambda name, flags: os.open(name, flags, _PRIVATE)),
     )
-    return file
 
 
 def _make_header(

@@ -43,9 +43,7 @@ def _is_count(value: Any) -> bool:
 COUNT = Kind("a number from 0 below 2^32", _is_count)
 OPTIONAL_COUNT = Kind("such a number, or null", lambda v: v is None or _is_count(v))
 INTEGER = Kind("a whole number", _is_integer)
-NUMBER = Kind(
-    "a finite number", lambda v: type(v) in (int, float) and math.isfinite(v)
-)
+NUMBER = Kind("a finite number", lambda v: type(v) in (int, float) and math.isfinite(v))
 FLAG = Kind("true or false", lambda v: type(v) is bool)
 TEXT = Kind("a text", lambda v: type(v) is str)
 TABLE = Kind("an object", lambda v: type(v) is dict)
@@ -72,7 +70,9 @@ def fields(saved: object, **kinds: Kind) -> dict[str, Any]:
         If one is missing, or of another kind.
     """
     if not isinstance(saved, dict):
-        raise ValueError(f"expected an object with {', '.join(kinds)}, got {saved!r:.60}")
+        raise ValueError(
+            f"expected an object with {', '.join(kinds)}, got {saved!r:.60}"
+        )
     for name, kind in kinds.items():
         if name not in saved:
             raise ValueError(f"expected a field {name!r}, {kind.name}; there is none")

@@ -104,7 +104,8 @@ class MetricsLog:
             reason = str(error)
         raise CheckpointError(
             f"{self._path} does not hold the {mark['bytes']} bytes of metrics that "
-            f"belong to the checkpoint ({reason}): copy it together with the checkpoints"
+            f"belong to the checkpoint ({reason}): copy it together with the "
+            "checkpoints"
         )
 
     def restore(self, mark: Mark, server_round: int, result: Result) -> None:

@@ -197,7 +197,7 @@ class Saving:
         """
         noted = self._sent.read()
         if noted is None:
-            # The checkpoint was copied here without it. Another such copy may go on too.
+            # The checkpoint was copied here without it, and perhaps elsewhere too.
             return newest + _UNKNOWN_VERSIONS + secrets.randbelow(_UNKNOWN_VERSIONS)
         return max(noted, newest)
 

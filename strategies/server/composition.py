@@ -23,7 +23,7 @@ from flower_compress.stability import LinkNoise, largest_share
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 
 from .arrays import SmallArrays, describe_arrays, resolve, ties_of
-from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery, check_downlink
 from .optimizers import GradientDescent, ServerOptimizer
 from .uplink import UplinkMemory
 
@@ -72,7 +72,7 @@ class Composition:
             )
         if not isinstance(self.seed, int | np.integer):
             raise WrongTypeError("seed", "an integer", self.seed)
-        Downlinks.check(
+        check_downlink(
             self.downlink,
             self.downlink_carries,
             self.groups,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from operator import index
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flower_compress.compressors import Vector
-from flower_compress.errors import ConfigurationError
 from flower_compress.links import (
     Broadcast,
     Carries,
@@ -24,86 +23,19 @@ from flower_compress.links import (
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.fields import COUNT, OPTIONAL_COUNT, ROWS, fields
+from ..run.fields import COUNT, ROWS, fields
 from ..run.greetings import Ends
+from .downlink_end import DownlinkEnd
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .saved_links import (
     restore_broadcast,
     restore_payload,
     save_broadcast,
     save_payload,
 )
-from .vector_store import Slot, VectorStore
+from .vector_store import VectorStore
 
-__all__ = ["DownlinkEnd", "DownlinkMemory", "Downlinks", "Groups", "ResetEvery"]
-
-Groups = int | Literal["client"]
-DownlinkMemory = Literal["each", "average"]
-ResetEvery = int | Literal["auto"] | None
-
-
-@dataclass(slots=True)
-class DownlinkEnd:
-    """The server's end of one client's downlink.
-
-    Attributes
-    ----------
-    memory : Slot
-        H_i where each client has its own; empty as long as it is the initial model.
-    held : int, optional
-        Newest version that the client is known to hold, None if it holds nothing.
-    sent : int
-        Version sent to it last.
-    sender : SenderState
-        The rest of the link's state where each client has its own.
-    epoch, sent_epoch : int
-        The reset of an averaged memory that the client took part in last, and that of
-        the message sent to it last.
-    """
-
-    memory: Slot
-    held: int | None = None
-    sent: int = 0
-    sender: SenderState = field(default_factory=SenderState)
-    epoch: int = 0
-    sent_epoch: int = 0
-
-    def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
-        """Return what JSON can hold; add memory and pending payload to `arrays`."""
-        self.memory.save(arrays, name)
-        save_payload(arrays, f"{name}/pending", self.sender.pending)
-        return {
-            "held": self.held,
-            "sent": self.sent,
-            "version": self.sender.version,
-            "pending_version": self.sender.pending_version,
-            "epoch": self.epoch,
-            "sent_epoch": self.sent_epoch,
-        }
-
-    def restore(
-        self,
-        meta: dict[str, Any],
-        checkpoint: Checkpoint,
-        name: str,
-        dim: int,
-        channel: Channel,
-    ) -> None:
-        """Take over what :meth:`save` gave."""
-        meta = fields(
-            meta,
-            held=OPTIONAL_COUNT,
-            sent=COUNT,
-            version=COUNT,
-            pending_version=COUNT,
-            epoch=COUNT,
-            sent_epoch=COUNT,
-        )
-        self.held, self.sent = meta["held"], meta["sent"]
-        self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
-        self.memory.restore(checkpoint, name)
-        version = meta["pending_version"]
-        pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
-        self.sender = SenderState(meta["version"], None, pending, version)
+__all__ = ["Downlinks"]
 
 
 class Downlinks:
@@ -175,65 +107,6 @@ class Downlinks:
             self._shared = [
                 Broadcast.begin(link, carries, initial) for _ in range(groups)
             ]
-
-    @staticmethod
-    def check(
-        link: Link,
-        carries: Carries,
-        groups: Groups,
-        preserved: bool,
-        memory: DownlinkMemory,
-        reset_every: ResetEvery,
-    ) -> None:
-        """Raise ConfigurationError for a combination that cannot work."""
-        if memory not in ("each", "average"):
-            raise ConfigurationError(
-                f'downlink_memory must be "each" or "average", got {memory!r}'
-            )
-        if memory == "average" and (groups != "client" or link.kind != "memory"):
-            raise ConfigurationError(
-                "only memories of the clients' own can be averaged: expected "
-                f'groups="client" and a Memory link, got {groups!r} and '
-                f"{type(link).__name__}"
-            )
-        if not (
-            reset_every is None
-            or reset_every == "auto"
-            or (isinstance(reset_every, int) and reset_every >= 1)
-        ):
-            raise ConfigurationError(
-                'reset_every must be a positive number of rounds, "auto" or None, got '
-                f"{reset_every!r}"
-            )
-        if carries not in ("model", "update"):
-            raise ConfigurationError(
-                f'downlink_carries must be "model" or "update", got {carries!r}'
-            )
-        if groups != "client" and not (isinstance(groups, int) and groups >= 1):
-            raise ConfigurationError(
-                f'groups must be a positive number or "client", got {groups!r}'
-            )
-        if carries == "update" and groups == "client":
-            raise ConfigurationError(
-                "updates add up at the receivers, so none may be dropped: expected "
-                'groups to be a number, got "client"'
-            )
-        if not preserved and (carries != "update" or groups != 1):
-            raise ConfigurationError(
-                "a degraded model takes the update that all clients receive: expected "
-                f'downlink_carries="update" and groups=1, got {carries!r} and '
-                f"{groups!r}"
-            )
-        if carries == "model" and link.kind == "error-feedback":
-            raise ConfigurationError(
-                "with ErrorFeedback what is left out of one model would be added to "
-                'the next: expected downlink_carries="update"'
-            )
-        if carries == "update" and link.kind == "memory":
-            raise ConfigurationError(
-                "a Memory link carries the model: expected Direct or ErrorFeedback "
-                'with downlink_carries="update"'
-            )
 
     @property
     def receiver_rate(self) -> float | None:
@@ -422,7 +295,10 @@ class Downlinks:
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
         meta = fields(meta, epoch=COUNT, ahead=ROWS, heard=ROWS, groups=ROWS)
-        self._epoch, self._ahead = meta["epoch"], set(map(operator.index, meta["ahead"]))
+        self._epoch, self._ahead = (
+            meta["epoch"],
+            set(map(index, meta["ahead"])),
+        )
         for identity, version in meta["heard"]:
             name = f"downlink/heard/{identity}/{version}"
             channel = self._channel(identity)
@@ -451,7 +327,7 @@ class Downlinks:
         """
         shared = self._shared or []
         for group, broadcast in enumerate(shared):
-            # Updates are made before they are sent, and each version is trained on once.
+            # Updates are made before they are sent, and trained on once.
             is_used = self._carries == "update" and broadcast.version <= version
             shared[group] = broadcast.skip_to(
                 version + is_used, self._dim, self._channel(group)

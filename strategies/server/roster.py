@@ -17,7 +17,8 @@ from flower_compress.wire.packet import Packet, find_packet, packet_record
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.fields import INTEGER, ROWS, TABLE, fields
 from ..run.greetings import Ends, Greeted, Greetings
-from .downlink import DownlinkEnd, Downlinks
+from .downlink import Downlinks
+from .downlink_end import DownlinkEnd
 from .uplink import UplinkEnd, Uplinks
 
 __all__ = ["Client", "Roster"]

@@ -23,7 +23,7 @@ from flower_compress.wire.records import array_bytes, uniform_mean
 from ..run.step_size import StepSize
 from .arrays import SmallArrays
 from .composition import Composition
-from .downlink import DownlinkMemory, Groups, ResetEvery
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
 from .inbox import Inbox
 from .optimizers import GradientDescent, ServerOptimizer

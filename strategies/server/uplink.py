@@ -292,11 +292,7 @@ class Uplinks:
     ) -> None:
         for part in contributions:
             end = part.end
-            if (
-                self._rate is not None
-                and moves_memory
-                and not self._move_memory(part)
-            ):
+            if self._rate is not None and moves_memory and not self._move_memory(part):
                 self._take_back(end)
                 continue
             end.version, end.crc, end.asked = part.version, part.payload.crc, 0

@@ -228,7 +228,10 @@ def table(dtype: object, shape: object) -> dict[str, object]:
     ("data", "message"),
     [
         (b"", "format version"),
-        (forge(HEADER).replace(b"checkpoint 2", b"checkpoint 1"), "version 1, and .* 2"),
+        (
+            forge(HEADER).replace(b"checkpoint 2", b"checkpoint 1"),
+            "version 1, and .* 2",
+        ),
         (MAGIC + hashlib.sha256(MAGIC).digest(), "ends before its header"),
         (forge(HEADER, length=2**64 - 1), "longer than the file"),
         (forge(HEADER, length=len(json.dumps(HEADER)) + 1), "longer than the file"),

@@ -52,7 +52,7 @@ def test_what_was_written_after_the_checkpoint_is_cut_off(tmp_path: Path) -> Non
     log, path = MetricsLog(tmp_path), tmp_path / "metrics.jsonl"
     mark = log.append(result_of(2), 2)
     whole = path.read_bytes()
-    for torn in (b"", b"{\"kind", b"more than what follows" * 99):
+    for torn in (b"", b'{"kind', b"more than what follows" * 99):
         path.write_bytes(whole + torn)
         again, result = MetricsLog(tmp_path), Result(arrays=ArrayRecord())
         again.restore(mark, 2, result)
