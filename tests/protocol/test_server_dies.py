@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flower_compress.links import ReceiverState, base, commit
 from flower_compress.strategies.server.downlink import Downlinks
 from flower_compress.strategies.server.uplink import UplinkEnd, Uplinks
 from flower_compress.testing import Fault
@@ -73,6 +74,11 @@ def believe_the_checkpoint(*args: Any) -> bool:
     return True
 
 
+def fold_whatever(state: ReceiverState, _: int, __: Any, rate: float) -> ReceiverState:
+    """The client does not look for another payload in its last one's place."""
+    return commit(state, rate)
+
+
 def lose_the_crc(self: UplinkEnd, meta: Any, checkpoint: Any, name: str) -> None:
     """The checkpoint does not say which payload counted."""
     _restore_end(self, {**meta, "crc": 0}, checkpoint, name)
@@ -98,7 +104,7 @@ _restore_end, _restore = UplinkEnd.restore, Uplinks.restore
         (Downlinks, "skip_to", reuse_versions, "mcm"),
         (Downlinks, "skip_to", reuse_versions, "rand-mcm"),
         (Downlinks, "skip_to", reuse_versions, "double-squeeze"),
-        (Downlinks, "confirm", believe_the_checkpoint, "mcm"),
+        (base, "_in_line", fold_whatever, "artemis"),
         (Uplinks, "confirm", believe_the_checkpoint, "diana"),
         (UplinkEnd, "restore", lose_the_crc, "diana"),
         (UplinkEnd, "restore", lose_the_memories, "artemis"),
