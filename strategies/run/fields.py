@@ -14,6 +14,7 @@ __all__ = [
     "INTEGER",
     "NUMBER",
     "OPTIONAL_COUNT",
+    "OPTIONAL_INTEGER",
     "ROWS",
     "TABLE",
     "TEXT",
@@ -43,6 +44,9 @@ def _is_count(value: Any) -> bool:
 COUNT = Kind("a number from 0 below 2^32", _is_count)
 OPTIONAL_COUNT = Kind("such a number, or null", lambda v: v is None or _is_count(v))
 INTEGER = Kind("a whole number", _is_integer)
+OPTIONAL_INTEGER = Kind(
+    "a whole number, or null", lambda v: v is None or _is_integer(v)
+)
 NUMBER = Kind("a finite number", lambda v: type(v) in (int, float) and math.isfinite(v))
 FLAG = Kind("true or false", lambda v: type(v) is bool)
 TEXT = Kind("a text", lambda v: type(v) is str)

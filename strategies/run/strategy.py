@@ -57,7 +57,8 @@ class RunStrategy(Strategy):
         of :meth:`start`.
     max_failed_rounds : int (default: 3)
         After that many rounds in a row in which clients answered, and every answer
-        was an error, the run stops with :class:`RoundFailedError`.
+        was an error or asked to be synchronised, the run stops with
+        :class:`RoundFailedError`.
     **kwargs
         Of the next class.
 

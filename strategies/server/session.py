@@ -22,6 +22,7 @@ from ..run.model_arrays import check_arrays
 from .composition import Composition
 from .downlink import Downlinks
 from .roster import Roster
+from .sync_budget import SyncBudget
 from .uplink import Contribution, Uplinks
 from .vector_store import VectorStore
 
@@ -65,6 +66,12 @@ class Session:
         What was sent.
     refused : Counter[int]
         How many updates were refused, by client.
+    odd_metrics : Counter[int]
+        How many replies' metrics were left out, by client.
+    bounds : Bounds
+        What a client may contribute, by what the others do.
+    sync_budget : SyncBudget
+        How often clients may ask for everything anew.
     update_norm : float
         ||u|| of the last round's update.
     damping : float
@@ -85,7 +92,7 @@ class Session:
         self._unresolved = composition
         self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
-        self.refused = Counter[int]()
+        self.refused, self.odd_metrics = Counter[int](), Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
         self._begin_ends()
@@ -119,7 +126,10 @@ class Session:
             links.uplink_memory,
             store,
             links.max_update_norm,
+            measures=links.max_norm_ratio is not None,
         )
+        self.bounds = links.bounds(self.layout)
+        self.sync_budget = SyncBudget()
         self.roster = Roster(self.id, self.downlinks, self.uplinks, self.ledger)
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
@@ -164,6 +174,7 @@ class Session:
         """
         session = Session(self._unresolved, arrays, self.ledger)
         session.refused, session.damping = self.refused, damping
+        session.odd_metrics = self.odd_metrics
         return session
 
     # -- the server's step -----------------------------------------------------------
@@ -247,6 +258,9 @@ class Session:
             "damping": self.damping,
             "ledger": self.ledger.as_dict(),
             "refused": list(self.refused.items()),
+            "odd_metrics": list(self.odd_metrics.items()),
+            "bounds": self.bounds.save(),
+            "sync_budget": self.sync_budget.save(),
             "optimizer": list(self._optimizer_state),
             "downlinks": self.downlinks.save(arrays),
             "uplinks": self.uplinks.save(arrays),
@@ -270,6 +284,9 @@ class Session:
             damping=NUMBER,
             ledger=TABLE,
             refused=ROWS,
+            odd_metrics=ROWS,
+            bounds=TABLE,
+            sync_budget=ROWS,
             optimizer=ROWS,
             downlinks=TABLE,
             uplinks=TABLE,
@@ -282,13 +299,18 @@ class Session:
             name: saved.array(f"optimizer/{name}") for name in meta["optimizer"]
         }
         self.ledger = Ledger.from_dict(meta["ledger"])
-        self.refused = Counter(
-            {index(identity): index(count) for identity, count in meta["refused"]}
-        )
+        self.refused = _counter(meta["refused"])
+        self.odd_metrics = _counter(meta["odd_metrics"])
         self._begin_ends()
+        self.bounds.restore(meta["bounds"])
+        self.sync_budget.restore(meta["sync_budget"])
         self.downlinks.restore(meta["downlinks"], saved)
         self.uplinks.restore(meta["uplinks"], saved)
         self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)
         if skip_to is not None:
             self.downlinks.skip_to(skip_to)
         self.arrays = self.layout.unflatten(self.model, self.exact)
+
+
+def _counter(rows: list[Any]) -> Counter[int]:
+    return Counter({index(identity): index(count) for identity, count in rows})

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from flower_compress.compressors import Vector
 from flower_compress.errors import OutOfSyncError, RefusedUpdateError
 from flower_compress.links import Link, Payload, ReceiverState, accept, commit, fold
+from flower_compress.links.forms import require_form
 from flower_compress.wire.packet import Packet
 
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.fields import COUNT, FLAG, NUMBER, fields
+from ..run.fields import COUNT, FLAG, NUMBER, OPTIONAL_INTEGER, fields
 from ..run.greetings import Ends
+from .sketch import SLACK, Sketch, Sketched, length
 from .vector_store import Slot, VectorStore
 
 __all__ = ["Contribution", "UplinkEnd", "UplinkMemory", "Uplinks"]
@@ -45,6 +47,8 @@ class UplinkEnd:
         Whether the client's last update was refused, and it was not told yet.
     asked : int
         How often it was asked since its last update was taken in.
+    sketch : NDArray[np.float64], optional
+        S h_i, where its length is all that is kept of the memory; None for zero.
     """
 
     memory: Slot
@@ -54,10 +58,13 @@ class UplinkEnd:
     epoch: int = 0
     refused: bool = False
     asked: int = 0
+    sketch: Sketched | None = None
 
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add the memory to `arrays`."""
         self.memory.save(arrays, name)
+        if self.sketch is not None:
+            arrays[f"{name}/sketch"] = self.sketch
         numbers = ("version", "crc", "weight", "epoch", "refused", "asked")
         return {number: getattr(self, number) for number in numbers}
 
@@ -69,6 +76,7 @@ class UplinkEnd:
         for number, value in saved.items():
             setattr(self, number, value)
         self.memory.restore(checkpoint, name)
+        self.sketch = checkpoint.find(f"{name}/sketch")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +99,8 @@ class Contribution:
         Whether the payload builds on no memory.
     num_inputs : int
         How many of the client's gradients the payload carries.
+    norm : float
+        ||h_i + q_i|| for each of them.
     """
 
     end: UplinkEnd
@@ -100,6 +110,7 @@ class Contribution:
     version: int
     is_new: bool
     num_inputs: int
+    norm: float = 0.0
 
 
 class Uplinks:
@@ -143,8 +154,13 @@ class Uplinks:
     store : VectorStore
         Where memories are kept.
     max_norm : float, optional
-        Largest Euclidean norm of an update h_i + q_i (with ``"mean"``: of q_i) that is
-        taken in.
+        Largest Euclidean norm of an update h_i + q_i that is taken in, for each of the
+        gradients that it carries. With ``"mean"`` a sketch of h_i says how long that
+        is, to about a tenth (see :class:`~.sketch.Sketch`), and half as much again is
+        taken in. Since h_i moves towards what was taken in and no further,
+        h_i + alpha q_i = (1 - alpha) h_i + alpha (h_i + q_i), it is never longer.
+    measures : bool
+        Whether the lengths of updates are asked for.
     """
 
     def __init__(
@@ -154,10 +170,16 @@ class Uplinks:
         memory: UplinkMemory,
         store: VectorStore,
         max_norm: float | None,
+        *,
+        measures: bool = False,
     ) -> None:
-        self._dim, self._memory, self._store = dim, memory, store
+        self._link, self._dim, self._memory, self._store = link, dim, memory, store
         self._rate = link.memory_rate(dim)
         self._max_norm = max_norm
+        self._sketch: Sketch | None = None
+        measures |= max_norm is not None
+        if memory == "mean" and self._rate is not None and measures:
+            self._sketch = Sketch(dim)
         self._memory_sum: NDArray[np.float64] | None = None  # sum_i w_i h_i
         self._weight_sum = 0.0
         self._num_known = 0
@@ -189,6 +211,13 @@ class Uplinks:
     def memory(self, end: UplinkEnd) -> Vector | None:
         """Return h_i for a client that may have lost it, None if it is not kept."""
         return end.memory.vector
+
+    def require_form(self, packet: Packet) -> None:
+        """Raise CorruptPacket unless its payload is of the link's operator and code."""
+        operators = self._link.operators(begins=packet.base == 0)
+        for payload in packet.payloads:
+            sizes = None if payload.channel is None else payload.channel.sizes
+            require_form(payload.data, payload.dim, operators, self._link.code, sizes)
 
     def check(self, end: UplinkEnd, packet: Packet, weight: float) -> Contribution:
         """Decode a client's packet without changing anything.
@@ -222,17 +251,23 @@ class Uplinks:
             final=False,
             rate=self._rate,
         )
-        self._check_size(state)
-        # As many as it says, but no more than it was asked for.
-        num_inputs = max(1, min(packet.detail, end.asked))
+        num_inputs = 1
+        if self._link.kind == "error-feedback":
+            # As many as it says, but no more than it was asked for.
+            num_inputs = max(1, min(packet.detail, end.asked))
+        sketch = None if is_new or end.epoch != self._epoch else end.sketch
+        norm = self._check_size(state, num_inputs, sketch)
         return Contribution(
-            end, state, payload, weight, packet.version, is_new, num_inputs
+            end, state, payload, weight, packet.version, is_new, num_inputs, norm
         )
 
-    def _check_size(self, state: ReceiverState) -> None:
+    def _check_size(
+        self, state: ReceiverState, num_inputs: int, held: Sketched | None
+    ) -> float:
+        """Return ||h_i + q_i|| for each input, which is finite and within the limit."""
         value = state.value(self._rate)
         if value is None:
-            return
+            return 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             squared = float(np.dot(value, value))
             if not np.isfinite(squared):  # float32 overflows long before the sum does
@@ -242,11 +277,16 @@ class Uplinks:
             raise RefusedUpdateError(
                 f"the update holds {count} values that are NaN or infinite"
             )
-        if self._max_norm is not None and squared > self._max_norm**2:
+        norm, slack = float(squared**0.5) / num_inputs, 1.0
+        if self._sketch is not None:
+            sketched = self._sketch.of(value)
+            norm, slack = length(sketched if held is None else sketched + held), SLACK
+        if self._max_norm is not None and norm > slack * self._max_norm:
             raise RefusedUpdateError(
                 f"expected an update of norm at most {self._max_norm:g} "
-                f"(max_update_norm), got {squared**0.5:g}"
+                f"(max_update_norm), got {norm:g}"
             )
+        return norm
 
     def fold(
         self, contributions: Sequence[Contribution], num_clients: int
@@ -356,9 +396,15 @@ class Uplinks:
         False if h_i cannot be kept: then nothing has moved.
         """
         end = part.end
+        if part.is_new or end.epoch != self._epoch:
+            end.sketch = None
         if self._memory == "mean":
             end.epoch = self._epoch
-            self._add_to_sum(fold(None, part.payload, self._rate or 0.0), end.weight)
+            step = fold(None, part.payload, self._rate or 0.0)
+            self._add_to_sum(step, end.weight)
+            if self._sketch is not None:
+                moved = self._sketch.of(step)
+                end.sketch = moved if end.sketch is None else end.sketch + moved
             return True
         after = commit(part.state, self._rate).vector
         if after is not None and not end.memory.keep(after):
@@ -380,14 +426,19 @@ class Uplinks:
             "weight_sum": self._weight_sum,
             "num_known": self._num_known,
             "epoch": self._epoch,
+            "sketch": None if self._sketch is None else self._sketch.key,
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        meta = fields(meta, weight_sum=NUMBER, num_known=COUNT, epoch=COUNT)
+        kinds = {"num_known": COUNT, "epoch": COUNT, "sketch": OPTIONAL_INTEGER}
+        meta = fields(meta, weight_sum=NUMBER, **kinds)
+        key = meta["sketch"]
         self._weight_sum = meta["weight_sum"]
         self._num_known, self._epoch = meta["num_known"], meta["epoch"]
         self._memory_sum = checkpoint.find("uplink/sum", (self._dim,), np.float64)
+        if self._sketch is not None and key is not None:
+            self._sketch = Sketch(self._dim, key)
 
     def _add_to_sum(self, change: NDArray[np.floating], weight: float) -> None:
         if self._memory_sum is None:
