@@ -506,7 +506,7 @@ def saved_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Checkpoint]:
     return found
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), run=st.integers(0, 2), path=PATHS, removes=st.booleans())
 def test_other_fields_are_a_checkpoint_error(
     data: st.DataObject,
