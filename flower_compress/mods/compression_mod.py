@@ -14,7 +14,7 @@ from ..compressors import Vector
 from ..errors import OutOfSyncError, StalePacketError
 from ..links import ReceiverState, SenderState, accept
 from ..wire.agreement import PROTOCOL
-from ..wire.contract import Contract
+from ..wire.contract import BY_NODE, Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import model_record, records_of
@@ -94,7 +94,8 @@ class CompressionMod(ClientMod[ClientState]):
         identity = self._identity_of(context)
         state = self._load(context, identity, packet.session)
         if packet.greeting:
-            return _answer_greeting(msg, key, packet, identity, state)
+            number = context.node_id if _asks_for_node(packet) else identity
+            return _answer_greeting(msg, key, packet, number, state)
         if state is None:
             if packet.contract is None:
                 return _ask_for_contract(msg, key, packet)
@@ -105,8 +106,9 @@ class CompressionMod(ClientMod[ClientState]):
             state = replace(state, contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
         packet.require_dim(contract.layout.dim)
-        packet = packet.on(contract.downlink_channel(identity))
-        state = _on_channels(state, contract, identity)
+        number = context.node_id if contract.by_node else identity
+        packet = packet.on(contract.downlink_channel(number))
+        state = _on_channels(state, contract, number)
         try:
             state = _receive(state, packet, contract, trains=not _evaluates(msg))
         except StalePacketError:
@@ -134,7 +136,7 @@ class CompressionMod(ClientMod[ClientState]):
             _log.warning("CompressionMod: the server refused this client's last update")
             state = replace(state, sender=contract.uplink.refuse(state.sender))
         answer, sender = _answer(
-            packet, contract, identity, state.sender, update, exact_out
+            packet, contract, number, state.sender, update, exact_out
         )
         reply = with_record(reply, key, packet_record(answer))
         # Last of all: a client that fails before has not moved.
@@ -174,7 +176,8 @@ class CompressionMod(ClientMod[ClientState]):
                 'or evaluate with evaluate_on="received"'
             )
         contract = Contract.from_bytes(state.contract)
-        state = _on_channels(state, contract, identity)
+        number = context.node_id if contract.by_node else identity
+        state = _on_channels(state, contract, number)
         held = state.receiver.value(contract.downlink_rate)
         if held is None:
             raise OutOfSyncError("this client holds no model to evaluate")
@@ -213,6 +216,14 @@ def _receive(
         snapshot=packet.snapshot,
     )
     return replace(state, receiver=receiver, exact=packet.exact or b"")
+
+
+def _asks_for_node(greeting: Packet) -> bool:
+    """Whether the server takes a client's node id for its identity."""
+    try:
+        return bool(json.loads(greeting.contract or b"{}") == BY_NODE)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _answer_greeting(

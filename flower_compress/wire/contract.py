@@ -11,7 +11,10 @@ from ..streams import Purpose, Stream
 from .agreement import Agreement
 from .layout import Layout
 
-__all__ = ["Contract"]
+__all__ = ["BY_NODE", "Contract"]
+
+BY_NODE = {"identities": "node"}
+"""Term of a run in which a client is what its node id says. The greeting has it too."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Contract(Agreement):
         of its own. Tells the client which stream its payloads were drawn from.
     downlink : Link, optional
         The link on which the client receives, where its operators differ by array.
+    by_node : bool (default: False)
+        Whether a client's identity is its node id, whatever else it could be.
     """
 
     layout: Layout
@@ -44,6 +49,7 @@ class Contract(Agreement):
     seed: int
     downlink_groups: int | Literal["client"] = 1
     downlink: Link | None = None
+    by_node: bool = False
 
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
@@ -67,11 +73,14 @@ class Contract(Agreement):
         }
         if self.downlink is not None:
             terms["downlink"] = self.downlink.config()
-        return terms
+        return {**terms, **BY_NODE} if self.by_node else terms
 
     @classmethod
     def _of(cls, layout: Layout, seed: int, terms: dict[str, Any]) -> Self:
         rate, downlink = terms["downlink_rate"], terms.get("downlink")
+        (key, by_node), *_ = BY_NODE.items()
+        if terms.get(key, by_node) != by_node:
+            raise CorruptPacket(f"expected {key} to be {by_node!r}, got {terms[key]!r}")
         return cls(
             layout=layout,
             uplink=get_link(terms["uplink"]).bind(layout.shapes),
@@ -81,6 +90,7 @@ class Contract(Agreement):
             downlink=(
                 None if downlink is None else get_link(downlink).bind(layout.shapes)
             ),
+            by_node=key in terms,
         )
 
 

@@ -53,8 +53,8 @@ class RunStrategy(Strategy):
         ended goes on: each has a folder of its own within `checkpoint_dir`
         (``run-0001``, ``run-0002``), and after one that has ended the next begins.
     greeting_timeout : float (default: 60.0)
-        Seconds that a new node is given to answer its greeting, at most the timeout
-        of :meth:`start`.
+        Seconds for which answers to the first greeting are waited for, at most the
+        timeout of :meth:`start`. Later nodes are greeted while others train.
     max_failed_rounds : int (default: 3)
         After that many rounds in a row in which clients answered, and every answer
         was an error or asked to be synchronised, the run stops with

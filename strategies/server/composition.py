@@ -26,6 +26,7 @@ from .arrays import SmallArrays, describe_arrays, resolve, ties_of
 from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO, Bounds
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery, check_downlink
 from .optimizers import GradientDescent, ServerOptimizer
+from .roster import Identities
 from .uplink import UplinkMemory
 
 __all__ = ["Composition"]
@@ -62,6 +63,7 @@ class Composition:
     small_arrays: SmallArrays = "dense"
     max_norm_ratio: float | None = DEFAULT_NORM_RATIO
     max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO
+    identities: Identities = "claimed"
 
     def __post_init__(self) -> None:
         require_link(self.uplink, Link, "uplink")
@@ -86,6 +88,7 @@ class Composition:
         for name, choices in (
             ("uplink_memory", get_args(UplinkMemory)),
             ("small_arrays", get_args(SmallArrays)),
+            ("identities", get_args(Identities)),
         ):
             if getattr(self, name) not in choices:
                 raise UnknownNameError(name, getattr(self, name), choices)

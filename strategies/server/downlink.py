@@ -23,8 +23,8 @@ from flower_compress.links import (
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.claims import Ends
 from ..run.fields import COUNT, ROWS, fields
-from ..run.greetings import Ends
 from .downlink_end import DownlinkEnd
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .saved_links import (

@@ -90,6 +90,7 @@ def _packet(
     is_new = end.held is None
     needed = session.downlinks.send(client.identity, end, session.model, trains=trains)
     has_it = end.held == needed.version
+    memory = session.uplinks.memory(client.uplink) if is_new else None
     acked, crc = session.uplinks.acked(client.uplink)
     client.uplink.asked += trains
     packet = Packet(
@@ -105,7 +106,7 @@ def _packet(
         contract=session.contract_bytes if is_new else None,
         exact=None if has_it else session.exact or None,
         refused=trains and client.uplink.refused,
-        memory=session.uplinks.memory(client.uplink) if is_new else None,
+        memory=memory,
     )
     if packet.final and packet.memory is None:
         group = session.downlinks.group(client.identity)

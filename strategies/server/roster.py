@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
-from flower_compress.errors import CorruptPacket, MissingModError
+from flower_compress.errors import (
+    ConfigurationError,
+    CorruptPacket,
+    MissingModError,
+)
+from flower_compress.wire.contract import BY_NODE
 from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.claims import Ends
 from ..run.fields import INTEGER, ROWS, TABLE, fields
-from ..run.greetings import Ends, Greeted, Greetings
+from ..run.greetings import Greeted, Greetings
 from .downlink import Downlinks
 from .downlink_end import DownlinkEnd
 from .uplink import UplinkEnd, Uplinks
 
-__all__ = ["Client", "Roster"]
+__all__ = ["Client", "Identities", "Roster"]
+
+Identities = Literal["claimed", "trusted", "node"]
+"""What an identity is worth; see :class:`CompressedStrategy`."""
 
 
 @dataclass(slots=True)
@@ -48,14 +58,38 @@ class Client:
 
 
 class Roster:
-    """All clients by their stable identity, see :class:`Greetings`."""
+    """All clients by their stable identity, see :class:`Greetings`.
+
+    Parameters
+    ----------
+    session : int
+        The session's id.
+    downlinks, uplinks : Downlinks, Uplinks
+        Make the ends of new clients.
+    ledger : Ledger
+        Where greetings are billed.
+    identities : {"claimed", "trusted", "node"} (default: "claimed")
+        See :class:`CompressedStrategy`.
+    """
 
     def __init__(
-        self, session: int, downlinks: Downlinks, uplinks: Uplinks, ledger: Ledger
+        self,
+        session: int,
+        downlinks: Downlinks,
+        uplinks: Uplinks,
+        ledger: Ledger,
+        identities: Identities = "claimed",
     ) -> None:
         self._downlinks, self._uplinks = downlinks, uplinks
-        greeting = packet_record(Packet(session=session, greeting=True))
-        self._greetings = Greetings(greeting, _read, "CompressionMod", ledger)
+        asks = json.dumps(BY_NODE).encode() if identities == "node" else None
+        greeting = Packet(session=session, greeting=True, contract=asks)
+        self._greetings = Greetings(
+            packet_record(greeting),
+            partial(_read, greeting),
+            "CompressionMod",
+            ledger,
+            trusted=identities == "trusted",
+        )
         self._clients: dict[int, Client] = {}
 
     def __iter__(self) -> Iterator[Client]:
@@ -89,11 +123,16 @@ class Roster:
         for identity, held, _, ends in arrived:
             client = self._clients.get(identity) or self._take_in(identity)
             client.node_id = self._greetings.node_id(identity)
+            self._uplinks.hand_over(client.uplink, client.node_id)
             if not (
                 self._downlinks.confirm(identity, client.downlink, held, ends)
                 and self._uplinks.confirm(client.uplink, ends)
             ):
                 self._downlinks.forget(identity, client.downlink)
+
+    def keep_claims(self, before: Roster) -> None:
+        """Let every node have the first claim to the identity that it had before."""
+        self._greetings.restore(before._greetings.save(), heard=False)
 
     def _take_in(self, identity: int) -> Client:
         client = Client(identity, 0, self._downlinks.begin(), self._uplinks.begin())
@@ -129,8 +168,7 @@ class Roster:
             Whether the clients are back where they were then. If not, they have to be
             greeted anew, and say what they hold.
         """
-        if clients_too:
-            self._greetings.restore(meta["greetings"])
+        self._greetings.restore(meta["greetings"], heard=clients_too)
         for row in fields(meta, clients=ROWS, greetings=TABLE)["clients"]:
             row = fields(row, identity=INTEGER, downlink=TABLE, uplink=TABLE)
             name = row["identity"]
@@ -140,15 +178,17 @@ class Roster:
                 name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
             )
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
+            if client.node_id:
+                self._uplinks.hand_over(client.uplink, client.node_id)
 
 
-def _read(content: RecordDict) -> Greeted:
+def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
     """Read a client's answer to the greeting."""
     found = find_packet(content)
     if found is None:
         raise MissingModError("it answered with a reply that holds no packet")
     packet = Packet.parse(found[1])
-    if packet.greeting and packet.contract is None:
+    if packet.greeting and packet.contract == greeting.contract:
         raise MissingModError("it gave the greeting back as it was")
     try:
         about = json.loads(packet.contract or b"")
@@ -157,7 +197,7 @@ def _read(content: RecordDict) -> Greeted:
         if "sent" in about:  # Not from a release before 0.2.
             folded, pending = map(int, about["sent"])
             ends = Ends(int(about["crc"]), int(about["base"]), (folded, pending))
-        return Greeted(int(about["identity"]), held, protocol, ends)
+        greeted = Greeted(int(about["identity"]), held, protocol, ends)
     except (
         ValueError,
         KeyError,
@@ -166,3 +206,9 @@ def _read(content: RecordDict) -> Greeted:
         RecursionError,
     ) as error:
         raise CorruptPacket(f"not an answer to a greeting: {error}") from error
+    if greeting.contract is not None and greeted.identity != node_id:
+        raise ConfigurationError(
+            'with identities="node" a client is what its node id says, and this one '
+            f"answers as {greeted.identity}: update flower-compress there"
+        )
+    return greeted

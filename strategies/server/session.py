@@ -104,6 +104,7 @@ class Session:
             composition.seed,
             composition.groups,
             downlink if isinstance(downlink.compressor, Parts | Tied) else None,
+            by_node=composition.identities == "node",
         )
         self.contract_bytes = self.contract.to_bytes()
 
@@ -127,10 +128,13 @@ class Session:
             store,
             links.max_update_norm,
             measures=links.max_norm_ratio is not None,
+            trusted=links.identities == "trusted",
         )
         self.bounds = links.bounds(self.layout)
         self.sync_budget = SyncBudget()
-        self.roster = Roster(self.id, self.downlinks, self.uplinks, self.ledger)
+        self.roster = Roster(
+            self.id, self.downlinks, self.uplinks, self.ledger, links.identities
+        )
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
         """Take over a model that is not the one of the last round.
@@ -175,6 +179,7 @@ class Session:
         session = Session(self._unresolved, arrays, self.ledger)
         session.refused, session.damping = self.refused, damping
         session.odd_metrics = self.odd_metrics
+        session.roster.keep_claims(self.roster)
         return session
 
     # -- the server's step -----------------------------------------------------------

@@ -32,6 +32,7 @@ from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, messages_with_model
 from .participants import Participants
 from .recovery import GuardedStep, Recovery
+from .roster import Identities
 from .sampling import Sampling
 from .session import Session
 from .session_strategy import SessionStrategy
@@ -132,6 +133,15 @@ class CompressedStrategy(SessionStrategy, FedAvg):
     max_weight_ratio : float or None (default: 1000)
         A client counts with no more than that many times the median of the clients'
         weights, and what is more is logged. None for no cap.
+    identities : {"claimed", "trusted", "node"} (default: "claimed")
+        What it is worth that a client says who it is (its ``partition-id``, or what the
+        mod's `identity` gives). A claim: an identity belongs to the node that had it
+        first as long as that is connected, another one that claims it is left out, and
+        a client's uplink memory is sent to the node that built it only; on another one
+        the client begins with none, which costs a few noisy rounds. Trusted: who claims
+        an identity takes it over at once, with its memory. Or none: a client is what
+        its node id says, which Flower's node authentication ties to a key and keeps
+        over restarts; without that, a SuperNode that restarts is a new client.
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
     on_divergence : {"warn", "repair"} (default: "warn")
@@ -186,6 +196,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         max_update_norm: float | None = None,
         max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
         max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
+        identities: Identities = "claimed",
         min_replies: int = 1,
         on_divergence: OnDivergence = "warn",
         weighted_by_key: str | None = "num-examples",
@@ -203,6 +214,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self.spill_dir = folder_of("spill_dir", spill_dir)
         self.max_update_norm, self.max_norm_ratio = max_update_norm, max_norm_ratio
         self.max_weight_ratio = max_weight_ratio
+        self.identities: Identities = identities
         self._compose()  # Refuses what cannot work together.
         for name, value, choices in (
             ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
@@ -246,6 +258,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             self.small_arrays,
             self.max_norm_ratio,
             self.max_weight_ratio,
+            self.identities,
         )
 
     def _begin(self, arrays: ArrayRecord) -> None:

@@ -16,8 +16,8 @@ from flower_compress.links.forms import require_form
 from flower_compress.wire.packet import Packet
 
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.fields import COUNT, FLAG, NUMBER, OPTIONAL_INTEGER, fields
-from ..run.greetings import Ends
+from ..run.claims import Ends
+from ..run.fields import COUNT, FLAG, INTEGER, NUMBER, OPTIONAL_INTEGER, fields
 from .sketch import SLACK, Sketch, Sketched, length
 from .vector_store import Slot, VectorStore
 
@@ -25,6 +25,8 @@ __all__ = ["Contribution", "UplinkEnd", "UplinkMemory", "Uplinks"]
 
 UplinkMemory = Literal["each", "mean", "sampled"]
 """What the server keeps of the uplinks' memories; see :class:`Uplinks`."""
+
+_SAVED = ("version", "crc", "weight", "epoch", "refused", "asked", "owner", "anew")
 
 
 @dataclass(slots=True)
@@ -49,6 +51,12 @@ class UplinkEnd:
         How often it was asked since its last update was taken in.
     sketch : NDArray[np.float64], optional
         S h_i, where its length is all that is kept of the memory; None for zero.
+    holder : int
+        The node that the client runs on.
+    owner : int
+        The node whose payloads the memory is made of, 0 if there is none, or two.
+    anew : bool
+        Whether the client was told to start from zero, and has not done so yet.
     """
 
     memory: Slot
@@ -59,20 +67,22 @@ class UplinkEnd:
     refused: bool = False
     asked: int = 0
     sketch: Sketched | None = None
+    holder: int = 0
+    owner: int = 0
+    anew: bool = False
 
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add the memory to `arrays`."""
         self.memory.save(arrays, name)
         if self.sketch is not None:
             arrays[f"{name}/sketch"] = self.sketch
-        numbers = ("version", "crc", "weight", "epoch", "refused", "asked")
-        return {number: getattr(self, number) for number in numbers}
+        return {number: getattr(self, number) for number in _SAVED}
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
         """Take over what :meth:`save` gave."""
-        kinds = {"weight": NUMBER, "refused": FLAG}
-        numbers = ("version", "crc", "weight", "epoch", "refused", "asked")
-        saved = fields(meta, **{name: kinds.get(name, COUNT) for name in numbers})
+        kinds = {"weight": NUMBER, "refused": FLAG, "anew": FLAG}
+        kinds |= {"owner": INTEGER, "holder": INTEGER}
+        saved = fields(meta, **{name: kinds.get(name, COUNT) for name in _SAVED})
         for number, value in saved.items():
             setattr(self, number, value)
         self.memory.restore(checkpoint, name)
@@ -130,8 +140,10 @@ class Uplinks:
 
     With ``memory="each"`` every h_i is kept. A client that comes back without its state
     is sent its h_i, dense, beside the model: without it the client's answers would be
-    noisy for 1 / alpha rounds. If a client says that it has lost h_i only, it is taken
-    out of hbar, and both ends start from zero.
+    noisy for 1 / alpha rounds. It is if the client runs on the node that built h_i, of
+    whose gradients h_i tells, or if identities are trusted. If it runs on another one,
+    or says that it has lost h_i only, h_i is taken out of hbar, and both ends start
+    from zero.
 
     With ``memory="mean"`` only hbar is, hbar += alpha sum_{i in S} q_i / N, to float32
     rounding, and a client's weight is the one it had first; as long as that is 0 its
@@ -161,6 +173,8 @@ class Uplinks:
         h_i + alpha q_i = (1 - alpha) h_i + alpha (h_i + q_i), it is never longer.
     measures : bool
         Whether the lengths of updates are asked for.
+    trusted : bool (default: False)
+        Whether h_i is sent to whatever node the client runs on.
     """
 
     def __init__(
@@ -172,14 +186,15 @@ class Uplinks:
         max_norm: float | None,
         *,
         measures: bool = False,
+        trusted: bool = False,
     ) -> None:
         self._link, self._dim, self._memory, self._store = link, dim, memory, store
         self._rate = link.memory_rate(dim)
-        self._max_norm = max_norm
         self._sketch: Sketch | None = None
         measures |= max_norm is not None
         if memory == "mean" and self._rate is not None and measures:
             self._sketch = Sketch(dim)
+        self._max_norm, self._trusted = max_norm, trusted
         self._memory_sum: NDArray[np.float64] | None = None  # sum_i w_i h_i
         self._weight_sum = 0.0
         self._num_known = 0
@@ -194,7 +209,7 @@ class Uplinks:
 
         Version 0 tells it to start from zero.
         """
-        if self._rate is not None and end.epoch != self._epoch:
+        if self._rate is not None and (end.anew or end.epoch != self._epoch):
             return 0, 0
         return end.version, end.crc
 
@@ -208,9 +223,21 @@ class Uplinks:
             return True
         return version in told.sent
 
+    def hand_over(self, end: UplinkEnd, node_id: int) -> None:
+        """Note on which node the client runs from now on."""
+        end.holder = node_id
+        end.anew &= end.owner != node_id
+
     def memory(self, end: UplinkEnd) -> Vector | None:
-        """Return h_i for a client that may have lost it, None if it is not kept."""
-        return end.memory.vector
+        """Return h_i for a client that may have lost it, None if it is not kept.
+
+        Nor if another node built it: then both ends start from zero.
+        """
+        held = end.memory.vector
+        if held is None or self._trusted or end.owner == end.holder:
+            return held
+        end.anew = True
+        return None
 
     def require_form(self, packet: Packet) -> None:
         """Raise CorruptPacket unless its payload is of the link's operator and code."""
@@ -237,6 +264,8 @@ class Uplinks:
         is_new = self._rate is not None and packet.base == 0
         if end.epoch != self._epoch and not is_new:
             raise OutOfSyncError("the update builds on a memory of an earlier epoch")
+        if end.anew and not is_new:
+            raise OutOfSyncError("the update builds on a memory that another node had")
         held = ReceiverState(end.version)
         if self._rate is not None and packet.version > end.version:
             # Else accept refuses it, as stale.
@@ -335,6 +364,10 @@ class Uplinks:
             if self._rate is not None and moves_memory and not self._move_memory(part):
                 self._take_back(end)
                 continue
+            if part.is_new:
+                end.owner, end.anew = end.holder, False
+            elif end.owner != end.holder:
+                end.owner = 0  # From now on it tells of two nodes.
             end.version, end.crc, end.asked = part.version, part.payload.crc, 0
 
     def _waits(self, part: Contribution) -> bool:

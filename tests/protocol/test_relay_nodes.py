@@ -587,8 +587,11 @@ def test_node_ids_are_no_numbers_of_nodes() -> None:
 
 def test_too_many_and_too_few_nodes() -> None:
     grid = InProcessGrid(plain_app(GossipMod()), NUM_CLIENTS + 1)
-    with pytest.raises(ConfigurationError, match="topology has nodes 0 to 4"):
-        make_relay().start(grid, to_record(INITIAL), 3)
+    relay = make_relay()
+    relay.start(grid, to_record(INITIAL), 3)
+    assert sorted(relay.node_models) == list(range(NUM_CLIENTS))
+    why = relay._running.greetings.why_not()
+    assert "node 1006: a node says that it is number 5, and the topology has" in why
     grid = InProcessGrid(plain_app(GossipMod()), NUM_CLIENTS - 1)
     with pytest.raises(ConfigurationError, match="expected 5 nodes, .* got 4"):
         make_relay().start(grid, to_record(INITIAL), 3)
@@ -597,7 +600,8 @@ def test_too_many_and_too_few_nodes() -> None:
 def test_two_nodes_with_one_number() -> None:
     grid = InProcessGrid(plain_app(GossipMod()), NUM_CLIENTS)
     grid.contexts[1002].node_config = {"partition-id": 0}
-    with pytest.raises(ConfigurationError, match="both say that they are client 0"):
+    expected = "got 4 in this process.*node 1002 is left out: .* client 0, as node 1001"
+    with pytest.raises(ConfigurationError, match=expected):
         make_relay().start(grid, to_record(INITIAL), 3)
 
 
