@@ -53,8 +53,15 @@ class CompressionMod(ClientMod[ClientState]):
         hash), else its node id.
     state_dir : path, optional
         Folder in which the client keeps what it remembers of its links, in a file of
-        its own. Default: in ``Context.state``, which a SuperNode holds in memory, so
-        that a restarted device begins anew, at the cost of one dense model.
+        its own. Default: the one that the node names, by ``state-dir`` of its
+        configuration or by the environment's ``FLOWER_COMPRESS_STATE_DIR``. Without any
+        it is kept in ``Context.state``, which a SuperNode holds in memory, so that a
+        restarted device begins anew, at the cost of one dense model; on a SuperNode
+        more than 16 MiB are kept in a file in Flower's own folder.
+    max_dim : int, optional
+        Entries of the largest model that the client takes; a larger one is refused
+        before anything is allocated. Default: as many as the machine's memory, or the
+        container's share of it, has room for, at 40 bytes an entry.
 
     Notes
     -----
@@ -105,6 +112,7 @@ class CompressionMod(ClientMod[ClientState]):
         elif packet.contract is not None:
             state = replace(state, contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
+        self._require_room(contract.layout)
         packet.require_dim(contract.layout.dim)
         number = context.node_id if contract.by_node else identity
         packet = packet.on(contract.downlink_channel(number))
@@ -128,7 +136,7 @@ class CompressionMod(ClientMod[ClientState]):
         if _evaluates(msg):
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
             reply = with_record(reply, _HEARD_KEY, packet_record(answer))
-            self._save(context, identity, state.to_bytes(packet.dim))
+            self._save(context, identity, state.session, state.to_bytes(packet.dim))
             return reply
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
@@ -139,9 +147,13 @@ class CompressionMod(ClientMod[ClientState]):
             packet, contract, number, state.sender, update, exact_out
         )
         reply = with_record(reply, key, packet_record(answer))
-        # Last of all: a client that fails before has not moved.
         state = replace(state, sender=sender)
-        self._save(context, identity, state.to_bytes(packet.dim))
+        if contract.downlink_rate is None and not contract.held:
+            # Every version is sent whole, and this one is trained on.
+            receiver = ReceiverState(state.receiver.newest)
+            state = replace(state, receiver=receiver, exact=b"")
+        # Last of all: a client that fails before has not moved.
+        self._save(context, identity, state.session, state.to_bytes(packet.dim))
         return reply
 
     def _update(
@@ -169,7 +181,10 @@ class CompressionMod(ClientMod[ClientState]):
         else:
             return None
         identity = self._identity_of(context)
-        state = self._load(context, identity, config[SESSION_KEY])
+        session = config[SESSION_KEY]
+        state = None
+        if isinstance(session, int):
+            state = self._load(context, identity, session)
         if state is None:
             raise OutOfSyncError(
                 "this client holds no model of the run to evaluate: train it first, "

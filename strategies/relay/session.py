@@ -248,7 +248,8 @@ class RelaySession:
             if posting.resync:
                 _log.info("node %d asks to be synchronised", node)
             self.office.take_in(node, posting)
-        if any(posting.letters for posting, _ in found.values()):
+        letters = (a for posting, _ in found.values() for a in posting.letters)
+        if any(not letter.notice for letter in letters):
             failures.count(len(found), [])
         elif not found:
             failures.count(0, reasons)

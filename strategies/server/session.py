@@ -40,6 +40,8 @@ class Session:
         The initial model.
     ledger : Ledger, optional
         Where what is sent is added; a new one by default.
+    keeps_held : bool
+        Whether clients are asked to evaluate what they trained on last.
 
     Raises
     ------
@@ -83,13 +85,15 @@ class Session:
         composition: Composition,
         arrays: ArrayRecord,
         ledger: Ledger | None = None,
+        *,
+        keeps_held: bool = False,
     ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
         check_arrays(layout)
         self.layout = layout
         self.id = secrets.randbits(32) or 1
         self._take_over(arrays, "the initial model")
-        self._unresolved = composition
+        self._unresolved, self._keeps_held = composition, keeps_held
         self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
         self.refused, self.odd_metrics = Counter[int](), Counter[int]()
@@ -105,6 +109,7 @@ class Session:
             composition.groups,
             downlink if isinstance(downlink.compressor, Parts | Tied) else None,
             by_node=composition.identities == "node",
+            held=keeps_held and self.downlinks.receiver_rate is None,
         )
         self.contract_bytes = self.contract.to_bytes()
 
@@ -176,7 +181,9 @@ class Session:
         damping : float
             What every update is multiplied with.
         """
-        session = Session(self._unresolved, arrays, self.ledger)
+        session = Session(
+            self._unresolved, arrays, self.ledger, keeps_held=self._keeps_held
+        )
         session.refused, session.damping = self.refused, damping
         session.odd_metrics = self.odd_metrics
         session.roster.keep_claims(self.roster)

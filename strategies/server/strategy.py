@@ -262,7 +262,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         )
 
     def _begin(self, arrays: ArrayRecord) -> None:
-        session = self._session = Session(self._compose(), arrays)
+        held = self.evaluate_on == "held"
+        session = Session(self._compose(), arrays, keeps_held=held)
+        self._session = session
         name = self.name or type(self).__name__
         self._watch = NoiseWatch(name, session.composition, session.layout.dim)
         repairs = self.on_divergence == "repair"

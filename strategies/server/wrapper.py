@@ -117,7 +117,9 @@ class Compressed(SessionStrategy):
         return {} if self.saving.folder is None else attributes_digests(self.strategy)
 
     def _begin(self, arrays: ArrayRecord) -> None:
-        session = self._session = Session(self._composition, arrays)
+        held = self.evaluate_on == "held"
+        session = Session(self._composition, arrays, keeps_held=held)
+        self._session = session
         half = [t.name for t in session.layout.tensors if t.dtype == "bfloat16"]
         if half:
             raise ConfigurationError(
