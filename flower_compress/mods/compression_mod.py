@@ -248,8 +248,19 @@ def _asks_for_node(greeting: Packet) -> bool:
 def _answer_greeting(
     msg: Message, key: str, packet: Packet, identity: int, state: ClientState | None
 ) -> Message:
-    held = 0 if state is None else state.receiver.newest
-    about = {"protocol": PROTOCOL, "identity": identity, "held": held}
+    about: dict[str, object] = {
+        "protocol": PROTOCOL,
+        "identity": identity,
+        "held": 0,
+    }
+    if state is not None:
+        receiver, sender = state.receiver, state.sender
+        about |= {
+            "held": receiver.newest,
+            "crc": 0 if receiver.pending is None else receiver.pending.crc,
+            "base": receiver.version,
+            "sent": [sender.version, sender.pending_version],
+        }
     answer = Packet(
         session=packet.session, contract=json.dumps(about).encode(), greeting=True
     )

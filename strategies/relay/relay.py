@@ -252,6 +252,9 @@ class Relay(RunStrategy):
         self._running.restore(saved, skip_to)
         return self._running.collection.mean
 
+    def _newest_version(self) -> int:
+        return self._running.number
+
     def _evaluation(self, result: Result, evaluate_fn: EvaluateFn | None) -> EvaluateFn:
         """Return what evaluates the mean of the models that were collected last."""
 

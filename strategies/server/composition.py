@@ -26,7 +26,7 @@ from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from .arrays import SmallArrays, describe_arrays, resolve, ties_of
 from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO, Bounds
 from .departures import FORGET_AFTER, check_forget_after
-from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery, check_downlink
 from .optimizers import GradientDescent, ServerOptimizer
 from .roster import Identities
 from .uplink import UplinkMemory
@@ -80,7 +80,7 @@ class Composition:
             )
         if not isinstance(self.seed, int | np.integer):
             raise WrongTypeError("seed", "an integer", self.seed)
-        Downlinks.check(
+        check_downlink(
             self.downlink,
             self.downlink_carries,
             self.groups,

@@ -8,6 +8,7 @@ from typing import Any
 
 from flower_compress.arguments import check_number
 
+from ..run.fields import COUNT, FLAG, fields
 from .roster import Client, Roster
 from .uplink import Uplinks
 
@@ -219,4 +220,5 @@ class Departures:
 
     def restore(self, meta: dict[str, Any]) -> None:
         """Take over what :meth:`save` gave."""
+        meta = fields(meta, since_epoch=COUNT, has_told=FLAG)
         self._since_epoch, self._has_told = meta["since_epoch"], meta["has_told"]

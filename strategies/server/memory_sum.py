@@ -82,7 +82,8 @@ class MemorySum:
 
     def restore(self, peak: float, checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        self.vector, self._peak = checkpoint.find(_NAME), peak
+        self.vector = checkpoint.find(_NAME, (self._dim,), np.float64)
+        self._peak = peak
 
 
 def add_weighted(

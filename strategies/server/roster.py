@@ -21,8 +21,11 @@ from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.claims import Ends
+from ..run.fields import COUNT, FLAG, INTEGER, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
-from .downlink import DownlinkEnd, Downlinks
+from .downlink import Downlinks
+from .downlink_end import DownlinkEnd
 from .uplink import UplinkEnd, Uplinks
 
 __all__ = ["Client", "Identities", "Roster"]
@@ -127,14 +130,18 @@ class Roster:
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
-        for identity, held, _ in arrived:
+        for identity, held, _, ends in arrived:
             client = self._clients.get(identity)
             if client is None:
                 client = self._take_in(identity, had_state=held > 0)
             client.node_id = self._greetings.node_id(identity)
             client.is_unnamed = not self._by_node and identity == client.node_id
             self._uplinks.hand_over(client.uplink, client.node_id)
-            self._downlinks.confirm(identity, client.downlink, held)
+            if not (
+                self._downlinks.confirm(identity, client.downlink, held, ends)
+                and self._uplinks.confirm(client.uplink, ends)
+            ):
+                self._downlinks.forget(identity, client.downlink)
 
     def keep_claims(self, before: Roster) -> None:
         """Let every node have the first claim to the identity that it had before."""
@@ -200,7 +207,15 @@ class Roster:
             greeted anew, and say what they hold.
         """
         self._greetings.restore(meta["greetings"], heard=clients_too)
-        for row in meta["clients"]:
+        for row in fields(meta, clients=ROWS, greetings=TABLE)["clients"]:
+            row = fields(
+                row,
+                identity=INTEGER,
+                downlink=TABLE,
+                uplink=TABLE,
+                missed=COUNT,
+                is_unnamed=FLAG,
+            )
             name = row["identity"]
             client = self._take_in(name)
             client.node_id = self._greetings.node_id(name)
@@ -223,7 +238,12 @@ def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
         raise MissingModError("it gave the greeting back as it was")
     try:
         about = json.loads(packet.contract or b"")
-        greeted = Greeted(int(about["identity"]), int(about["held"]), about["protocol"])
+        held, protocol = int(about["held"]), about["protocol"]
+        ends = None
+        if "sent" in about:  # Not from a release before 0.2.
+            folded, pending = map(int, about["sent"])
+            ends = Ends(int(about["crc"]), int(about["base"]), (folded, pending))
+        greeted = Greeted(int(about["identity"]), held, protocol, ends)
     except (
         ValueError,
         KeyError,

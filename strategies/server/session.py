@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterable
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, NUMBER, ROWS, TABLE, fields
 from ..run.model_arrays import check_arrays
 from .composition import Composition
 from .departures import Departures
@@ -326,16 +328,30 @@ class Session:
             The version from which the links go on, where clients are not back where
             they were then and have to be greeted anew; None if they are.
         """
-        meta = saved.meta
+        meta = fields(
+            saved.meta,
+            session=COUNT,
+            damping=NUMBER,
+            ledger=TABLE,
+            refused=ROWS,
+            odd_metrics=ROWS,
+            bounds=TABLE,
+            sync_budget=ROWS,
+            departures=TABLE,
+            optimizer=ROWS,
+            downlinks=TABLE,
+            uplinks=TABLE,
+            roster=TABLE,
+        )
         self.id, self.damping = meta["session"], meta["damping"]
-        self.model = saved.array("model")
-        self.exact = saved.array("exact").tobytes()
+        self.model = saved.array("model", (self.layout.dim,), np.float32)
+        self.exact = saved.array("exact", (len(self.exact),), np.uint8).tobytes()
         self._optimizer_state = {
             name: saved.array(f"optimizer/{name}") for name in meta["optimizer"]
         }
         self.ledger = Ledger.from_dict(meta["ledger"])
-        self.refused = Counter(dict(meta["refused"]))
-        self.odd_metrics = Counter(dict(meta["odd_metrics"]))
+        self.refused = _counter(meta["refused"])
+        self.odd_metrics = _counter(meta["odd_metrics"])
         self._begin_ends()
         self.bounds.restore(meta["bounds"])
         self.sync_budget.restore(meta["sync_budget"])
@@ -346,3 +362,7 @@ class Session:
         if skip_to is not None:
             self.downlinks.skip_to(skip_to)
         self.arrays = self.layout.unflatten(self.model, self.exact)
+
+
+def _counter(rows: list[Any]) -> Counter[int]:
+    return Counter({index(identity): index(count) for identity, count in rows})

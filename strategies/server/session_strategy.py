@@ -89,6 +89,9 @@ class SessionStrategy(RunStrategy):
         """
         self._running.forget(identity)
 
+    def _newest_version(self) -> int:
+        return self._running.downlinks.newest
+
     def _add_counts(self, metrics: MetricRecord, refused_before: int) -> None:
         """Add what a round has refused and sent, and who was away, to its metrics."""
         metrics["refused-updates"] = self.refused.total() - refused_before

@@ -26,7 +26,7 @@ from .arrays import SmallArrays
 from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .composition import Composition
 from .departures import FORGET_AFTER
-from .downlink import DownlinkMemory, Groups, ResetEvery
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
 from .inbox import Accepted, Inbox
 from .metrics import mean_metrics, mean_of_evaluations

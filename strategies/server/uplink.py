@@ -16,6 +16,8 @@ from flower_compress.links.forms import require_form
 from flower_compress.wire.packet import Packet
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.claims import Ends
+from ..run.fields import COUNT, FLAG, INTEGER, NUMBER, OPTIONAL_INTEGER, fields
 from .memory_sum import MemorySum, add_weighted
 from .sketch import SLACK, Sketch, Sketched, length
 from .vector_store import Slot, VectorStore
@@ -92,8 +94,11 @@ class UplinkEnd:
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
         """Take over what :meth:`save` gave."""
-        for number in _SAVED:
-            setattr(self, number, meta.get(number, 0))
+        kinds = {"weight": NUMBER, "bound": NUMBER, "refused": FLAG, "anew": FLAG}
+        kinds |= {"owner": INTEGER, "holder": INTEGER}
+        saved = fields(meta, **{name: kinds.get(name, COUNT) for name in _SAVED})
+        for number, value in saved.items():
+            setattr(self, number, value)
         self.memory.restore(checkpoint, name)
         self.sketch = checkpoint.find(f"{name}/sketch")
 
@@ -245,6 +250,16 @@ class Uplinks:
             return 0, 0
         return end.version, end.crc
 
+    def confirm(self, end: UplinkEnd, told: Ends | None) -> bool:
+        """Return whether a client's memory is what this end takes it for, or can be.
+
+        It goes back by one payload if that was not taken in.
+        """
+        version, _ = self.acked(end)
+        if self._rate is None or told is None or not version:
+            return True
+        return version in told.sent
+
     def hand_over(self, end: UplinkEnd, node_id: int) -> None:
         """Note on which node the client runs from now on."""
         end.holder = node_id
@@ -394,9 +409,10 @@ class Uplinks:
         self, contributions: Sequence[Contribution], *, moves_memory: bool
     ) -> None:
         for part in contributions:
-            if self._rate is not None and moves_memory:
-                self._move_memory(part)
             end = part.end
+            if self._rate is not None and moves_memory and not self._move_memory(part):
+                self._take_back(end)
+                continue
             if part.is_new:
                 end.owner, end.anew = end.holder, False
             elif end.owner != end.holder:
@@ -451,31 +467,45 @@ class Uplinks:
         self._num_known += end.version == 0
         end.weight = part.weight
 
-    def _move_memory(self, part: Contribution) -> None:
-        """h_i += alpha q_i, and the sum of all memories with it."""
+    def _take_back(self, end: UplinkEnd) -> None:
+        """Count a client not yet whose first memory could not be kept.
+
+        It is told that its payload was not taken in: its memory, too, stays as it was.
+        """
+        if end.version == 0:
+            self._num_known -= 1
+            end.weight = 0.0
+
+    def _move_memory(self, part: Contribution) -> bool:
+        """h_i += alpha q_i, and the sum of all memories with it.
+
+        False if h_i cannot be kept: then nothing has moved.
+        """
         end = part.end
         if part.is_new or end.epoch != self._epoch:
             end.sketch = None
-        end.epoch = self._epoch
         if self._memory == "mean":
+            end.epoch = self._epoch
             step = fold(None, part.payload, self._rate or 0.0)
             self._sum.add(step, end.weight)
             if self._sketch is not None:
                 moved = self._sketch.of(step)
                 end.sketch = moved if end.sketch is None else end.sketch + moved
-            return
-        before = end.bound
+            return True
+        after = commit(part.state, self._rate).vector
+        if after is not None and not end.memory.keep(after):
+            return False
+        end.epoch, before = self._epoch, end.bound
         # ||h + alpha q|| <= (1 - alpha) ||h|| + alpha ||h + q||, and h + q if lossless.
         rate = 1.0 if part.payload.compressor.lossless else self._rate or 0.0
         end.bound = (1.0 - rate) * before + rate * part.norm
-        after = commit(part.state, self._rate).vector
         if self._memory == "each" and after is not None:
             # In float64 from the float32 memories: the sum never drifts from them.
             change = after.astype(np.float64)
             if part.state.vector is not None:
                 change -= part.state.vector
             self._sum.add(change, end.weight, end.weight * max(before, end.bound))
-        end.memory.vector = after
+        return True
 
     def _renew_sum(self, bound: float) -> None:
         """Make the sum anew if it is worn; `bound` is that of some terms of today."""
@@ -528,17 +558,28 @@ class Uplinks:
         return {
             "peak": self._sum.save(arrays),
             "num_known": self._num_known,
-            "orphaned": [self._orphaned_weight, self._num_orphaned],
+            "orphaned_weight": self._orphaned_weight,
+            "num_orphaned": self._num_orphaned,
             "epoch": self._epoch,
             "sketch": None if self._sketch is None else self._sketch.key,
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
+        meta = fields(
+            meta,
+            peak=NUMBER,
+            num_known=COUNT,
+            orphaned_weight=NUMBER,
+            num_orphaned=COUNT,
+            epoch=COUNT,
+            sketch=OPTIONAL_INTEGER,
+        )
         self._sum.restore(meta["peak"], checkpoint)
         self._num_known, self._epoch = meta["num_known"], meta["epoch"]
-        self._orphaned_weight, self._num_orphaned = meta["orphaned"]
-        key = meta.get("sketch")
+        self._orphaned_weight = meta["orphaned_weight"]
+        self._num_orphaned = meta["num_orphaned"]
+        key = meta["sketch"]
         if self._sketch is not None and key is not None:
             self._sketch = Sketch(self._dim, key)
 

@@ -31,7 +31,8 @@ from flower_compress.mods import compression_mod as mods
 from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import CompressedStrategy
 from flower_compress.strategies.server import strategy as server
-from flower_compress.strategies.server.downlink import DownlinkEnd, Downlinks
+from flower_compress.strategies.server.downlink import Downlinks
+from flower_compress.strategies.server.downlink_end import DownlinkEnd
 from flower_compress.strategies.server.uplink import Contribution, UplinkEnd, Uplinks
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import Fault, RandomFaults, Schedule
