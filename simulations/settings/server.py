@@ -18,7 +18,7 @@ from flower_compress.compressors import Compressor
 from flower_compress.errors import ConfigurationError
 from flower_compress.strategies.server.downlink_rules import DownlinkMemory, ResetEvery
 from flower_compress.strategies.server.sampling import Sampling
-from flower_compress.strategies.server.uplink import UplinkMemory
+from flower_compress.strategies.server.uplink_memories import UplinkMemory
 
 from .option import below, check_values, dashed, one_of, option
 from .takers import (

@@ -24,7 +24,7 @@ from flower_compress.wire.records import array_bytes
 from .bounds import Given
 from .roster import Client
 from .session import Session
-from .uplink import Contribution
+from .uplink_end import Contribution
 
 __all__ = ["Accepted", "Inbox", "note_held", "packet_of", "synchronise"]
 

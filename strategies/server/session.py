@@ -25,7 +25,8 @@ from .departures import Departures
 from .downlink import Downlinks
 from .roster import Roster
 from .sync_budget import SyncBudget
-from .uplink import Contribution, Uplinks
+from .uplink import Uplinks
+from .uplink_end import Contribution
 from .vector_store import VectorStore
 
 __all__ = ["Session"]
@@ -146,7 +147,9 @@ class Session:
         self.roster = Roster(
             self.id, self.downlinks, self.uplinks, self.ledger, links.identities
         )
-        self.departures = Departures(self.roster, self.uplinks, links.forget_after)
+        self.departures = Departures(
+            self.roster, self.uplinks.memories, links.forget_after
+        )
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
         """Take over a model that is not the one of the last round.
@@ -312,7 +315,7 @@ class Session:
             "sync_budget": self.sync_budget.save(),
             "optimizer": list(self._optimizer_state),
             "downlinks": self.downlinks.save(arrays),
-            "uplinks": self.uplinks.save(arrays),
+            "uplinks": self.uplinks.memories.save(arrays),
             "roster": self.roster.save(arrays),
             "departures": self.departures.save(),
         }
@@ -356,7 +359,7 @@ class Session:
         self.bounds.restore(meta["bounds"])
         self.sync_budget.restore(meta["sync_budget"])
         self.downlinks.restore(meta["downlinks"], saved)
-        self.uplinks.restore(meta["uplinks"], saved)
+        self.uplinks.memories.restore(meta["uplinks"], saved)
         self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)
         self.departures.restore(meta["departures"])
         if skip_to is not None:

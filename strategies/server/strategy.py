@@ -38,7 +38,7 @@ from .roster import Identities
 from .sampling import Sampling
 from .session import Session
 from .session_strategy import SessionStrategy
-from .uplink import UplinkMemory
+from .uplink_memories import UplinkMemory
 from .watch import NoiseWatch
 from .weighting import UNIFORM, weight_of
 

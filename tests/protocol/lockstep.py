@@ -507,7 +507,7 @@ class LockStep:
         # What they had heard with an evaluation counts only where training has ended.
         to_come = self.now.to_come
         self.now.to_come = frozenset(key for key in to_come if key[0] not in gone)
-        if (epoch := self.strategy._running.uplinks._epoch) != self.now.epoch:
+        if (epoch := self.strategy._running.uplinks.memories.epoch) != self.now.epoch:
             assert self.now.orphans, "an epoch between rounds is for those"
             self.begin_epoch()
             assert epoch == self.now.epoch
@@ -791,7 +791,7 @@ class LockStep:
 
     def check_uplink_sum(self) -> None:
         """The server's sum is that of all memories, weighted."""
-        memory_sum = self.strategy._running.uplinks.memory_sum
+        memory_sum = self.strategy._running.uplinks.memories.sum
         if self.uplink_rate is None or self.strategy.uplink_memory == "sampled":
             assert memory_sum is None
             return

@@ -16,7 +16,9 @@ import pytest
 
 from flower_compress.links import ErrorFeedback
 from flower_compress.strategies.server.downlink import DownlinkEnd, Downlinks
-from flower_compress.strategies.server.uplink import UplinkEnd, Uplinks
+from flower_compress.strategies.server.uplink import Uplinks
+from flower_compress.strategies.server.uplink_end import UplinkEnd
+from flower_compress.strategies.server.uplink_memories import UplinkMemories
 from flower_compress.testing import Fault
 from flower_compress.wire.packet import Packet, find_packet
 from tests.protocol.faulty import NO_FAULTS, random_faults
@@ -150,7 +152,7 @@ def test_an_error_is_dropped_with_what_nobody_knows_of_it() -> None:
 
 # -- the rules matter: without one of them, the comparison fails -----------------------
 
-_begin, _forget = Downlinks.begin, Uplinks.forget
+_begin, _forget = Downlinks.begin, UplinkMemories.forget
 
 
 def begin_at_one(self: Downlinks) -> DownlinkEnd:
@@ -158,9 +160,9 @@ def begin_at_one(self: Downlinks) -> DownlinkEnd:
     return replace(_begin(self), sent=0)
 
 
-def keep_in_the_sum(self: Uplinks, identities: Any) -> None:
+def keep_in_the_sum(self: UplinkMemories, identities: Any) -> None:
     """The memory of who is gone stays."""
-    kept = None if self.memory_sum is None else self.memory_sum.copy()
+    kept = None if self.sum is None else self.sum.copy()
     _forget(self, identities)
     self._sum.vector = kept
 
@@ -172,7 +174,7 @@ def remember_the_version(
     return UplinkEnd(self._store.slot(), version=5 if had_state else 0)
 
 
-def never_renew(self: Uplinks) -> None:
+def never_renew(self: UplinkMemories) -> None:
     """The mean keeps what is nobody's."""
 
 
@@ -180,9 +182,9 @@ def never_renew(self: Uplinks) -> None:
     ("target", "name", "broken", "algorithm"),
     [
         (Downlinks, "begin", begin_at_one, "rand-mcm"),
-        (Uplinks, "forget", keep_in_the_sum, "mcm"),
+        (UplinkMemories, "forget", keep_in_the_sum, "mcm"),
         (Uplinks, "begin", remember_the_version, "diana"),
-        (Uplinks, "begin_epoch", never_renew, "diana-mean"),
+        (UplinkMemories, "begin_epoch", never_renew, "diana-mean"),
     ],
 )
 def test_a_broken_rule_is_caught(

@@ -33,7 +33,8 @@ from flower_compress.strategies import CompressedStrategy
 from flower_compress.strategies.server import strategy as server
 from flower_compress.strategies.server.downlink import Downlinks
 from flower_compress.strategies.server.downlink_end import DownlinkEnd
-from flower_compress.strategies.server.uplink import Contribution, UplinkEnd, Uplinks
+from flower_compress.strategies.server.uplink import Uplinks
+from flower_compress.strategies.server.uplink_end import Contribution, UplinkEnd
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import Fault, RandomFaults, Schedule
 from flower_compress.wire.contract import Contract
@@ -488,7 +489,7 @@ def outcome(
         grid.rename(old_id, new_id)
     strategy = case.strategy(seed=11, **kwargs)
     result, _ = run(strategy, grid, 7)
-    memory_sum = strategy._running.uplinks.memory_sum
+    memory_sum = strategy._running.uplinks.memories.sum
     return (
         model_bytes(result.arrays),
         None if memory_sum is None else memory_sum.tobytes(),

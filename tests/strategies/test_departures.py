@@ -281,7 +281,7 @@ def test_forget_frees_all_that_is_kept(budget: int | None) -> None:
         held = [client.uplink.memory.vector for client in strategy._running.roster]
         total = np.sum(np.array(held, dtype=np.float64), axis=0)
         np.testing.assert_allclose(
-            strategy._running.uplinks.memory_sum, total, rtol=1e-13, atol=1e-13
+            strategy._running.uplinks.memories.sum, total, rtol=1e-13, atol=1e-13
         )
 
     with pytest.raises(ConfigurationError, match="no run has begun"):

@@ -260,7 +260,7 @@ def test_a_mean_memory_is_not_pushed_beyond_the_limit(limit: float | None) -> No
     )
     run(strategy, 30, outer=[Liar(push)])
     saved: dict[str, Any] = {}
-    strategy._running.uplinks.save(saved)
+    strategy._running.uplinks.memories.save(saved)
     memory_sum = saved["uplink/sum"]
     # Half as much again, and what a sketch of 64 numbers may be wrong by.
     is_bounded = bool(np.linalg.norm(memory_sum) < 2 * LIMIT + 10)
