@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pytest
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -350,6 +351,34 @@ CASES: dict[str, Case] = {
         )
     ),
 }
+
+KINDS = {
+    *(
+        "sgd",
+        "diana",
+        "spars-ams",
+        "artemis-weights",
+        "dore",
+        "double-squeeze",
+        "mcm",
+        "rand-mcm-g",
+    ),
+    *("diana-mean", "diana-sampled", "mcm-mean-half", "rand-mcm-weights"),
+    *("rand-mcm-average", "rand-mcm-means-half", "rand-mcm-on-disk", "rand-mcm-first"),
+    *("rand-mcm-by-array-half", "diana-mean-dense", "rand-mcm-average-dense"),
+    *("mcm-down-error-feedback-up", "rotated-updates-in-groups", "private-direct-down"),
+}
+"""Every kind of link, of memory and of groups; the other cases mix them once more."""
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+# What an operator makes of an update is nothing to these tests. With every case:
+# .venv/bin/python -m pytest -m slow tests/protocol/test_lockstep.py
+of_each_kind = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[] if name in KINDS else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
+)
 
 
 _on = ClientState.on  # some tests break it

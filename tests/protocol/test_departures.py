@@ -26,33 +26,12 @@ from tests.protocol.lockstep import (
     LockStep,
     TinyApp,
     TinyGrid,
+    every_case,
+    of_each_kind,
     run,
     run_with_deaths,
 )
 
-# What an operator makes of an update is nothing to who begins anew. With every case:
-# .venv/bin/python -m pytest -m slow tests/protocol/test_departures.py
-OF_EACH_KIND = (
-    "sgd",
-    "diana",
-    "artemis-weights",
-    "dore",
-    "double-squeeze",
-    "mcm",
-    "rand-mcm-g",
-    "diana-mean",
-    "diana-sampled",
-    "mcm-mean-half",
-    "rand-mcm-average",
-    "rand-mcm-means-half",
-    "rand-mcm-on-disk",
-    "rand-mcm-first",
-    "rand-mcm-by-array-half",
-    "diana-mean-dense",
-    "rand-mcm-average-dense",
-    "rotated-updates-in-groups",
-    "private-direct-down",
-)
 FORGET_AFTER = 3
 LEAVES, FORGOTTEN, BACK = 3, 6, 8
 """Rounds after which client 0 leaves, of its last absence, and of its return."""
@@ -75,9 +54,8 @@ def come_and_go(lock_step: LockStep, server_round: int) -> None:
         strategy.forget(1)
 
 
-@pytest.mark.parametrize("name", OF_EACH_KIND)
-def test_who_is_forgotten_begins_anew_and_in_step(name: str) -> None:
-    case = CASES[name]
+@of_each_kind
+def test_who_is_forgotten_begins_anew_and_in_step(case: Case) -> None:
     grid = TinyApp(case.returns).grid(4)
     strategy = case.strategy(forget_after=FORGET_AFTER, fraction_evaluate=1.0, seed=5)
     _, lock_step = run(strategy, grid, 11, faulty_rounds=9, after_round=come_and_go)
@@ -217,11 +195,11 @@ def test_a_broken_rule_is_caught(
 ) -> None:
     monkeypatch.setattr(target, name, broken)
     with pytest.raises((AssertionError, RuntimeWarning)):
-        test_who_is_forgotten_begins_anew_and_in_step(algorithm)
+        test_who_is_forgotten_begins_anew_and_in_step(CASES[algorithm])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@every_case
 @pytest.mark.parametrize("seed", range(12))
 def test_many_schedules_of_coming_and_going(case: Case, seed: int) -> None:
     rng = np.random.default_rng(seed)
