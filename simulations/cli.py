@@ -22,6 +22,7 @@ from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
 from .choices import Name, Names
 from .engines import ENGINES
 from .experiment import Experiment
+from .last_verdicts import last_verdicts
 from .network import parse_network
 from .reproduction import load_reproduction, reproductions
 from .settings import OPTIONS, Option, Settings, dashed, several
@@ -240,7 +241,11 @@ def reproduce(
         str, typer.Argument(help="The experiment.", show_default=False)
     ] = "",
     listing: Annotated[
-        bool, typer.Option("--list", help="List the experiments and their sources.")
+        bool,
+        typer.Option(
+            "--list",
+            help="List the experiments, their sources, claims and last verdicts.",
+        ),
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A smaller version, for a first look.")
@@ -287,10 +292,11 @@ def reproduce(
         _list_reproductions()
         return
     reproduction = load_reproduction(name, quick=quick)
+    jobs = reproduction.jobs(
+        seeds=seeds, rounds=rounds, task=task or "", data=data, device=device
+    )
     _run(
-        reproduction.jobs(
-            seeds=seeds, rounds=rounds, task=task or "", data=data, device=device
-        ),
+        jobs,
         out or Path("runs") / (f"{name}-quick" if quick else name),
         engine,
         gpus=gpus,
@@ -300,6 +306,11 @@ def reproduce(
         resume=resume,
         about={"experiment": reproduction.title, "source": reproduction.source},
         cutoff=reproduction.cutoff,
+        claims=reproduction.claims,
+        differs=(
+            *reproduction.differs,
+            *load_reproduction(name).changes(jobs),
+        ),
     )
 
 
@@ -308,6 +319,12 @@ def _list_reproductions() -> None:
     for entry in reproductions():
         console.print(f"[bold]{entry.name}[/]")
         console.print(f"  {entry.title}\n  {entry.source}", markup=False)
+        verdicts, where = last_verdicts(entry.name)
+        for claim in entry.claims:
+            verdict = verdicts.get(claim.text, "not run here yet")
+            console.print(f"  - {claim.text}: {verdict}", markup=False)
+        if where is not None:
+            console.print(f"  (verdicts of {where})", markup=False)
 
 
 def _run(

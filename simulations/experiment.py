@@ -18,14 +18,16 @@ from .network import Network
 from .progress import duration, make_console, make_display
 from .recorded import differences, read_settings, record_settings
 from .records import (
+    Claim,
     RoundRecord,
     RoundsCsv,
     cut_off,
+    judge,
     summarise,
     write_json,
     write_nodes,
 )
-from .report import summary_tables, write_report
+from .report import claim_lines, summary_tables, write_report
 from .settings import Settings
 
 __all__ = ["Experiment"]
@@ -62,6 +64,10 @@ class Experiment:
     cutoff : tuple[float, Mapping[str, float]], optional
         An accuracy, and published numbers by the runs' names: adds what each run had
         sent when it got there; see :func:`simulations.records.cut_off`.
+    claims : Sequence[Claim]
+        What the source claims: adds what the rounds make of it.
+    differs : Sequence[str]
+        What is not as in the source, in words.
 
     Attributes
     ----------
@@ -91,6 +97,8 @@ class Experiment:
         resume: bool = False,
         about: Mapping[str, str] | None = None,
         cutoff: tuple[float, Mapping[str, float]] | None = None,
+        claims: Sequence[Claim] = (),
+        differs: Sequence[str] = (),
     ) -> None:
         self.jobs, self.out, self.link = jobs, out, link
         self.console = console or make_console()
@@ -99,6 +107,7 @@ class Experiment:
             out / "checkpoints", checkpoint_every, resume
         )
         self._about, self._cutoff = dict(about or {}), cutoff
+        self._claims, self._differs = claims, differs
         self._settings = record_settings(jobs)
         with quiet_flower():
             for job in jobs:  # What is wrong with it shows before any work.
@@ -204,11 +213,15 @@ class Experiment:
         summary = summarise(records, self._sha256, settings)
         if self._cutoff is not None:
             summary["cutoff"] = cut_off(records, *self._cutoff)
+        if self._claims:
+            summary["claims"] = judge(self._claims, records, self._differs)
         write_nodes(self.out, records)
         write_json(self.out / "summary.json", summary)
         path = write_report(self.out, records, summary, link=self.link)
         for table in summary_tables(summary):
             self.console.print(table)
+        for line in claim_lines(summary):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._print_path("Report", path)
         self._print_path("Flower's log", self.log)
         self.console.print(f"Time: {duration(self._display.seconds)}")

@@ -84,6 +84,7 @@ def render_page(
     )
     return environment.get_template(_TEMPLATE).render(
         tables=tables_of(summary),
+        differs=summary["claims"]["differs"] if "claims" in summary else [],
         names=list(summary["algorithms"]),
         edges=edge_tables_of(records),
         decentralized=is_decentralized(summary),
