@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from flower_compress import (
     MinVarianceSparsifier,
     RandK,
     RotatedQuantizer,
+    ScaledSign,
     StochasticQuantizer,
     TopK,
 )
@@ -20,21 +22,32 @@ from flower_compress.strategies.server.downlink import DownlinkMemory, ResetEver
 from flower_compress.strategies.server.sampling import Sampling
 from flower_compress.strategies.server.uplink import UplinkMemory
 
+from .momentum import HeavyBall
+from .operators import parse_operator
 from .option import below, check_values, dashed, one_of, option
+from .schedule import Schedule
 from .takers import (
+    BUCKETED,
+    COUNTING,
+    GROUPING,
     KEEPING_DOWNLINK_MEMORIES,
+    KEEPING_SHARED_MODEL_MEMORIES,
     KEEPING_UPLINK_MEMORIES,
     MOMENTS_AT_CLIENTS,
     OF_ANY_CLIENT,
-    QUANTIZING,
+    OF_ANY_DOWNLINK_OPERATOR,
+    OF_ANY_OPERATOR,
+    OF_SIGNS,
     QUANTIZING_SERVERS,
     SERVING,
     SPARSIFYING,
+    STEPPING,
 )
 
 __all__ = ["Server"]
 
 _LOCAL = one_of("client", "local-steps")
+_OWN_OPERATOR = one_of("uplink", "auto")
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,24 @@ class Server:
         number.
     initial_memory : {"zero", "first"}
         h_0 = 0, or h_0 = g_1 sent dense (algorithms with an uplink memory).
+    uplink : str
+        Operator of the uplink, with its parameters (``"random-sparsifier:p=0.1"``), or
+        ``"auto"`` for the algorithm's, which the options below describe.
+    downlink : str
+        Operator of a compressed downlink; ``"auto"`` for the uplink's.
+    uplink_rate, downlink_rate : str
+        alpha of the memories, in [0, 1]; ``"auto"`` is 1 / (2 (omega + 1)).
+    groups : int
+        Groups of clients that share a downlink, its memory and its draws (rand-mcm);
+        0 for one for each client.
+    momentum : float
+        beta of the server's heavy ball, in [0, 1).
+    average : bool
+        Whether what is evaluated is the Polyak-Ruppert average of the models.
     sparsity : float
         k / d of the sparsifiers (spars-ams, topk, stoc-mv, stoc-unif, qadam).
+    k : int
+        Entries that they keep, instead of that share; 0 for the share.
     operator : {"qsgd", "rotated"}
         The quantizer: QSGD's, as in the papers, or the strategies' own default.
     step : float
@@ -106,19 +135,64 @@ class Server:
         takers=SERVING,
         needs=(below("fraction", 1.0),),
     )
+    momentum: float = option(
+        0.0,
+        "beta of the server's heavy ball, in [0, 1).",
+        panel="Run",
+        takers=STEPPING,
+    )
+    average: bool = option(
+        False,
+        "Evaluate the Polyak-Ruppert average of the models, weighted by 1/gamma.",
+        panel="Run",
+        takers=SERVING,
+    )
+    uplink: str = option(
+        "auto",
+        "Operator of the uplink, as random-sparsifier:p=0.1; auto is the algorithm's.",
+        panel="Compression",
+        takers=OF_ANY_OPERATOR,
+    )
+    downlink: str = option(
+        "auto",
+        "Operator of the compressed downlink; auto is the uplink's.",
+        panel="Compression",
+        takers=OF_ANY_DOWNLINK_OPERATOR,
+    )
+    uplink_rate: str = option(
+        "auto",
+        "alpha of the uplink's memories, 0 to 1; auto is 1/(2(omega + 1)).",
+        panel="Compression",
+        takers=KEEPING_UPLINK_MEMORIES,
+    )
+    downlink_rate: str = option(
+        "auto",
+        "alpha of the downlink's memories, 0 to 1; auto is 1/(2(omega + 1)).",
+        panel="Compression",
+        takers=KEEPING_SHARED_MODEL_MEMORIES,
+    )
+    groups: int = option(
+        0,
+        "Groups of clients that share a downlink; 0 for one for each client.",
+        panel="Compression",
+        least=0,
+        takers=GROUPING,
+        needs=(one_of("downlink_memory", "each"),),
+    )
     operator: str = option(
         "qsgd",
         "The quantizer: the papers', or rotated, the strategies' own default.",
         panel="Compression",
         choices=("qsgd", "rotated"),
         takers=QUANTIZING_SERVERS,
+        needs=(_OWN_OPERATOR,),
     )
     step: float = option(
         1.5,
         "Width of a level of the rotated quantizer, in standard deviations.",
         panel="Compression",
         takers=QUANTIZING_SERVERS,
-        needs=(one_of("operator", "rotated"),),
+        needs=(_OWN_OPERATOR, one_of("operator", "rotated")),
     )
     sparsity: float = option(
         0.01,
@@ -126,6 +200,15 @@ class Server:
         panel="Compression",
         share=True,
         takers=SPARSIFYING,
+        needs=(one_of("k", 0), _OWN_OPERATOR),
+    )
+    k: int = option(
+        0,
+        "Entries that the sparsifiers keep; 0 for the share --sparsity.",
+        panel="Compression",
+        least=0,
+        takers=COUNTING,
+        needs=(_OWN_OPERATOR,),
     )
     uplink_memory: str = option(
         "each",
@@ -159,6 +242,15 @@ class Server:
     def __post_init__(self) -> None:
         check_values(self)
         self._reset_interval()
+        self._rate("uplink_rate")
+        self._rate("downlink_rate")
+        for text in (self.uplink, self.downlink):
+            if text != "auto":
+                parse_operator(text)
+        if not 0.0 <= self.momentum < 1.0:
+            raise ConfigurationError(
+                f"momentum must lie in [0, 1), got {self.momentum}"
+            )
 
     def check(self, algorithm: str, clients: int) -> None:
         """Check what depends on the algorithm and the number of clients: nothing."""
@@ -166,16 +258,23 @@ class Server:
     def compressor(
         self, algorithm: str, levels: int, bucket_size: int | None
     ) -> Compressor:
-        """Return the operator of every compressed link."""
+        """Return the operator of the uplink, and of the downlink by default."""
+        if self.uplink != "auto":
+            return parse_operator(self.uplink)
+        kept: dict[str, Any] = {"fraction": self.sparsity}
+        if self.k:
+            kept = {"k": self.k}
         match algorithm:
             case "stoc-mv":
                 return MinVarianceSparsifier(self.sparsity)
             case "stoc-unif":
-                return RandK(fraction=self.sparsity)
+                return RandK(**kept)
         if algorithm in SPARSIFYING.names:
-            return TopK(fraction=self.sparsity)
+            return TopK(**kept)
+        scope: dict[str, Any] = {"bucket_size": bucket_size} if bucket_size else {}
+        if algorithm in OF_SIGNS:
+            return ScaledSign(**scope)
         if self.operator == "rotated":
-            scope: dict[str, Any] = {"bucket_size": bucket_size} if bucket_size else {}
             return RotatedQuantizer(self.step, **scope)
         return StochasticQuantizer(levels or 1, bucket_size=bucket_size)
 
@@ -194,14 +293,27 @@ class Server:
             "min_available_nodes": clients,
             "fraction_evaluate": 0.0,
         }
-        if algorithm in (*QUANTIZING.names, *SPARSIFYING.names):
+        if algorithm in (*BUCKETED.names, *SPARSIFYING.names):
             options["compressor"] = compressor
+        if self.downlink != "auto":
+            options["downlink_compressor"] = parse_operator(self.downlink)
+        for name in ("uplink_rate", "downlink_rate"):
+            if (rate := self._rate(name)) is not None:
+                options[name] = rate
+        if self.groups:
+            options["groups"] = self.groups
         if algorithm in KEEPING_UPLINK_MEMORIES.names:
             options["initial_memory"] = self.initial_memory
         if algorithm in KEEPING_DOWNLINK_MEMORIES.names:
             options["memory"] = self.downlink_memory
             options["reset_every"] = self._reset_interval()
         return options
+
+    def step_options(self, schedule: Schedule) -> dict[str, Any]:
+        """Return the strategy's arguments of the server's step."""
+        if self.momentum:
+            return {"optimizer": HeavyBall(schedule, self.momentum)}
+        return {}
 
     def train_config(self, algorithm: str) -> ConfigRecord:
         """Return what clients need to know of this part."""
@@ -216,6 +328,21 @@ class Server:
         """How many clients take part in a round; with ``"bernoulli"``, on average."""
         expected = self.fraction * clients
         return expected if self.sampling == "bernoulli" else max(int(expected), 1)
+
+    def _rate(self, name: str) -> float | None:
+        """Return alpha, None for that of the operator."""
+        text = getattr(self, name)
+        if text == "auto":
+            return None
+        try:
+            rate = float(text)
+        except ValueError:
+            rate = math.nan
+        if not 0.0 <= rate <= 1.0:
+            raise ConfigurationError(
+                f'{dashed(name)} must be "auto" or lie in [0, 1], got {text!r}'
+            )
+        return rate
 
     def _reset_interval(self) -> ResetEvery:
         if self.reset_every == "auto":

@@ -68,6 +68,12 @@ class Task(Protocol):
     def smoothness(self) -> float | None:
         """Return an L such that every F_i is L-smooth, or None where none is known."""
 
+    def global_smoothness(self) -> float | None:
+        """Return an L such that F is L-smooth, or None where none is known."""
+
+    def strong_convexity(self) -> float:
+        """Return a mu such that F is mu-strongly convex, 0 where none is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -141,6 +147,13 @@ class Clients:
     def num_clients(self) -> int:
         """Number of clients, N."""
         return len(self._parts)
+
+    def _weights(self) -> NDArray[np.float64]:
+        """Return 1/(N n_i) for each example, in the order of the data set."""
+        weights = np.empty(sum(map(len, self._parts)))
+        for part in self._parts:
+            weights[part] = 1.0 / (len(self._parts) * len(part))
+        return weights
 
     def _check(self, client: int) -> int:
         if not 0 <= client < self.num_clients:

@@ -15,7 +15,7 @@ from .base import Clients, Evaluation, Kind, Options
 from .dataset import Dataset
 from .files import load_files
 from .models import build_model
-from .smoothness import largest_curvature
+from .smoothness import largest_curvature, mean_curvature
 
 if TYPE_CHECKING:
     from flower_compress.clients.torch_objective import TorchObjective
@@ -104,9 +104,21 @@ class ImageTask(Clients):
         """
         if self._model_name != "softmax":
             return None
+        return largest_curvature(self._with_bias(), self._parts) / 2.0
+
+    def global_smoothness(self) -> float | None:
+        """Return lambda_max of the clients' mean of X_i' X_i / n_i, half of it."""
+        if self._model_name != "softmax":
+            return None
+        return mean_curvature(self._with_bias(), self._weights()) / 2.0
+
+    def strong_convexity(self) -> float:
+        """Return 0: there is no L2 term."""
+        return 0.0
+
+    def _with_bias(self) -> NDArray[np.float64]:
         ones = np.ones((self._train.num_examples, 1))
-        features = np.hstack([self._train.features.astype(np.float64), ones])
-        return largest_curvature(features, self._parts) / 2.0
+        return np.hstack([self._train.features.astype(np.float64), ones])
 
     def _torch_objective(self, examples: Dataset) -> TorchObjective:
         """Return the mean cross entropy on `examples`."""

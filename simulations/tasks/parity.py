@@ -27,7 +27,7 @@ from .margins import (
     sigmoid_neg,
     softplus_neg,
 )
-from .smoothness import largest_curvature, one_blas_thread
+from .smoothness import largest_curvature, mean_curvature, one_blas_thread
 
 __all__ = ["OptimumError", "ParityTask", "make_parity"]
 
@@ -77,9 +77,7 @@ class ParityTask(Clients):
         ]
         self._signed = examples.features.astype(np.float64) * examples.labels[:, None]
         # 1/(N n_i) for each example, in the order of the data set.
-        self._weights = np.empty(examples.num_examples)
-        for part in parts:
-            self._weights[part] = 1.0 / (len(parts) * len(part))
+        self._shares = self._weights()
 
     def initial_arrays(self) -> Arrays:
         """Return w = 0."""
@@ -119,11 +117,19 @@ class ParityTask(Clients):
         """Return L = max_i lambda_max(X_i' X_i) / (4 n_i) + lambda."""
         return largest_curvature(self._signed, self._parts) / 4.0 + self._l2
 
+    def global_smoothness(self) -> float:
+        """Return L of F: lambda_max of the mean of X_i' X_i / n_i, over 4, + lambda."""
+        return mean_curvature(self._signed, self._shares) / 4.0 + self._l2
+
+    def strong_convexity(self) -> float:
+        """Return lambda."""
+        return self._l2
+
     def _loss(
         self, weights: NDArray[np.float64], margins: NDArray[np.float64]
     ) -> float:
         losses = softplus_neg(margins)
-        mean = float(np.einsum("i,i->", self._weights, losses))
+        mean = float(np.einsum("i,i->", self._shares, losses))
         return mean + half_square(weights, self._l2)
 
     @cached_property
@@ -133,7 +139,7 @@ class ParityTask(Clients):
             from scipy.optimize import minimize
         except ModuleNotFoundError as error:
             raise MissingExtraError("scipy", "simulation") from error
-        signed, weights, l2 = self._signed, self._weights, self._l2
+        signed, weights, l2 = self._signed, self._shares, self._l2
 
         def slopes(w: NDArray[np.float64]) -> NDArray[np.float64]:
             margins = margins_of(signed, w)
