@@ -137,6 +137,8 @@ class Experiment:
         totals = dict.fromkeys((job.label for job in self.jobs), 0)
         for job in self.jobs:
             totals[job.label] += job.rounds
+        for origin in self._origins():
+            self.console.print(f"{origin[0].upper()}{origin[1:]}.", highlight=False)
         self._display = make_display(self.console, totals)
         for job, row in self._earlier:
             self.report(job, row.round, row, None)
@@ -210,11 +212,14 @@ class Experiment:
         gammas = {job.label: job.gamma() for job in reversed(self.jobs)}
         gamma = gammas if len({*gammas.values()}) > 1 else self.jobs[0].gamma()
         settings = {**self._about, **self._settings, "gamma": gamma}
+        if origins := self._origins():
+            settings["stand-ins"] = "; ".join(origins)
         summary = summarise(records, self._sha256, settings)
         if self._cutoff is not None:
             summary["cutoff"] = cut_off(records, *self._cutoff)
         if self._claims:
-            summary["claims"] = judge(self._claims, records, self._differs)
+            differs = [*self._differs, *self._origins()]
+            summary["claims"] = judge(self._claims, records, differs)
         write_nodes(self.out, records)
         write_json(self.out / "summary.json", summary)
         path = write_report(self.out, records, summary, link=self.link)
@@ -226,6 +231,10 @@ class Experiment:
         self._print_path("Flower's log", self.log)
         self.console.print(f"Time: {duration(self._display.seconds)}")
         return path
+
+    def _origins(self) -> list[str]:
+        """Return what stands in for the examples that the tasks are named after."""
+        return [*dict.fromkeys(filter(None, (job.task.origin for job in self.jobs)))]
 
     def _check_out(self) -> None:
         """Refuse the folder of another experiment."""

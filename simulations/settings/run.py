@@ -323,13 +323,15 @@ class Settings:
         if self.is_decentralized:
             chosen["collect_every"] = self.evaluation_interval
         steps = self.steps()
-        return get_algorithm(self.algorithm)(
+        strategy = get_algorithm(self.algorithm)(
             step_size=steps.step_size if self.schedule == "constant" else steps,
             seed=self.seed,
             **self.part.step_options(steps),
             **chosen,
             **options,
         )
+        self.part.relink(strategy, self.compressor, self.bucket_size or None)
+        return strategy
 
     def train_config(self) -> ConfigRecord:
         """Return what clients need to know, sent with every message."""

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from flwr.app import ConfigRecord
 
 from flower_compress import (
+    Identity,
     MinVarianceSparsifier,
     RandK,
     RotatedQuantizer,
@@ -18,10 +19,12 @@ from flower_compress import (
 )
 from flower_compress.compressors import Compressor
 from flower_compress.errors import ConfigurationError
+from flower_compress.strategies import CompressedStrategy, Relay
 from flower_compress.strategies.server.downlink import DownlinkMemory, ResetEvery
 from flower_compress.strategies.server.sampling import Sampling
 from flower_compress.strategies.server.uplink import UplinkMemory
 
+from .links import Ghost, LevelsByClient
 from .momentum import HeavyBall
 from .operators import parse_operator
 from .option import below, check_values, dashed, one_of, option
@@ -37,6 +40,7 @@ from .takers import (
     OF_ANY_CLIENT,
     OF_ANY_DOWNLINK_OPERATOR,
     OF_ANY_OPERATOR,
+    OF_GHOSTS,
     OF_SIGNS,
     QUANTIZING_SERVERS,
     SERVING,
@@ -84,6 +88,12 @@ class Server:
     groups : int
         Groups of clients that share a downlink, its memory and its draws (rand-mcm);
         0 for one for each client.
+    downlink_levels : str
+        Levels of the downlink's quantizer for clients 0, 1, ..., as ``"1,2,4"``, over
+        and over (rand-mcm); empty for the same for all.
+    ghost : bool
+        Whether mcm's downlink compresses the step from the central model before, which
+        clients do not have: a bound, for simulations alone.
     momentum : float
         beta of the server's heavy ball, in [0, 1).
     average : bool
@@ -170,6 +180,20 @@ class Server:
         "alpha of the downlink's memories, 0 to 1; auto is 1/(2(omega + 1)).",
         panel="Compression",
         takers=KEEPING_SHARED_MODEL_MEMORIES,
+        needs=(one_of("ghost", False),),
+    )
+    downlink_levels: str = option(
+        "",
+        "Levels of the downlink's quantizer client by client, as 1,2,4.",
+        panel="Compression",
+        takers=GROUPING,
+        needs=(one_of("downlink", "auto"), one_of("groups", 0)),
+    )
+    ghost: bool = option(
+        False,
+        "Compress the step from the model before, which clients lack: a bound.",
+        panel="Compression",
+        takers=OF_GHOSTS,
     )
     groups: int = option(
         0,
@@ -242,6 +266,7 @@ class Server:
     def __post_init__(self) -> None:
         check_values(self)
         self._reset_interval()
+        self._levels()
         self._rate("uplink_rate")
         self._rate("downlink_rate")
         for text in (self.uplink, self.downlink):
@@ -314,6 +339,35 @@ class Server:
         if self.momentum:
             return {"optimizer": HeavyBall(schedule, self.momentum)}
         return {}
+
+    def relink(
+        self,
+        strategy: CompressedStrategy | Relay,
+        compressor: Compressor,
+        bucket_size: int | None,
+    ) -> None:
+        """Give a strategy the downlink of simulations alone that is asked for."""
+        if not isinstance(strategy, CompressedStrategy):
+            return
+        if self.ghost:
+            strategy.downlink = Ghost(Identity(), operator=self._down(compressor))
+        if levels := self._levels():
+            coarsest = StochasticQuantizer(min(levels), bucket_size=bucket_size)
+            rate = self._rate("downlink_rate")
+            strategy.downlink = LevelsByClient(coarsest, rate=rate, levels=levels)
+
+    def _down(self, compressor: Compressor) -> Compressor:
+        return compressor if self.downlink == "auto" else parse_operator(self.downlink)
+
+    def _levels(self) -> tuple[int, ...]:
+        """Return the downlink's levels client by client, none if they are the same."""
+        parts = [part.strip() for part in self.downlink_levels.split(",") if part]
+        if all(part.isdecimal() and int(part) > 0 for part in parts):
+            return tuple(map(int, parts))
+        raise ConfigurationError(
+            "downlink-levels must be positive numbers with commas between, as 1,2,4, "
+            f"got {self.downlink_levels!r}"
+        )
 
     def train_config(self, algorithm: str) -> ConfigRecord:
         """Return what clients need to know of this part."""

@@ -24,6 +24,7 @@ __all__ = [
     "OF_ANY_CLIENT",
     "OF_ANY_DOWNLINK_OPERATOR",
     "OF_ANY_OPERATOR",
+    "OF_GHOSTS",
     "OF_SIGNS",
     "PROXIMAL",
     "QUANTIZED_GOSSIP",
@@ -119,6 +120,7 @@ OF_ANY_DOWNLINK_OPERATOR = Takers(
 KEEPING_SHARED_MODEL_MEMORIES = Takers(
     "algorithms with a memory of the model", (*_having("downlink_rate"), _INHERITING)
 )
+OF_GHOSTS = Takers("mcm with one memory for all", ("mcm",))
 GROUPING = Takers("algorithms whose clients may form groups", _having("groups"))
 COUNTING = Takers(
     "algorithms that keep so many entries", _without(_SPARSIFYING, "stoc-mv")

@@ -25,7 +25,9 @@ __all__ = ["ImageTask", "filed_images", "images"]
 
 def images(load: Callable[[], tuple[Dataset, Dataset]]) -> Kind:
     """Return the kind of a task of the training and test images that `load` returns."""
-    return Kind(lambda options: _make(*load(), options), of_torch=True)
+    return Kind(
+        lambda options: _make(*load(), options), draws_weights=True, of_torch=True
+    )
 
 
 def filed_images(name: str) -> Kind:
@@ -33,6 +35,7 @@ def filed_images(name: str) -> Kind:
     return Kind(
         lambda options: _make(*load_files(name, options.data), options),
         from_files=True,
+        draws_weights=True,
         of_torch=True,
     )
 
@@ -43,7 +46,7 @@ def _make(train: Dataset, test: Dataset, options: Options) -> ImageTask:
             f"{train.name} has no L2 term, came l2={options.l2}: leave it out, or take "
             f"the task 'parity'"
         )
-    parts = options.divide(train.classes)
+    parts = options.divide(train)
     _check_device(options.device)
     return ImageTask(train, test, parts, options.model, options.seed, options.device)
 

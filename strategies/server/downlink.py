@@ -6,9 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError
 from flower_compress.links import (
@@ -17,12 +14,11 @@ from flower_compress.links import (
     CatchUp,
     Channel,
     Link,
-    Payload,
     SenderState,
-    fold,
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
+from .averaged_memory import AveragedMemory
 from .saved_links import (
     restore_broadcast,
     restore_payload,
@@ -55,6 +51,8 @@ class DownlinkEnd:
     epoch, sent_epoch : int
         The reset of an averaged memory that the client took part in last, and that of
         the message sent to it last.
+    joined : int, optional
+        The reset after which the client joined, if that memory had moved by then.
     """
 
     memory: Slot
@@ -63,6 +61,7 @@ class DownlinkEnd:
     sender: SenderState = field(default_factory=SenderState)
     epoch: int = 0
     sent_epoch: int = 0
+    joined: int | None = None
 
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add memory and pending payload to `arrays`."""
@@ -75,6 +74,7 @@ class DownlinkEnd:
             "pending_version": self.sender.pending_version,
             "epoch": self.epoch,
             "sent_epoch": self.sent_epoch,
+            "joined": self.joined,
         }
 
     def restore(
@@ -88,6 +88,7 @@ class DownlinkEnd:
         """Take over what :meth:`save` gave."""
         self.held, self.sent = meta["held"], meta["sent"]
         self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
+        self.joined = meta.get("joined")
         self.memory.restore(checkpoint, name)
         version = meta["pending_version"]
         pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
@@ -107,7 +108,10 @@ class Downlinks:
 
     over the clients i that heard, which receive H_i + C_i(w - Hbar) (Philippenko &
     Dieuleveut 2021, eq. (S1)). The two ends differ until the next reset, when every
-    client receives Hbar, dense, with its next message.
+    client receives Hbar, dense, with its next message. A client that is met late, or
+    was away at a reset, starts from what Hbar was at the reset, at first the initial
+    model: it has no part in what Hbar has moved by since, and else Hbar would not be
+    the mean of the H_i any more.
 
     Parameters
     ----------
@@ -151,13 +155,11 @@ class Downlinks:
         # Groups, or clients with links of their own, that were sent the model as it is
         # to evaluate it, and no training since.
         self._ahead: set[int] = set()
-        self._mean: NDArray[np.float64] | None = None
-        self._heard: dict[tuple[int, int], Payload] = {}
-        self._epoch = 0
+        self._averaged: AveragedMemory | None = None
         if memory == "average":
-            self._mean = initial.astype(np.float64)
-        auto = max(1, round(4 * self._dim**0.5))
-        self._reset_every = auto if reset_every == "auto" else reset_every
+            auto = max(1, round(4 * self._dim**0.5))
+            resets = auto if reset_every == "auto" else reset_every
+            self._averaged = AveragedMemory(initial, resets)
         self._shared: list[Broadcast] | None = None
         if groups != "client":
             self._shared = [
@@ -237,7 +239,8 @@ class Downlinks:
 
     def begin(self) -> DownlinkEnd:
         """Return the end of a client that was never heard of."""
-        return DownlinkEnd(self._store.slot())
+        joined = None if self._averaged is None else self._averaged.joining
+        return DownlinkEnd(self._store.slot(), joined=joined)
 
     def publish(
         self, x: Vector, identities: list[int], server_round: int, *, trains: bool
@@ -256,8 +259,8 @@ class Downlinks:
             Whether they are to train on it. What was published to evaluate `x` is what
             they then train on: it is not published again.
         """
-        if self._mean is not None and self._reset_every is not None:
-            self._epoch = max(self._epoch, (server_round - 1) // self._reset_every)
+        if self._averaged is not None:
+            self._averaged.begin_round(server_round)
         if self._shared is None:
             return
         groups = {self.group(identity) for identity in identities}
@@ -305,21 +308,26 @@ class Downlinks:
             self._channel(identity).at(version),
         )
         end.sender, end.sent = replace(sender, vector=None), version
-        end.sent_epoch = self._epoch
         self._outstanding[identity] = end
-        is_behind = end.held is None or (
-            self._mean is not None and end.epoch != self._epoch
-        )
+        begins, snapshot = end.held is None, memory
+        if self._averaged is not None:
+            epoch = self._averaged.epoch
+            end.sent_epoch, begins = epoch, begins or end.epoch != epoch
+            had_part = end.sender.version > 0 and end.epoch == epoch
+            if begins:
+                snapshot = self._averaged.beginning(
+                    had_part=had_part or end.joined == epoch
+                )
         return CatchUp(
-            sender.version, version, (payload,), memory if is_behind else None
+            sender.version, version, (payload,), snapshot if begins else None
         )
 
     def _memory(self, end: DownlinkEnd) -> Vector | None:
         """Return H_i, or what stands for it; None for a link without memory."""
         if self.receiver_rate is None:
             return None
-        if self._mean is not None:
-            return self._mean.astype(np.float32)
+        if self._averaged is not None:
+            return self._averaged.vector
         own = end.memory.vector
         return self._initial if own is None else own
 
@@ -332,9 +340,9 @@ class Downlinks:
         end.held, end.epoch = version, end.sent_epoch
         if self._shared is not None:
             return
-        if self._mean is not None:
+        if self._averaged is not None:
             if end.sender.is_pending(version) and end.sender.pending is not None:
-                self._heard[identity, version] = end.sender.pending.compact()
+                self._averaged.hear(identity, version, end.sender.pending)
             end.sender = SenderState(version)
             return
         sender = replace(end.sender, vector=self._memory(end))
@@ -346,11 +354,8 @@ class Downlinks:
     def settle(self, num_clients: int) -> None:
         """Finish a training: move an averaged memory; the model is about to move."""
         rate = self.receiver_rate
-        if self._mean is not None and rate is not None:
-            for _, payload in sorted(self._heard.items()):
-                step = fold(None, payload, rate).astype(np.float64)
-                self._mean += step / num_clients
-        self._heard.clear()
+        if self._averaged is not None and rate is not None:
+            self._averaged.settle(rate, num_clients)
         self.outdate()
         self.pack()
 
@@ -375,33 +380,26 @@ class Downlinks:
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold; add the shared ends to `arrays`."""
-        if self._mean is not None:
-            arrays["downlink/mean"] = self._mean
         arrays["downlink/initial"] = self._initial
         groups = [
             save_broadcast(arrays, f"group/{group}", broadcast)
             for group, broadcast in enumerate(self._shared or [])
         ]
-        for (identity, version), payload in self._heard.items():
-            save_payload(arrays, f"downlink/heard/{identity}/{version}", payload)
+        averaged = self._averaged
         return {
             "groups": groups,
-            "epoch": self._epoch,
+            "epoch": 0 if averaged is None else averaged.epoch,
             "ahead": sorted(self._ahead),
-            "heard": sorted(self._heard),
+            "heard": [] if averaged is None else averaged.save(arrays),
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        self._epoch, self._ahead = meta["epoch"], set(meta.get("ahead", ()))
-        for identity, version in meta.get("heard", ()):
-            name = f"downlink/heard/{identity}/{version}"
-            channel = self._channel(identity)
-            payload = restore_payload(checkpoint, name, self._dim, channel, version)
-            if payload is not None:
-                self._heard[identity, version] = payload
-        self._mean = checkpoint.find("downlink/mean")
+        self._ahead = set(meta.get("ahead", ()))
         self._initial = checkpoint.array("downlink/initial")
+        if self._averaged is not None:
+            heard = [(i, v, self._channel(i)) for i, v in meta.get("heard", ())]
+            self._averaged.restore(heard, meta["epoch"], checkpoint)
         if self._shared is not None:
             groups = zip(self._shared, meta["groups"], strict=True)
             self._shared = [

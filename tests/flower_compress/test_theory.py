@@ -13,6 +13,7 @@ from flower_compress.theory import (
     max_step_size_diana,
     max_step_size_dore,
     max_step_size_mcm,
+    max_step_size_mcm_heterogeneous,
     memory_rate,
     memory_rate_theory,
 )
@@ -97,6 +98,37 @@ def test_max_step_size_mcm(
     assert step_size == exactly(expected, rel=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("omega_up", "omega_down", "num_clients", "rate", "expected"),
+    [
+        (0.0, 2.0, 3, None, max_step_size_mcm(1.0, 0.0, 2.0, 3)),
+        (4.0, 1 / 8, 2, None, 1 / 32),  # N / (16 omega_up)
+        (4.0, 0.0, 2, None, 1 / 32),
+        # omega_down / alpha_down = 32, 1 / alpha_down + 4 omega_up / N = 20
+        (5.0, 2.0, 5, None, 1 / (4 * math.sqrt(640))),
+        (5.0, 2.0, 5, 1 / 32, 1 / (4 * math.sqrt(64 * 36))),
+    ],
+)
+def test_max_step_size_where_clients_differ(
+    omega_up: float,
+    omega_down: float,
+    num_clients: int,
+    rate: float | None,
+    expected: float,
+) -> None:
+    for smoothness in (1.0, 8.0):
+        step_size = max_step_size_mcm_heterogeneous(
+            smoothness, omega_up, omega_down, num_clients, rate
+        )
+        assert step_size == exactly(expected / smoothness, rel=1e-14)
+
+
+def test_the_theorem_holds_for_small_rates_alone() -> None:
+    for rate in (0.0, 1 / 15, math.nan):
+        with pytest.raises(ConfigurationError, match="downlink_rate must lie in"):
+            max_step_size_mcm_heterogeneous(1.0, 5.0, 2.0, 5, rate)
+
+
 def test_mcm_is_never_above_one_way_compression() -> None:
     for omega_up in (0.0, 1.0, 30.0):
         for omega_down in (0.0, 0.05, 0.3, 1.0, 30.0):
@@ -143,6 +175,7 @@ FORMULAS: list[Callable[[float], float]] = [
     lambda omega: max_step_size_dore(1.0, 1.0, omega, 2),
     lambda omega: max_step_size_mcm(1.0, omega, 1.0, 2),
     lambda omega: max_step_size_mcm(1.0, 1.0, omega, 2),
+    lambda omega: max_step_size_mcm_heterogeneous(1.0, omega, 1.0, 2),
 ]
 
 

@@ -187,6 +187,7 @@ PUBLIC: dict[str, list[str]] = {
         "max_step_size_diana",
         "max_step_size_dore",
         "max_step_size_mcm",
+        "max_step_size_mcm_heterogeneous",
         "memory_rate",
         "memory_rate_theory",
     ],

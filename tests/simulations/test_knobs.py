@@ -13,9 +13,20 @@ from flower_compress.errors import (
     ConfigurationError,
     UnknownNameError,
 )
-from flower_compress.links import ErrorFeedback, Memory
+from flower_compress.links import (
+    Broadcast,
+    Channel,
+    ErrorFeedback,
+    Memory,
+    Payload,
+    SenderState,
+)
+from flower_compress.streams import Purpose, Stream
 from simulations.averaging import AveragedIterates
+from simulations.experiment import Experiment
+from simulations.records import read_rounds
 from simulations.settings import Settings
+from simulations.settings.links import Ghost
 from tests.command import Command
 
 
@@ -78,6 +89,49 @@ def test_schedules_are_those_of_the_paper() -> None:
     assert steps(10**6) == pytest.approx(2 / (mu * 10**6 + 4), rel=1e-12)
     with pytest.raises(ConfigurationError, match="not known to be strongly convex"):
         Settings.of("mcm", task="digits", schedule="strongly-convex").steps()
+
+
+def test_the_ghost_starts_from_the_model_before() -> None:
+    """Eq. (S10), with the same draws."""
+    strategy = Settings.of("mcm", step_size="0.1", ghost=True, levels=2).strategy()
+    link = strategy.downlink
+    assert isinstance(link, Ghost) and link.operator == StochasticQuantizer(2)
+    channel = Channel(Stream(0, Purpose.DOWNLINK))
+    models = np.random.Generator(np.random.Philox(0)).normal(size=(3, 8))
+    ends = Broadcast.begin(link, "model", np.float32(models[0]))
+    before = None
+    for version, model in enumerate(np.float32(models), start=2):
+        ends = ends.publish(model, channel)
+        expected = model
+        if before is not None:
+            operator, draws = link.operator, channel.at(version)
+            update = Payload.encode(model - before, operator, "auto", draws)
+            expected = before + update.vector
+        np.testing.assert_array_equal(ends.value, expected)
+        before = model
+
+
+def test_each_client_has_levels_of_its_own(tmp_path: Path) -> None:
+    shared = {"step_size": "0.1", "clients": 4, "rounds": 3, "batch_size": 0}
+    settings = Settings.of("rand-mcm", downlink_levels="1,8", **shared)
+    link = settings.strategy().downlink
+    assert link.memory_rate(65) == Memory(StochasticQuantizer(1)).memory_rate(65)
+    x = np.random.Generator(np.random.Philox(0)).normal(size=65).astype(np.float32)
+    for index, levels in ((0, 1), (1, 8), (2, 1)):
+        channel = Channel(Stream(0, Purpose.DOWNLINK, index, 2))
+        _, payload = link.send(SenderState(), x, 2, channel)
+        assert payload.compressor == StochasticQuantizer(levels)
+    with pytest.raises(ConfigurationError, match="downlink-levels must be positive"):
+        Settings.of("rand-mcm", downlink_levels="1,0")
+    experiment = Experiment([settings], tmp_path)
+    experiment.run("inprocess", workers=1)
+    plain = Experiment([Settings.of("rand-mcm", **shared)], tmp_path / "plain")
+    plain.run("inprocess", workers=1)
+    bits = [
+        read_rounds(folder / "rounds.csv")[-1].downlink_bits
+        for folder in (tmp_path, tmp_path / "plain")
+    ]
+    assert bits[0] > bits[1]
 
 
 def test_heavy_ball() -> None:
