@@ -7,8 +7,8 @@ bidirectional compression in distributed settings").
 
 A limit holds under its theorem's conditions, which its docstring names. The experiments
 of the papers, and the defaults here, lie outside: memory rates of 1 / (2 (omega + 1))
-where the theorems ask for 1 / (8 omega) or less, and a step size of 1 / L. They converge
-as measured, not as proved.
+where the theorems ask for 1 / (8 omega) or less, and a step size of 1 / L. They
+converge as measured, not as proved.
 """
 
 from __future__ import annotations
