@@ -307,6 +307,7 @@ def reproduce(
         about={"experiment": reproduction.title, "source": reproduction.source},
         cutoff=reproduction.cutoff,
         claims=reproduction.claims,
+        paper=reproduction.paper,
         differs=(
             *reproduction.differs,
             *load_reproduction(name).changes(jobs),

@@ -68,6 +68,8 @@ class Experiment:
         What the source claims: adds what the rounds make of it.
     differs : Sequence[str]
         What is not as in the source, in words.
+    paper : Mapping[str, float], optional
+        The source's log10 excess loss of some of the runs, for the tables.
 
     Attributes
     ----------
@@ -99,6 +101,7 @@ class Experiment:
         cutoff: tuple[float, Mapping[str, float]] | None = None,
         claims: Sequence[Claim] = (),
         differs: Sequence[str] = (),
+        paper: Mapping[str, float] | None = None,
     ) -> None:
         self.jobs, self.out, self.link = jobs, out, link
         self.console = console or make_console()
@@ -107,7 +110,7 @@ class Experiment:
             out / "checkpoints", checkpoint_every, resume
         )
         self._about, self._cutoff = dict(about or {}), cutoff
-        self._claims, self._differs = claims, differs
+        self._claims, self._differs, self._paper = claims, differs, dict(paper or {})
         self._settings = record_settings(jobs)
         with quiet_flower():
             for job in jobs:  # What is wrong with it shows before any work.
@@ -217,6 +220,8 @@ class Experiment:
         summary = summarise(records, self._sha256, settings)
         if self._cutoff is not None:
             summary["cutoff"] = cut_off(records, *self._cutoff)
+        if self._paper:
+            summary["paper"] = self._paper
         if self._claims:
             differs = [*self._differs, *self._origins()]
             summary["claims"] = judge(self._claims, records, differs)

@@ -8,6 +8,7 @@
 ``[quick]``         options, and ``seeds``, that take the others' place on request
 ``[cutoff]``        ``accuracy`` at which what each run has sent is compared, and
                     ``[cutoff.paper]``, the source's numbers, by the runs' names
+``[paper]``         the source's log10 excess loss, by the runs' names
 ``differs``         what is not as in the source, in words
 ``[[claims]]``      one for each claim of the source: ``claim``, in words; ``run``;
                     ``measure``, see :mod:`simulations.records.claims`; ``against``,
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ EXPERIMENTS: Final = Path(__file__).parent / "experiments"
 
 _SHARED: Final = {*map(dashed, OPTIONS)}
 _NEEDED: Final = ("title", "source", "seeds", "settings", "runs")
-_OPTIONAL: Final = ("quick", "cutoff", "differs", "claims")
+_OPTIONAL: Final = ("quick", "cutoff", "paper", "differs", "claims")
 _GOALS: Final = ("accuracy", "level")
 _OF_A_CLAIM: Final = ("claim", "run", "measure")
 _BOUNDS: Final = ("at-most", "at-least", "paper", *_GOALS)
@@ -74,6 +75,8 @@ class Reproduction:
         What the source claims of the runs.
     differs : tuple[str, ...]
         What is not as in the source, in words.
+    paper : Mapping[str, float]
+        The source's log10 excess loss of some of the runs.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Reproduction:
     cutoff: tuple[float, dict[str, float]] | None = None
     claims: tuple[Claim, ...] = ()
     differs: tuple[str, ...] = ()
+    paper: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path, *, quick: bool = False) -> Reproduction:
@@ -130,7 +134,8 @@ class Reproduction:
         title, source = str(table["title"]), str(table["source"])
         differs = (str(table["differs"]),) if "differs" in table else ()
         cutoff, claims = _cutoff(table, labels), _claims(table, labels)
-        return cls(name, title, source, seeds, runs, cutoff, claims, differs)
+        paper = _numbers("[paper]", table.get("paper", {}), labels)
+        return cls(name, title, source, seeds, runs, cutoff, claims, differs, paper)
 
     def jobs(
         self,
@@ -194,10 +199,14 @@ def _cutoff(
         return None
     cutoff = table["cutoff"]
     _check("[cutoff]", cutoff, {"accuracy", "paper"}, ["accuracy"])
-    paper = cutoff.get("paper", {})
-    _check("[cutoff.paper]", paper, labels)
-    accuracy = convert("accuracy", cutoff["accuracy"], float)
-    return accuracy, {name: convert(name, paper[name], float) for name in paper}
+    paper = _numbers("[cutoff.paper]", cutoff.get("paper", {}), labels)
+    return convert("accuracy", cutoff["accuracy"], float), paper
+
+
+def _numbers(place: str, table: Any, labels: list[str]) -> dict[str, float]:
+    """Return a table of numbers by the runs' names."""
+    _check(place, table, labels)
+    return {name: convert(name, value, float) for name, value in table.items()}
 
 
 def _claims(table: dict[str, Any], labels: list[str]) -> tuple[Claim, ...]:

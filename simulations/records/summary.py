@@ -79,12 +79,16 @@ class NodesSummary(TypedDict):
 
 
 class Summary(TypedDict):
-    """A comparison of algorithms: what was run, and how each ended."""
+    """A comparison of algorithms: what was run, and how each ended.
+
+    ``paper`` has the source's log10 excess loss of some of the runs.
+    """
 
     settings: dict[str, Any]
     algorithms: dict[str, AlgorithmSummary]
     cutoff: NotRequired[CutOff]
     claims: NotRequired[Verdicts]
+    paper: NotRequired[dict[str, float]]
 
 
 def summarise(

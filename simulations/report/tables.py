@@ -185,6 +185,11 @@ def _comparison(summary: Summary) -> TextTable:
         del columns[down]
         for row in rows:
             del row[down]
+    if paper := summary.get("paper"):
+        place = columns.index("accuracy")
+        columns.insert(place, "the paper's")
+        for row in rows:
+            row.insert(place, f"{paper[row[0]]:g}" if row[0] in paper else "–")
     title = "Comparison, mean ± standard deviation over seeds"
     return TextTable(title, columns, rows)
 

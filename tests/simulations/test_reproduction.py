@@ -44,6 +44,9 @@ algorithm = "mcm"
 levels = 8
 rounds = 12
 
+[paper]
+fine = -2.5
+
 [[claims]]
 claim = "It sends less"
 run = "fine"
@@ -71,6 +74,7 @@ def test_a_file_gives_its_runs(tmp_path: Path) -> None:
     assert figure.claims == (
         Claim("It sends less", "fine", "bits", "sgd", at_most=0.5, paper=0.1),
     )
+    assert figure.paper == {"fine": -2.5}
 
 
 def test_what_is_changed_is_told(tmp_path: Path) -> None:
@@ -126,6 +130,7 @@ def test_jobs_are_all_runs_with_all_seeds(tmp_path: Path) -> None:
         ("levels = 8", "step-size = 0.1\nalpha = 0.5", "alpha goes with partition"),
         ("levels = 8", 'downlink-memory = "average"', "not with mcm"),
         ("[settings]", "[settings", "line 5"),
+        ("fine = -2.5", "mcm = 1", r"unknown key of \[paper\] 'mcm'"),
         ("at-most", "most", r"unknown key of \[\[claims\]\] 'most'"),
         ("at-most = 0.5\n", "", "expected at-most, at-least or both"),
         ('"bits"', '"bytes"', "unknown measure 'bytes'"),
