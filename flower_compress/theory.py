@@ -20,8 +20,11 @@ from .errors import ConfigurationError
 __all__ = [
     "max_step_size_diana",
     "max_step_size_dore",
+    "max_step_size_ghost",
     "max_step_size_mcm",
     "max_step_size_mcm_heterogeneous",
+    "max_step_size_mcm_nonconvex",
+    "max_step_size_mcm_quadratic",
     "memory_rate",
     "memory_rate_theory",
 ]
@@ -145,6 +148,87 @@ def max_step_size_mcm_heterogeneous(
         1.0 / (8.0 * smoothness * math.sqrt(2.0 * memory * share)),
         1.0 / (4.0 * smoothness * math.sqrt(memory * (1.0 / rate + 4.0 * share))),
     )
+
+
+def max_step_size_mcm_nonconvex(
+    smoothness: float, omega_up: float, omega_down: float, num_clients: int
+) -> float:
+    """Return MCM's gamma_max where F is not convex.
+
+    The least of 1 / (2 L (1 + omega_up / N)), 1 / (8 L omega_down) and
+    1 / (8 L omega_down sqrt(8 omega_down + omega_up / N)). For F_i that are all alike,
+    L-smooth, alpha_up = 0 and alpha_down = 1 / (8 omega_down); what it bounds is the
+    mean of ||grad F(w_k)||^2. Source: MCM, theorem S11.
+    """
+    limit = max_step_size_diana(smoothness, omega_up, num_clients)
+    _check_omega(omega_down)
+    if omega_down == 0:
+        return limit
+    root = math.sqrt(8.0 * omega_down + omega_up / num_clients)
+    return min(
+        limit,
+        1.0 / (8.0 * smoothness * omega_down),
+        1.0 / (8.0 * smoothness * omega_down * root),
+    )
+
+
+def max_step_size_mcm_quadratic(
+    smoothness: float,
+    omega_up: float,
+    omega_down: float,
+    num_clients: int,
+    num_draws: int = 1,
+) -> float:
+    """Return gamma_max of MCM and Rand-MCM for a quadratic F.
+
+    With a = 1 / C + omega_up / N and alpha_down = 1 / (8 omega_down), or 1 if that is
+    more, the least of 1 / (2 L (1 + omega_up / N)), 1 / (8 L omega_down sqrt(a)) and
+    1 / (L cbrt(8 omega_down / alpha_down a (1 / alpha_down + omega_up / N))). For
+    convex F_i that are all alike (alpha_up = 0). Source: MCM, theorems 5 and S12; the
+    cube root reaches as far as the proof asks for.
+
+    Parameters
+    ----------
+    smoothness : float
+        L of F.
+    omega_up, omega_down : float
+        Of the operators.
+    num_clients : int
+        N.
+    num_draws : int
+        C: 1 for MCM, N for Rand-MCM, the number of groups for Rand-MCM-G.
+    """
+    limit = max_step_size_diana(smoothness, omega_up, num_clients)
+    rate = memory_rate_theory(omega_down)
+    if num_draws < 1:
+        raise ConfigurationError(f"num_draws must be at least 1, got {num_draws}")
+    if omega_down == 0:
+        return limit
+    share = omega_up / num_clients
+    both = 1.0 / num_draws + share
+    cube = 8.0 * omega_down / rate * both * (1.0 / rate + share)
+    return min(
+        limit,
+        1.0 / (8.0 * smoothness * omega_down * math.sqrt(both)),
+        1.0 / (smoothness * math.cbrt(cube)),
+    )
+
+
+def max_step_size_ghost(
+    smoothness: float, omega_up: float, omega_down: float, num_clients: int
+) -> float:
+    """Return gamma_max of the Ghost algorithm, which no network can run.
+
+    The lesser of 1 / (2 L (1 + omega_up / N)) and
+    1 / (2 L sqrt(omega_down (1 + omega_up / N))). For convex F_i that are all alike
+    (alpha_up = 0). Source: MCM, theorem S7.
+    """
+    limit = max_step_size_diana(smoothness, omega_up, num_clients)
+    _check_omega(omega_down)
+    if omega_down == 0:
+        return limit
+    root = math.sqrt(omega_down * (1.0 + omega_up / num_clients))
+    return min(limit, 1.0 / (2.0 * smoothness * root))
 
 
 def _check_omega(omega: float) -> None:
