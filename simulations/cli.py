@@ -212,6 +212,15 @@ def compare(
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
     link: _Link = "",
+    cutoff: Annotated[
+        float,
+        typer.Option(
+            help="Accuracy at which what each run has sent is compared; 0 for none.",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = 0.0,
     out: Annotated[
         Path, typer.Option(help="Folder for the files.", rich_help_panel=_OUTPUT)
     ] = Path("runs/compare"),
@@ -231,6 +240,7 @@ def compare(
         link=link,
         checkpoint_every=checkpoint_every,
         resume=resume,
+        cutoff=(cutoff, {}) if cutoff else None,
     )
 
 

@@ -48,7 +48,7 @@ _CUTOFF_COLUMNS: Final = (
     "algorithm",
     "rounds",
     "Gbit",
-    "of DPSGD's",
+    "of {}'s",
     "the paper's GB",
     "of error-free's",
 )
@@ -212,7 +212,9 @@ def _of_nodes(summary: Summary) -> TextTable:
 
 
 def _of_cutoff(cutoff: CutOff) -> TextTable:
-    base = next((row for a, row in cutoff["rows"].items() if a == "dpsgd"), {})
+    rows_of = cutoff["rows"]
+    name = next((name for name in ("dpsgd", "sgd") if name in rows_of), "")
+    base = rows_of.get(name, {})
 
     def text(row: Mapping[str, float | None], name: str, form: str) -> str:
         value = row.get(name)
@@ -235,8 +237,11 @@ def _of_cutoff(cutoff: CutOff) -> TextTable:
         ]
         for algorithm, row in cutoff["rows"].items()
     ]
-    title = f"Until the mean model had an accuracy of {cutoff['accuracy']:g}"
-    return TextTable(title, _CUTOFF_COLUMNS, rows)
+    columns = [each.format(name.upper()) for each in _CUTOFF_COLUMNS]
+    if all(row["paper"] is None for row in rows_of.values()):
+        columns, rows = columns[:-2], [row[:-2] for row in rows]
+    title = f"Until the model had an accuracy of {cutoff['accuracy']:g}"
+    return TextTable(title, columns, rows)
 
 
 def _of_claims(claims: Verdicts) -> TextTable:

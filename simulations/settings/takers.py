@@ -20,6 +20,7 @@ __all__ = [
     "KEEPING_SHARED_MODEL_MEMORIES",
     "KEEPING_UPLINK_MEMORIES",
     "MOMENTS_AT_CLIENTS",
+    "MOMENTS_AT_THE_SERVER",
     "NOT_ADAPTIVE",
     "OF_ANY_CLIENT",
     "OF_ANY_DOWNLINK_OPERATOR",
@@ -124,6 +125,9 @@ OF_GHOSTS = Takers("mcm with one memory for all", ("mcm",))
 GROUPING = Takers("algorithms whose clients may form groups", _having("groups"))
 COUNTING = Takers(
     "algorithms that keep so many entries", _without(_SPARSIFYING, "stoc-mv")
+)
+MOMENTS_AT_THE_SERVER = Takers(
+    "algorithms whose server keeps moments", _without(ADAPTIVE, MOMENTS_AT_CLIENTS)
 )
 STEPPING = Takers(
     "algorithms with a server that take plain steps", _without(ALGORITHMS, *ADAPTIVE)
