@@ -7,6 +7,7 @@ from . import (
     defaults,
     device,
     lengths,
+    lost_memories,
     operators,
     optimizer,
     server_memory,
@@ -25,6 +26,7 @@ SUITES: dict[str, Suite] = {
         operators,
         optimizer,
         server_memory,
+        lost_memories,
         defaults,
         device,
     )

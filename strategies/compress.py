@@ -22,8 +22,10 @@ from .server import (
     ResetEvery,
 )
 from .server.arrays import SmallArrays
+from .server.bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .server.composition import Composition
 from .server.evaluation import EvaluateOn
+from .server.roster import Identities
 from .server.wrappable import averages, require_links, require_wrappable
 from .server.wrapper import Compressed, StepInside
 
@@ -59,6 +61,9 @@ def compress(
     memory_budget: int | None = 1 << 28,
     spill_dir: str | os.PathLike[str] | None = None,
     max_update_norm: float | None = None,
+    max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
+    max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
+    identities: Identities = "claimed",
     **kwargs: Any,
 ) -> Compressed:
     """Return `strategy` with its models and its clients' answers compressed.
@@ -101,7 +106,9 @@ def compress(
         As :class:`CompressedStrategy` has it; with ``"held"`` a client that has not
         trained is sent the server's.
     small_arrays, downlink_memory, reset_every, memory_budget, spill_dir
-        As :class:`CompressedStrategy` has them, and so with `max_update_norm`.
+        As :class:`CompressedStrategy` has them, and so with `max_update_norm`,
+        `max_norm_ratio`, `max_weight_ratio` and `identities`; weights are those that
+        the strategy has a ``weighted_by_key`` for.
     **kwargs
         Every argument of :class:`~flower_compress.strategies.run.RunStrategy`:
         ``checkpoint_dir``, ``checkpoint_every``, ``resume``, ``greeting_timeout``,
@@ -139,6 +146,9 @@ def compress(
         memory_budget=memory_budget,
         spill_dir=None if spill_dir is None else Path(spill_dir),
         max_update_norm=max_update_norm,
+        max_norm_ratio=max_norm_ratio,
+        max_weight_ratio=max_weight_ratio,
+        identities=identities,
     )
     return Compressed(strategy, composition, evaluate_on=evaluate_on, **kwargs)
 

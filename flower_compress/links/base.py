@@ -152,6 +152,10 @@ class Link(ABC):
         """Return the memory of two ends that both know `vector`."""
         return zeroed(vector, self.forgotten) if self.forgotten else vector
 
+    def operators(self, *, begins: bool) -> tuple[Compressor, ...]:
+        """Return the operators of payloads, of which `begins` build on no memory."""
+        return (self.compressor,)
+
     def memory_rate(self, dim: int) -> float | None:
         """Rate alpha of the memory that both ends keep, None if they keep none."""
         return None

@@ -364,7 +364,11 @@ class Relay(RunStrategy):
         if self.evaluate_at_nodes:
             contents = [msg.content for _, msg in accepted.values()]
             metrics = uniform_mean(contents, "") if contents else metrics
-        postings = {node: posting for node, (posting, _) in accepted.items()}
+        postings = {
+            node: posting
+            for node, (posting, _) in accepted.items()
+            if not session.office.is_apart(node)
+        }
         if session.collection.take(postings):
             metrics["consensus-distance"] = session.collection.mean_distance
         return metrics

@@ -47,11 +47,12 @@ class RunStrategy(Strategy):
     resume : bool (default: False)
         Go on from the newest intact checkpoint, if there is one.
     greeting_timeout : float (default: 60.0)
-        Seconds that a new node is given to answer its greeting, at most the timeout
-        of :meth:`start`.
+        Seconds for which answers to the first greeting are waited for, at most the
+        timeout of :meth:`start`. Later nodes are greeted while others train.
     max_failed_rounds : int (default: 3)
         After that many rounds in a row in which clients answered, and every answer
-        was an error, the run stops with :class:`RoundFailedError`.
+        was an error or asked to be synchronised, the run stops with
+        :class:`RoundFailedError`.
     **kwargs
         Of the next class.
 

@@ -23,8 +23,10 @@ from flower_compress.stability import LinkNoise, largest_share
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 
 from .arrays import SmallArrays, describe_arrays, resolve, ties_of
+from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO, Bounds
 from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
 from .optimizers import GradientDescent, ServerOptimizer
+from .roster import Identities
 from .uplink import UplinkMemory
 
 __all__ = ["Composition"]
@@ -59,6 +61,9 @@ class Composition:
     spill_dir: Path | None = None
     max_update_norm: float | None = None
     small_arrays: SmallArrays = "dense"
+    max_norm_ratio: float | None = DEFAULT_NORM_RATIO
+    max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO
+    identities: Identities = "claimed"
 
     def __post_init__(self) -> None:
         require_link(self.uplink, Link, "uplink")
@@ -83,6 +88,7 @@ class Composition:
         for name, choices in (
             ("uplink_memory", get_args(UplinkMemory)),
             ("small_arrays", get_args(SmallArrays)),
+            ("identities", get_args(Identities)),
         ):
             if getattr(self, name) not in choices:
                 raise UnknownNameError(name, getattr(self, name), choices)
@@ -104,6 +110,9 @@ class Composition:
                 "be positive",
                 lambda norm: norm > 0,
             )
+        for name in ("max_norm_ratio", "max_weight_ratio"):
+            if (ratio := getattr(self, name)) is not None:
+                check_number(name, ratio, "be at least 1", lambda ratio: ratio >= 1)
 
     def resolve(self, layout: Layout, initial: Vector) -> Composition:
         """Return the composition for models of that layout that begin as `initial`."""
@@ -113,6 +122,14 @@ class Composition:
             uplink=resolve(self.uplink, self.small_arrays, layout, ties),
             downlink=resolve(self.downlink, self.small_arrays, layout, ties),
         )
+
+    def bounds(self, layout: Layout) -> Bounds:
+        """Return what clients may contribute to models of that layout."""
+        compressor = self.uplink.compressor
+        omega = compressor.omega(layout.dim) if compressor.unbiased else 0.0
+        if not np.isfinite(omega):
+            omega = 0.0
+        return Bounds(layout, self.max_norm_ratio, self.max_weight_ratio, omega)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what must not change when a run goes on, beside the contract."""

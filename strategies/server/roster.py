@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
-from flower_compress.errors import CorruptPacket, MissingModError
+from flower_compress.errors import (
+    ConfigurationError,
+    CorruptPacket,
+    MissingModError,
+)
+from flower_compress.wire.contract import BY_NODE
 from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
@@ -19,7 +25,10 @@ from ..run.greetings import Greeted, Greetings
 from .downlink import DownlinkEnd, Downlinks
 from .uplink import UplinkEnd, Uplinks
 
-__all__ = ["Client", "Roster"]
+__all__ = ["Client", "Identities", "Roster"]
+
+Identities = Literal["claimed", "trusted", "node"]
+"""What an identity is worth; see :class:`CompressedStrategy`."""
 
 
 @dataclass(slots=True)
@@ -46,14 +55,38 @@ class Client:
 
 
 class Roster:
-    """All clients by their stable identity, see :class:`Greetings`."""
+    """All clients by their stable identity, see :class:`Greetings`.
+
+    Parameters
+    ----------
+    session : int
+        The session's id.
+    downlinks, uplinks : Downlinks, Uplinks
+        Make the ends of new clients.
+    ledger : Ledger
+        Where greetings are billed.
+    identities : {"claimed", "trusted", "node"} (default: "claimed")
+        See :class:`CompressedStrategy`.
+    """
 
     def __init__(
-        self, session: int, downlinks: Downlinks, uplinks: Uplinks, ledger: Ledger
+        self,
+        session: int,
+        downlinks: Downlinks,
+        uplinks: Uplinks,
+        ledger: Ledger,
+        identities: Identities = "claimed",
     ) -> None:
         self._downlinks, self._uplinks = downlinks, uplinks
-        greeting = packet_record(Packet(session=session, greeting=True))
-        self._greetings = Greetings(greeting, _read, "CompressionMod", ledger)
+        asks = json.dumps(BY_NODE).encode() if identities == "node" else None
+        greeting = Packet(session=session, greeting=True, contract=asks)
+        self._greetings = Greetings(
+            packet_record(greeting),
+            partial(_read, greeting),
+            "CompressionMod",
+            ledger,
+            trusted=identities == "trusted",
+        )
         self._clients: dict[int, Client] = {}
 
     def __iter__(self) -> Iterator[Client]:
@@ -87,7 +120,12 @@ class Roster:
         for identity, held, _ in arrived:
             client = self._clients.get(identity) or self._take_in(identity)
             client.node_id = self._greetings.node_id(identity)
+            self._uplinks.hand_over(client.uplink, client.node_id)
             self._downlinks.confirm(identity, client.downlink, held)
+
+    def keep_claims(self, before: Roster) -> None:
+        """Let every node have the first claim to the identity that it had before."""
+        self._greetings.restore(before._greetings.save(), heard=False)
 
     def _take_in(self, identity: int) -> Client:
         client = Client(identity, 0, self._downlinks.begin(), self._uplinks.begin())
@@ -123,8 +161,7 @@ class Roster:
             Whether the clients are back where they were then. If not, they have to be
             greeted anew, and say what they hold.
         """
-        if clients_too:
-            self._greetings.restore(meta["greetings"])
+        self._greetings.restore(meta["greetings"], heard=clients_too)
         for row in meta["clients"]:
             name = row["identity"]
             client = self._take_in(name)
@@ -133,19 +170,21 @@ class Roster:
                 name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
             )
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
+            if client.node_id:
+                self._uplinks.hand_over(client.uplink, client.node_id)
 
 
-def _read(content: RecordDict) -> Greeted:
+def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
     """Read a client's answer to the greeting."""
     found = find_packet(content)
     if found is None:
         raise MissingModError("it answered with a reply that holds no packet")
     packet = Packet.parse(found[1])
-    if packet.greeting and packet.contract is None:
+    if packet.greeting and packet.contract == greeting.contract:
         raise MissingModError("it gave the greeting back as it was")
     try:
         about = json.loads(packet.contract or b"")
-        return Greeted(int(about["identity"]), int(about["held"]), about["protocol"])
+        greeted = Greeted(int(about["identity"]), int(about["held"]), about["protocol"])
     except (
         ValueError,
         KeyError,
@@ -154,3 +193,9 @@ def _read(content: RecordDict) -> Greeted:
         RecursionError,
     ) as error:
         raise CorruptPacket(f"not an answer to a greeting: {error}") from error
+    if greeting.contract is not None and greeted.identity != node_id:
+        raise ConfigurationError(
+            'with identities="node" a client is what its node id says, and this one '
+            f"answers as {greeted.identity}: update flower-compress there"
+        )
+    return greeted

@@ -20,6 +20,7 @@ from ..run.model_arrays import check_arrays
 from .composition import Composition
 from .downlink import Downlinks
 from .roster import Roster
+from .sync_budget import SyncBudget
 from .uplink import Contribution, Uplinks
 from .vector_store import VectorStore
 
@@ -37,6 +38,8 @@ class Session:
         The initial model.
     ledger : Ledger, optional
         Where what is sent is added; a new one by default.
+    keeps_held : bool
+        Whether clients are asked to evaluate what they trained on last.
 
     Raises
     ------
@@ -63,6 +66,12 @@ class Session:
         What was sent.
     refused : Counter[int]
         How many updates were refused, by client.
+    odd_metrics : Counter[int]
+        How many replies' metrics were left out, by client.
+    bounds : Bounds
+        What a client may contribute, by what the others do.
+    sync_budget : SyncBudget
+        How often clients may ask for everything anew.
     update_norm : float
         ||u|| of the last round's update.
     damping : float
@@ -74,16 +83,18 @@ class Session:
         composition: Composition,
         arrays: ArrayRecord,
         ledger: Ledger | None = None,
+        *,
+        keeps_held: bool = False,
     ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
         check_arrays(layout)
         self.layout = layout
         self.id = secrets.randbits(32) or 1
         self._take_over(arrays, "the initial model")
-        self._unresolved = composition
+        self._unresolved, self._keeps_held = composition, keeps_held
         self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
-        self.refused = Counter[int]()
+        self.refused, self.odd_metrics = Counter[int](), Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
         self._begin_ends()
@@ -95,6 +106,8 @@ class Session:
             composition.seed,
             composition.groups,
             downlink if isinstance(downlink.compressor, Parts | Tied) else None,
+            by_node=composition.identities == "node",
+            held=keeps_held and self.downlinks.receiver_rate is None,
         )
         self.contract_bytes = self.contract.to_bytes()
 
@@ -117,8 +130,14 @@ class Session:
             links.uplink_memory,
             store,
             links.max_update_norm,
+            measures=links.max_norm_ratio is not None,
+            trusted=links.identities == "trusted",
         )
-        self.roster = Roster(self.id, self.downlinks, self.uplinks, self.ledger)
+        self.bounds = links.bounds(self.layout)
+        self.sync_budget = SyncBudget()
+        self.roster = Roster(
+            self.id, self.downlinks, self.uplinks, self.ledger, links.identities
+        )
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
         """Take over a model that is not the one of the last round.
@@ -160,8 +179,12 @@ class Session:
         damping : float
             What every update is multiplied with.
         """
-        session = Session(self._unresolved, arrays, self.ledger)
+        session = Session(
+            self._unresolved, arrays, self.ledger, keeps_held=self._keeps_held
+        )
         session.refused, session.damping = self.refused, damping
+        session.odd_metrics = self.odd_metrics
+        session.roster.keep_claims(self.roster)
         return session
 
     # -- the server's step -----------------------------------------------------------
@@ -245,6 +268,9 @@ class Session:
             "damping": self.damping,
             "ledger": self.ledger.as_dict(),
             "refused": list(self.refused.items()),
+            "odd_metrics": list(self.odd_metrics.items()),
+            "bounds": self.bounds.save(),
+            "sync_budget": self.sync_budget.save(),
             "optimizer": list(self._optimizer_state),
             "downlinks": self.downlinks.save(arrays),
             "uplinks": self.uplinks.save(arrays),
@@ -271,7 +297,10 @@ class Session:
         }
         self.ledger = Ledger.from_dict(meta["ledger"])
         self.refused = Counter(dict(meta["refused"]))
+        self.odd_metrics = Counter(dict(meta["odd_metrics"]))
         self._begin_ends()
+        self.bounds.restore(meta["bounds"])
+        self.sync_budget.restore(meta["sync_budget"])
         self.downlinks.restore(meta["downlinks"], saved)
         self.uplinks.restore(meta["uplinks"], saved)
         self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)

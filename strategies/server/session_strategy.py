@@ -31,6 +31,8 @@ class SessionStrategy(RunStrategy):
     refused : Counter[int]
         How many updates were refused, here or by the client's own mod, by the client's
         identity.
+    odd_metrics : Counter[int]
+        How many replies' metrics were left out, by the client's identity.
     """
 
     _not_begun: ClassVar[str]
@@ -46,6 +48,11 @@ class SessionStrategy(RunStrategy):
     def refused(self) -> Counter[int]:
         """How many updates were refused, by the client's identity."""
         return Counter() if self._session is None else self._session.refused
+
+    @property
+    def odd_metrics(self) -> Counter[int]:
+        """How many replies' metrics were left out, by the client's identity."""
+        return Counter() if self._session is None else self._session.odd_metrics
 
     @property
     def _running(self) -> Session:

@@ -22,20 +22,23 @@ from flower_compress.wire.records import array_bytes, uniform_mean
 
 from ..run.step_size import StepSize
 from .arrays import SmallArrays
+from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .composition import Composition
 from .downlink import DownlinkMemory, Groups, ResetEvery
 from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
-from .inbox import Inbox
+from .inbox import Accepted, Inbox
+from .metrics import mean_metrics, mean_of_evaluations
 from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, messages_with_model
 from .participants import Participants
 from .recovery import GuardedStep, Recovery
+from .roster import Identities
 from .sampling import Sampling
 from .session import Session
 from .session_strategy import SessionStrategy
 from .uplink import UplinkMemory
 from .watch import NoiseWatch
-from .weighting import UNIFORM, mean_metrics, weight_of
+from .weighting import UNIFORM, weight_of
 
 __all__ = ["CompressedStrategy"]
 
@@ -119,7 +122,26 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         with that probability.
     max_update_norm : float, optional
         An update of larger Euclidean norm is refused, as one with NaN or infinity
-        always is: counted, logged, and the client is told with the next message.
+        always is: counted, logged, and the client is told with the next message. With
+        ``uplink_memory="mean"`` lengths are known to about a tenth, and up to half as
+        much again is taken in.
+    max_norm_ratio : float or None (default: 1000)
+        So is an update that many times longer than the median client's, times what the
+        operator's own noise makes of it (:class:`~.bounds.NormBound`), as soon as three
+        clients were heard; and exact arrays as far from the model's
+        (:class:`~.bounds.ExactBounds`). None for neither.
+    max_weight_ratio : float or None (default: 1000)
+        A client counts with no more than that many times the median of the clients'
+        weights, and what is more is logged. None for no cap.
+    identities : {"claimed", "trusted", "node"} (default: "claimed")
+        What it is worth that a client says who it is (its ``partition-id``, or what the
+        mod's `identity` gives). A claim: an identity belongs to the node that had it
+        first as long as that is connected, another one that claims it is left out, and
+        a client's uplink memory is sent to the node that built it only; on another one
+        the client begins with none, which costs a few noisy rounds. Trusted: who claims
+        an identity takes it over at once, with its memory. Or none: a client is what
+        its node id says, which Flower's node authentication ties to a key and keeps
+        over restarts; without that, a SuperNode that restarts is a new client.
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
     on_divergence : {"warn", "repair"} (default: "warn")
@@ -144,6 +166,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
     refused : Counter[int]
         How many updates were refused, here or by the client's own mod, by the client's
         identity.
+    odd_metrics : Counter[int]
+        How many replies' metrics were left out, since they are unlike those of most
+        others or hold no weight, by the client's identity.
     resumed_from : int
         The round of the checkpoint that the run went on from, 0 for a new run.
     """
@@ -169,6 +194,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         spill_dir: str | os.PathLike[str] | None = None,
         sampling: Sampling = "fixed",
         max_update_norm: float | None = None,
+        max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
+        max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
+        identities: Identities = "claimed",
         min_replies: int = 1,
         on_divergence: OnDivergence = "warn",
         weighted_by_key: str | None = "num-examples",
@@ -184,7 +212,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self.reset_every: ResetEvery = reset_every
         self.memory_budget = memory_budget
         self.spill_dir = folder_of("spill_dir", spill_dir)
-        self.max_update_norm = max_update_norm
+        self.max_update_norm, self.max_norm_ratio = max_update_norm, max_norm_ratio
+        self.max_weight_ratio = max_weight_ratio
+        self.identities: Identities = identities
         self._compose()  # Refuses what cannot work together.
         for name, value, choices in (
             ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
@@ -226,10 +256,15 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             self.spill_dir,
             self.max_update_norm,
             self.small_arrays,
+            self.max_norm_ratio,
+            self.max_weight_ratio,
+            self.identities,
         )
 
     def _begin(self, arrays: ArrayRecord) -> None:
-        session = self._session = Session(self._compose(), arrays)
+        held = self.evaluate_on == "held"
+        session = Session(self._compose(), arrays, keeps_held=held)
+        self._session = session
         name = self.name or type(self).__name__
         self._watch = NoiseWatch(name, session.composition, session.layout.dim)
         repairs = self.on_divergence == "repair"
@@ -315,12 +350,17 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             session.pause()
             return session.arrays, None
         session = self._session = self._step.take(session, accepted, server_round)
-        metrics = self._train_metrics([entry.message for entry in accepted])
-        return session.arrays, metrics
+        return session.arrays, self._train_metrics(session, accepted)
 
-    def _train_metrics(self, replies: list[Message]) -> MetricRecord:
+    def _train_metrics(
+        self, session: Session, accepted: list[Accepted]
+    ) -> MetricRecord:
         metrics = mean_metrics(
-            replies, self.weighted_by_key, self.train_metrics_aggr_fn
+            session,
+            [entry.message for entry in accepted],
+            [entry.part.weight for entry in accepted],
+            self.weighted_by_key,
+            self.train_metrics_aggr_fn,
         )
         metrics = MetricRecord() if metrics is None else metrics
         self._add_counts(metrics, self._refused_before)
@@ -368,8 +408,8 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             list(replies), is_train=False, validate=False
         )
         answers = read_evaluations(session, valid, self.evaluate_on, self._evaluating)
-        return mean_metrics(
-            answers, self.weighted_by_key, self.evaluate_metrics_aggr_fn
+        return mean_of_evaluations(
+            session, answers, self.weighted_by_key, self.evaluate_metrics_aggr_fn
         )
 
     # -- what a user sees ------------------------------------------------------------

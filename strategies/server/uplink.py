@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from flower_compress.compressors import Vector
 from flower_compress.errors import OutOfSyncError, RefusedUpdateError
 from flower_compress.links import Link, Payload, ReceiverState, accept, commit, fold
+from flower_compress.links.forms import require_form
 from flower_compress.wire.packet import Packet
 
 from ..run.checkpoint import Arrays, Checkpoint
+from .sketch import SLACK, Sketch, Sketched, length
 from .vector_store import Slot, VectorStore
 
 __all__ = ["Contribution", "UplinkEnd", "UplinkMemory", "Uplinks"]
 
 UplinkMemory = Literal["each", "mean", "sampled"]
 """What the server keeps of the uplinks' memories; see :class:`Uplinks`."""
+
+_SAVED = ("version", "crc", "weight", "epoch", "refused", "asked", "owner", "anew")
 
 
 @dataclass(slots=True)
@@ -43,6 +47,14 @@ class UplinkEnd:
         Whether the client's last update was refused, and it was not told yet.
     asked : int
         How often it was asked since its last update was taken in.
+    sketch : NDArray[np.float64], optional
+        S h_i, where its length is all that is kept of the memory; None for zero.
+    holder : int
+        The node that the client runs on.
+    owner : int
+        The node whose payloads the memory is made of, 0 if there is none, or two.
+    anew : bool
+        Whether the client was told to start from zero, and has not done so yet.
     """
 
     memory: Slot
@@ -52,18 +64,24 @@ class UplinkEnd:
     epoch: int = 0
     refused: bool = False
     asked: int = 0
+    sketch: Sketched | None = None
+    holder: int = 0
+    owner: int = 0
+    anew: bool = False
 
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add the memory to `arrays`."""
         self.memory.save(arrays, name)
-        numbers = ("version", "crc", "weight", "epoch", "refused", "asked")
-        return {number: getattr(self, number) for number in numbers}
+        if self.sketch is not None:
+            arrays[f"{name}/sketch"] = self.sketch
+        return {number: getattr(self, number) for number in _SAVED}
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
         """Take over what :meth:`save` gave."""
-        for number, value in meta.items():
-            setattr(self, number, value)
+        for number in _SAVED:
+            setattr(self, number, meta.get(number, 0))
         self.memory.restore(checkpoint, name)
+        self.sketch = checkpoint.find(f"{name}/sketch")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +104,8 @@ class Contribution:
         Whether the payload builds on no memory.
     num_inputs : int
         How many of the client's gradients the payload carries.
+    norm : float
+        ||h_i + q_i|| for each of them.
     """
 
     end: UplinkEnd
@@ -95,6 +115,7 @@ class Contribution:
     version: int
     is_new: bool
     num_inputs: int
+    norm: float = 0.0
 
 
 class Uplinks:
@@ -114,8 +135,10 @@ class Uplinks:
 
     With ``memory="each"`` every h_i is kept. A client that comes back without its state
     is sent its h_i, dense, beside the model: without it the client's answers would be
-    noisy for 1 / alpha rounds. If a client says that it has lost h_i only, it is taken
-    out of hbar, and both ends start from zero.
+    noisy for 1 / alpha rounds. It is if the client runs on the node that built h_i, of
+    whose gradients h_i tells, or if identities are trusted. If it runs on another one,
+    or says that it has lost h_i only, h_i is taken out of hbar, and both ends start
+    from zero.
 
     With ``memory="mean"`` only hbar is, hbar += alpha sum_{i in S} q_i / N, to float32
     rounding, and a client's weight is the one it had first; as long as that is 0 its
@@ -138,8 +161,15 @@ class Uplinks:
     store : VectorStore
         Where memories are kept.
     max_norm : float, optional
-        Largest Euclidean norm of an update h_i + q_i (with ``"mean"``: of q_i) that is
-        taken in.
+        Largest Euclidean norm of an update h_i + q_i that is taken in, for each of the
+        gradients that it carries. With ``"mean"`` a sketch of h_i says how long that
+        is, to about a tenth (see :class:`~.sketch.Sketch`), and half as much again is
+        taken in. Since h_i moves towards what was taken in and no further,
+        h_i + alpha q_i = (1 - alpha) h_i + alpha (h_i + q_i), it is never longer.
+    measures : bool
+        Whether the lengths of updates are asked for.
+    trusted : bool (default: False)
+        Whether h_i is sent to whatever node the client runs on.
     """
 
     def __init__(
@@ -149,10 +179,17 @@ class Uplinks:
         memory: UplinkMemory,
         store: VectorStore,
         max_norm: float | None,
+        *,
+        measures: bool = False,
+        trusted: bool = False,
     ) -> None:
-        self._dim, self._memory, self._store = dim, memory, store
+        self._link, self._dim, self._memory, self._store = link, dim, memory, store
         self._rate = link.memory_rate(dim)
-        self._max_norm = max_norm
+        self._sketch: Sketch | None = None
+        measures |= max_norm is not None
+        if memory == "mean" and self._rate is not None and measures:
+            self._sketch = Sketch(dim)
+        self._max_norm, self._trusted = max_norm, trusted
         self._memory_sum: NDArray[np.float64] | None = None  # sum_i w_i h_i
         self._weight_sum = 0.0
         self._num_known = 0
@@ -167,13 +204,32 @@ class Uplinks:
 
         Version 0 tells it to start from zero.
         """
-        if self._rate is not None and end.epoch != self._epoch:
+        if self._rate is not None and (end.anew or end.epoch != self._epoch):
             return 0, 0
         return end.version, end.crc
 
+    def hand_over(self, end: UplinkEnd, node_id: int) -> None:
+        """Note on which node the client runs from now on."""
+        end.holder = node_id
+        end.anew &= end.owner != node_id
+
     def memory(self, end: UplinkEnd) -> Vector | None:
-        """Return h_i for a client that may have lost it, None if it is not kept."""
-        return end.memory.vector
+        """Return h_i for a client that may have lost it, None if it is not kept.
+
+        Nor if another node built it: then both ends start from zero.
+        """
+        held = end.memory.vector
+        if held is None or self._trusted or end.owner == end.holder:
+            return held
+        end.anew = True
+        return None
+
+    def require_form(self, packet: Packet) -> None:
+        """Raise CorruptPacket unless its payload is of the link's operator and code."""
+        operators = self._link.operators(begins=packet.base == 0)
+        for payload in packet.payloads:
+            sizes = None if payload.channel is None else payload.channel.sizes
+            require_form(payload.data, payload.dim, operators, self._link.code, sizes)
 
     def check(self, end: UplinkEnd, packet: Packet, weight: float) -> Contribution:
         """Decode a client's packet without changing anything.
@@ -193,6 +249,8 @@ class Uplinks:
         is_new = self._rate is not None and packet.base == 0
         if end.epoch != self._epoch and not is_new:
             raise OutOfSyncError("the update builds on a memory of an earlier epoch")
+        if end.anew and not is_new:
+            raise OutOfSyncError("the update builds on a memory that another node had")
         held = ReceiverState(end.version)
         if self._rate is not None and packet.version > end.version:
             # Else accept refuses it, as stale.
@@ -207,17 +265,23 @@ class Uplinks:
             final=False,
             rate=self._rate,
         )
-        self._check_size(state)
-        # As many as it says, but no more than it was asked for.
-        num_inputs = max(1, min(packet.detail, end.asked))
+        num_inputs = 1
+        if self._link.kind == "error-feedback":
+            # As many as it says, but no more than it was asked for.
+            num_inputs = max(1, min(packet.detail, end.asked))
+        sketch = None if is_new or end.epoch != self._epoch else end.sketch
+        norm = self._check_size(state, num_inputs, sketch)
         return Contribution(
-            end, state, payload, weight, packet.version, is_new, num_inputs
+            end, state, payload, weight, packet.version, is_new, num_inputs, norm
         )
 
-    def _check_size(self, state: ReceiverState) -> None:
+    def _check_size(
+        self, state: ReceiverState, num_inputs: int, held: Sketched | None
+    ) -> float:
+        """Return ||h_i + q_i|| for each input, which is finite and within the limit."""
         value = state.value(self._rate)
         if value is None:
-            return
+            return 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             squared = float(np.dot(value, value))
             if not np.isfinite(squared):  # float32 overflows long before the sum does
@@ -227,11 +291,16 @@ class Uplinks:
             raise RefusedUpdateError(
                 f"the update holds {count} values that are NaN or infinite"
             )
-        if self._max_norm is not None and squared > self._max_norm**2:
+        norm, slack = float(squared**0.5) / num_inputs, 1.0
+        if self._sketch is not None:
+            sketched = self._sketch.of(value)
+            norm, slack = length(sketched if held is None else sketched + held), SLACK
+        if self._max_norm is not None and norm > slack * self._max_norm:
             raise RefusedUpdateError(
                 f"expected an update of norm at most {self._max_norm:g} "
-                f"(max_update_norm), got {squared**0.5:g}"
+                f"(max_update_norm), got {norm:g}"
             )
+        return norm
 
     def fold(
         self, contributions: Sequence[Contribution], num_clients: int
@@ -279,6 +348,10 @@ class Uplinks:
             if self._rate is not None and moves_memory:
                 self._move_memory(part)
             end = part.end
+            if part.is_new:
+                end.owner, end.anew = end.holder, False
+            elif end.owner != end.holder:
+                end.owner = 0  # From now on it tells of two nodes.
             end.version, end.crc, end.asked = part.version, part.payload.crc, 0
 
     def _waits(self, part: Contribution) -> bool:
@@ -327,9 +400,15 @@ class Uplinks:
     def _move_memory(self, part: Contribution) -> None:
         """h_i += alpha q_i, and the sum of all memories with it."""
         end = part.end
+        if part.is_new or end.epoch != self._epoch:
+            end.sketch = None
         end.epoch = self._epoch
         if self._memory == "mean":
-            self._add_to_sum(fold(None, part.payload, self._rate or 0.0), end.weight)
+            step = fold(None, part.payload, self._rate or 0.0)
+            self._add_to_sum(step, end.weight)
+            if self._sketch is not None:
+                moved = self._sketch.of(step)
+                end.sketch = moved if end.sketch is None else end.sketch + moved
             return
         after = commit(part.state, self._rate).vector
         if self._memory == "each" and after is not None:
@@ -348,6 +427,7 @@ class Uplinks:
             "weight_sum": self._weight_sum,
             "num_known": self._num_known,
             "epoch": self._epoch,
+            "sketch": None if self._sketch is None else self._sketch.key,
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
@@ -355,6 +435,9 @@ class Uplinks:
         self._weight_sum = meta["weight_sum"]
         self._num_known, self._epoch = meta["num_known"], meta["epoch"]
         self._memory_sum = checkpoint.find("uplink/sum")
+        key = meta.get("sketch")
+        if self._sketch is not None and key is not None:
+            self._sketch = Sketch(self._dim, key)
 
     def _add_to_sum(self, change: NDArray[np.floating], weight: float) -> None:
         if self._memory_sum is None:

@@ -24,15 +24,16 @@ from ..run.checkpoint import Arrays, Checkpoint
 from .composition import Composition
 from .evaluation import EvaluateOn, read_evaluations
 from .greeted_nodes import GreetedNodes
+from .metrics import usual_replies
 from .optimizers import OptimizerState, ServerOptimizer
 from .outbox import Keys
 from .outgoing import Outgoing
 from .plain import as_initial, as_yielded
-from .plain_replies import Asked, plain_replies
+from .plain_replies import Asked, plain_replies, unusable
 from .session import Session
 from .session_strategy import SessionStrategy
 from .watch import NoiseWatch
-from .wrappable import client_side_clipping
+from .wrappable import client_side_clipping, weight_key
 
 __all__ = ["Compressed", "StepInside"]
 
@@ -116,7 +117,9 @@ class Compressed(SessionStrategy):
         return {} if self.saving.folder is None else attributes_digests(self.strategy)
 
     def _begin(self, arrays: ArrayRecord) -> None:
-        session = self._session = Session(self._composition, arrays)
+        held = self.evaluate_on == "held"
+        session = Session(self._composition, arrays, keeps_held=held)
+        self._session = session
         half = [t.name for t in session.layout.tensors if t.dtype == "bfloat16"]
         if half:
             raise ConfigurationError(
@@ -178,7 +181,9 @@ class Compressed(SessionStrategy):
         if this is None:
             return None, None
         norm = None if self._clipping is None else self._clipping.clipping_norm
-        plain, num_usable, reasons = plain_replies(session, list(replies), this, norm)
+        plain, num_usable, reasons = plain_replies(
+            session, list(replies), this, norm, weight_key(self.strategy)
+        )
         self._failures.count(num_usable, reasons)
         arrays, metrics = self.strategy.aggregate_train(server_round, plain)
         if self.saving.folder is not None and not self._can_save:
@@ -226,7 +231,12 @@ class Compressed(SessionStrategy):
         found = (session.roster.find(node_id) for node_id in self._evaluated)
         identities = frozenset(client.identity for client in found if client)
         answers = read_evaluations(session, answers, self.evaluate_on, identities)
-        return self.strategy.aggregate_evaluate(server_round, [*answers, *others])
+        key, cap = weight_key(self.strategy), session.bounds.evaluation_weights
+        usual = usual_replies(session, answers, key, cap)
+        odd = {msg.metadata.src_node_id for msg in answers}
+        odd -= {msg.metadata.src_node_id for msg in usual}
+        others += unusable(self._evaluated, odd)
+        return self.strategy.aggregate_evaluate(server_round, [*usual, *others])
 
     # -- what a user sees ------------------------------------------------------------
 

@@ -51,7 +51,6 @@ from flower_compress.links import (
     fold,
 )
 from flower_compress.mods.client_state import ClientState
-from flower_compress.mods.state_file import StateFile
 from flower_compress.strategies import (
     ALGORITHMS,
     MCM,
@@ -68,6 +67,7 @@ from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.packet import Packet, find_packet
 from tests.protocol.faulty import NO_FAULTS
+from tests.protocol.state_files import newest_state
 
 Returns = Literal["gradient", "weights"]
 Absurd = Callable[[int, int], bool]
@@ -221,7 +221,7 @@ class TinyGrid(FaultyGrid):
             return bytes(record["state"])
         if self.app.state_dir is None:
             return None
-        return StateFile(self.app.state_dir, self.identity_of(node_id)).read()
+        return newest_state(self.app.state_dir, self.identity_of(node_id))
 
 
 @dataclass(frozen=True)
@@ -383,6 +383,10 @@ class Lineage:
     weights: dict[int, float] = field(default_factory=dict)
     memories: dict[int, Vector] = field(default_factory=dict)
     """h_i, of the current epoch."""
+    owners: dict[int, int] = field(default_factory=dict)
+    """The node that built it, 0 if two did."""
+    anew: set[int] = field(default_factory=set)
+    """Clients that were told to start from zero, since another node built it."""
     heard: frozenset[tuple[int, int]] = frozenset()
     """Steps of the averaged downlink memory, by identity and version."""
     to_come: frozenset[tuple[int, int]] = frozenset()
@@ -396,6 +400,8 @@ class Lineage:
             accepted=dict(self.accepted),
             weights=dict(self.weights),
             memories=dict(self.memories),
+            owners=dict(self.owners),
+            anew=set(self.anew),
         )
 
 
@@ -536,11 +542,18 @@ class LockStep:
         return self.now.accepted.get(identity, (0, 0))
 
     def check_acknowledgement(self, client: Client, packet: Packet) -> None:
-        assert (packet.acked, packet.detail) == self.told(client.identity)
-        if packet.contract is not None and self.strategy.uplink_memory != "mean":
-            assert same(packet.memory, self.now.memories.get(client.identity))
-        else:
-            assert packet.memory is None
+        i, now, is_lost = client.identity, self.now, packet.contract is not None
+        keeps = self.strategy.uplink_memory != "mean"
+        memory = now.memories.get(i) if keeps and is_lost else None
+        if now.owners.get(i) == client.node_id:
+            now.anew.discard(i)
+        elif memory is not None and self.strategy.identities != "trusted":
+            now.anew.add(i)
+        if i in now.anew:
+            assert (packet.acked, packet.detail, packet.memory) == (0, 0, None)
+            return
+        assert (packet.acked, packet.detail) == self.told(i)
+        assert same(packet.memory, memory)
 
     def check_dense_vectors(
         self, client: Client, packet: Packet, server_round: int
@@ -694,7 +707,12 @@ class LockStep:
             version, _ = before = now.accepted.get(i, (0, 0))
             if (end.version, end.crc) != before:
                 assert end.version > version, "no answer counts twice"
-                accepted[i] = self.answers[i, end.version, end.crc]
+                answer = accepted[i] = self.answers[i, end.version, end.crc]
+                if answer.packet.base == 0:
+                    now.anew.discard(i)
+                    now.owners[i] = client.node_id
+                elif now.owners.get(i) != client.node_id:
+                    now.owners[i] = 0
                 assert end.version == self.trained_on[i]
         only_mean = self.strategy.uplink_memory == "mean"
         anew = [i for i, answer in accepted.items() if answer.packet.base == 0]
@@ -774,7 +792,12 @@ class LockStep:
         rate = Contract.from_bytes(state.contract).downlink_rate
         assert rate == self.strategy._running.downlinks.receiver_rate
         key = client.identity, state.receiver.newest
-        assert same(state.receiver.value(rate), self.sent[key])
+        value = state.receiver.value(rate)
+        if value is None:
+            assert rate is None, "a memory is never dropped"
+            assert state.sender.newest == state.receiver.newest, "not trained on it"
+        else:
+            assert same(value, self.sent[key])
         self.num_compared["value"] += 1
         end = client.downlink
         is_evaluated = end.sent > self.trained_on.get(client.identity, 0)

@@ -379,22 +379,29 @@ def test_a_broken_rule_of_evaluations_is_caught(
 
 
 @every_case
-@pytest.mark.parametrize("keeps_state", [True, False])
-def test_a_client_may_come_back_as_another_node(case: Case, keeps_state: bool) -> None:
+@pytest.mark.parametrize(
+    ("identities", "keeps_state"),
+    [("claimed", True), ("claimed", False), ("trusted", False)],
+)
+def test_a_client_may_come_back_as_another_node(
+    case: Case, identities: str, keeps_state: bool
+) -> None:
     grid = TinyApp(case.returns).grid(3)
-    strategy = case.strategy(reset_every=None, **EVERYONE)
+    strategy = case.strategy(reset_every=None, identities=identities, **EVERYONE)
 
     def after_round(lock_step: LockStep, server_round: int) -> None:
-        assert lock_step.in_step() == {0, 1, 2}
+        # In the round in which it comes it is greeted, while the others train.
+        assert lock_step.in_step() == ({0, 2} if server_round == 4 else {0, 1, 2})
         if server_round == 3:
             if not keeps_state:
                 grid.restart(1002)
             grid.rename(1002, 77)
 
     run(strategy, grid, 6, after_round=after_round)
-    assert num_snapshots(strategy) == (
-        first_snapshots(strategy, 3) + (0 if keeps_state else dense_vectors(strategy))
-    )
+    needed = 0 if keeps_state else first_snapshots(strategy, 1)
+    if identities == "trusted":
+        needed = dense_vectors(strategy)
+    assert num_snapshots(strategy) == first_snapshots(strategy, 3) + needed
 
 
 # -- what it costs ---------------------------------------------------------------------

@@ -24,9 +24,6 @@ from simulations.experiment import Experiment
 from simulations.records import RoundRecord, read_rounds
 from simulations.settings import OPTIONS, Settings, dashed
 
-# What is run once for all tests is run by one worker.
-pytestmark = pytest.mark.xdist_group("resume")
-
 ROOT = Path(__file__).parents[2]
 JOB = Settings.of(
     algorithm="rand-mcm",

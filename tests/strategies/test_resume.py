@@ -93,12 +93,15 @@ def kill_after(last: int) -> Callable[[int, ArrayRecord], MetricRecord | None]:
 
 
 def start(
-    strategy: CompressedStrategy, last: int = ROUNDS, grid: Grid | None = None
+    strategy: CompressedStrategy,
+    last: int = ROUNDS,
+    grid: Grid | None = None,
+    rounds: int = ROUNDS,
 ) -> Any:
     return strategy.start(
         grid or InProcessGrid(make_app(), NUM_CLIENTS),
         to_record(INITIAL),
-        ROUNDS,
+        rounds,
         evaluate_fn=kill_after(last),
     )
 
@@ -203,9 +206,9 @@ def test_clients_that_go_on_or_restart_are_brought_in_line(
     first_id: int,
     tmp_path: Path,
 ) -> None:
-    before = InProcessGrid(make_app(), NUM_CLIENTS)
+    before, rounds = InProcessGrid(make_app(), NUM_CLIENTS), 24
     with pytest.raises(KilledError):
-        start(make(cls, extra, checkpoint_dir=tmp_path), 13, Remote(before))
+        start(make(cls, extra, checkpoint_dir=tmp_path), 13, Remote(before), rounds)
     keeps = {
         "all": lambda i: True,
         "some": lambda i: i % 2 == 0,
@@ -213,9 +216,9 @@ def test_clients_that_go_on_or_restart_are_brought_in_line(
     }
     grid = with_state_of(before, keeps[kept], first_id)
     strategy = make(cls, extra, checkpoint_dir=tmp_path, resume=True)
-    result = start(strategy, grid=Remote(grid))
+    result = start(strategy, grid=Remote(grid), rounds=rounds)
     assert strategy.resumed_from == 10
-    assert len(result.evaluate_metrics_serverapp) == ROUNDS + 1
+    assert len(result.evaluate_metrics_serverapp) == rounds + 1
     assert sum(strategy.refused.values()) == 0
     assert assert_in_step(strategy, grid) == NUM_CLIENTS
 

@@ -39,6 +39,7 @@ from flower_compress.testing import (
     RandomFaults,
     Schedule,
 )
+from tests.cases import in_one_test
 
 NO_FAULTS = RandomFaults(reorder=False)
 NETWORK = RandomFaults(
@@ -654,7 +655,7 @@ def test_a_client_that_fails_still_answers_a_greeting() -> None:
 # -- knobs -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("knob", "value", "parts"),
     [
         *(
