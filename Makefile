@@ -29,6 +29,10 @@ OLDEST_TORCH_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
 	tests/flower_compress/optim tests/flower_compress/test_torch_arrays.py \
 	tests/clients tests/simulations/tasks
 
+# What `make experiments` runs, shortened.
+EXPERIMENTS ?= alpha budget convex ghost noiseless non-degraded partial-participation \
+	saturation sparsification worker-levels
+
 VENV := .venv
 OLDEST_TORCH := $(VENV)/oldest-torch
 PY := $(VENV)/bin/python
@@ -58,7 +62,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test bench fuzz dev lint types unit oldest oldest-torch format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench experiments fuzz dev lint types unit oldest oldest-torch format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +88,11 @@ test: lint types unit oldest ## install, then lint, types and tests
 bench: $(STAMP) ## measure speed, code length and defaults, about an hour; BENCH_ARGS="--only small"
 	$(SAY) "benchmarks, one core"
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m benchmarks $(BENCH_ARGS)
+
+experiments: $(STAMP) ## MCM's experiments with --quick, each with its verdicts
+	@for name in $(EXPERIMENTS); do printf '\n==> %s\n' $$name; \
+		OMP_NUM_THREADS=1 $(PY) -m simulations reproduce $$name --quick --checkpoint-every 0 \
+			--workers $(CORES) || exit 1; done
 
 fuzz: $(STAMP) ## 10 million hostile inputs for the decoders; FUZZ_ARGS="--inputs 100000"
 	$(SAY) "fuzzing with Atheris"
