@@ -121,10 +121,29 @@ def summarise(
         )
         for algorithm, seeds in runs.items()
     }
-    baseline = next((s for a, s in algorithms.items() if a.lower() in _BASELINES), None)
-    for entry in algorithms.values():
+    for label, entry in algorithms.items():
+        baseline = _baseline(label, algorithms, settings)
         entry["bits_fraction_of_sgd"] = _fraction(entry, baseline)
     return {"settings": to_json(settings), "algorithms": algorithms}
+
+
+def _baseline(
+    label: str,
+    algorithms: Mapping[str, AlgorithmSummary],
+    settings: Mapping[str, Any],
+) -> AlgorithmSummary | None:
+    """Return the run of SGD, or DPSGD, on the task of the run of that name."""
+    runs = settings.get("runs")
+    own: Mapping[str, Any] = runs if isinstance(runs, Mapping) else {}
+
+    def value(name: str, key: str, default: str) -> str:
+        return str(own.get(name, {}).get(key, default))
+
+    for name, entry in algorithms.items():
+        same = value(name, "task", "") == value(label, "task", "")
+        if same and value(name, "algorithm", name).lower() in _BASELINES:
+            return entry
+    return None
 
 
 def is_decentralized(summary: Summary) -> bool:
