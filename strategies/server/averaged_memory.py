@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,6 +46,11 @@ class AveragedMemory:
         return self._mean.astype(np.float32)
 
     @property
+    def resets(self) -> bool:
+        """Whether there are resets."""
+        return self._reset_every is not None
+
+    @property
     def joining(self) -> int | None:
         """The epoch that a client joins in, None if nothing has moved in it yet."""
         return None if np.array_equal(self._origin, self._mean) else self.epoch
@@ -73,6 +76,11 @@ class AveragedMemory:
         """Note that a client has folded a payload."""
         self._heard[identity, version] = payload.compact()
 
+    def forget(self, identity: int) -> None:
+        """Leave out what a client has folded since the last step."""
+        heard = self._heard.items()
+        self._heard = {key: q for key, q in heard if key[0] != identity}
+
     def settle(self, rate: float, num_clients: int) -> None:
         """Move on by what the clients have folded."""
         for _, payload in sorted(self._heard.items()):
@@ -96,10 +104,9 @@ class AveragedMemory:
     ) -> None:
         """Take over what :meth:`save` gave, with each one's channel."""
         self.epoch = epoch
-        self._mean = checkpoint.array("downlink/mean")
-        origin: Any = checkpoint.find("downlink/origin")
-        # A version before this one did not keep it.
-        self._origin = self.vector if origin is None else origin
+        shape = self._origin.shape
+        self._mean = checkpoint.array("downlink/mean", shape, np.float64)
+        self._origin = checkpoint.array("downlink/origin", shape, np.float32)
         for identity, version, channel in heard:
             name = f"downlink/heard/{identity}/{version}"
             payload = restore_payload(
