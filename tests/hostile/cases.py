@@ -1,0 +1,216 @@
+"""All that is tried, and what has to come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flower_compress.strategies import (
+    MCM,
+    Artemis,
+    CompressedStrategy,
+    Diana,
+    Dore,
+    RandMCM,
+)
+
+from . import attacks
+from .fleet import Ended, Fleet, Liar, apart, run, targets
+
+NUM_CLIENTS = 10
+LIAR = 3
+ROUNDS = 30
+TOLERANCE = 0.05
+MOST_BYTES = 2.0
+MOST_TIME = 10.0
+"""What a liar may cost, against a run without one."""
+STRATEGIES: dict[str, type[CompressedStrategy]] = {
+    "MCM": MCM,
+    "RandMCM": RandMCM,
+    "Diana": Diana,
+    "Artemis": Artemis,
+    "Dore": Dore,
+}
+
+
+class Outcome(NamedTuple):
+    """What came of a case."""
+
+    happened: str
+    cost: str
+    holds: bool
+    affordable: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something that is tried.
+
+    Parameters
+    ----------
+    group, name : str
+        What it is about, and what is tried.
+    run : Callable[[], Outcome]
+        Tries it.
+    quick : bool
+        Whether it belongs to the short form.
+    """
+
+    group: str
+    name: str
+    run: Callable[[], Outcome]
+    quick: bool = True
+
+
+def _strategy(kind: type[CompressedStrategy], **arguments: Any) -> CompressedStrategy:
+    return kind(fraction_evaluate=0.0, **arguments)
+
+
+@cache
+def _honest(kind: type[CompressedStrategy]) -> Ended:
+    return run(_strategy(kind), Fleet(NUM_CLIENTS), ROUNDS)
+
+
+def _optimum(without: set[int], of: int = NUM_CLIENTS) -> NDArray[np.float32]:
+    stay = [i for i in range(of) if i not in without]
+    return targets(of)[stay].mean(axis=0)
+
+
+def _judge(
+    ended: Ended, honest: Ended, references: list[NDArray[np.float32]]
+) -> Outcome:
+    """The nearest of what the run may end at, and that no honest client was refused."""
+    distance = min(apart(ended.model, reference) for reference in references)
+    spoilt = {
+        name: value
+        for name, value, expected in (
+            ("variance", ended.variance, honest.variance),
+            ("counter", ended.batches, honest.batches),
+        )
+        if not abs(value - expected) <= TOLERANCE * abs(expected)
+    }
+    blamed = sorted(set(ended.refused) - {LIAR})
+    refused = ended.refused.get(LIAR, 0)
+    happened = ended.error[:60] or f"{distance:.1%} off, refused {refused}"
+    if blamed:
+        happened += f", honest ones refused: {blamed}"
+    happened += "".join(f", {name} {value:.2g}" for name, value in spoilt.items())
+    holds = not (ended.error or blamed or spoilt) and distance <= TOLERANCE
+    num_bytes = (ended.bytes_up + ended.bytes_down) / (
+        honest.bytes_up + honest.bytes_down
+    )
+    seconds = ended.seconds / honest.seconds
+    affordable = num_bytes <= MOST_BYTES and seconds <= MOST_TIME
+    cost = f"{num_bytes:.1f} x bytes, {seconds:.1f} x time"
+    return Outcome(happened, cost, holds, affordable)
+
+
+def _with_liar(
+    liar: Liar, kind: type[CompressedStrategy] = MCM, **arguments: Any
+) -> Outcome:
+    fleet = Fleet(NUM_CLIENTS, {LIAR: liar})
+    ended, honest = run(_strategy(kind, **arguments), fleet, ROUNDS), _honest(kind)
+    return _judge(ended, honest, [honest.model, _optimum({LIAR})])
+
+
+# -- departures ----------------------------------------------------------------------
+
+
+def _leave(
+    kind: type[CompressedStrategy],
+    of: int,
+    gone: int,
+    forget_after: int,
+    **arguments: Any,
+) -> Outcome:
+    fleet, leave = Fleet(of), set(range(of - gone, of))
+    ended = run(
+        _strategy(kind, forget_after=forget_after, **arguments),
+        fleet,
+        20 + forget_after + 200,
+        {20: lambda: fleet.away.update(leave)},
+    )
+    distance = apart(ended.model, _optimum(leave, of))
+    happened = ended.error[:60] or f"{distance:.2%} off the optimum of the others"
+    cost = f"{ended.bytes_down / 1e3:.0f} kB down, {ended.seconds:.1f} s"
+    return Outcome(happened, cost, not ended.error and distance <= 0.01)
+
+
+def _departures() -> Iterator[Case]:
+    for name, kind in STRATEGIES.items():
+        yield Case(
+            "leave",
+            f"10 of 20 leave, {name}",
+            lambda kind=kind: _leave(kind, 20, 10, 30),  # type: ignore[misc]
+        )
+    yield Case(
+        "leave",
+        "10 of 20 leave, MCM, memory of the mean",
+        lambda: _leave(MCM, 20, 10, 30, uplink_memory="mean"),
+    )
+    yield Case("leave", "6 of 8 leave, MCM", lambda: _leave(MCM, 8, 6, 30))
+
+
+# -- lies ----------------------------------------------------------------------------
+
+
+def _far(w: NDArray[np.float32], _: int) -> NDArray[np.float32]:
+    return w - np.float32(1e6)
+
+
+def _huge(w: NDArray[np.float32], _: int) -> NDArray[np.float32]:
+    return np.full_like(w, 3e38)
+
+
+def _nan(w: NDArray[np.float32], _: int) -> NDArray[np.float32]:
+    return np.full_like(w, np.nan)
+
+
+def _examples(value: Any, first_only: bool = False) -> Liar:
+    def metrics(before: int) -> list[dict[str, Any]]:
+        given = 1.0 if first_only and before else value
+        return [{"num-examples": given, "loss": 1.0}]
+
+    return Liar(metrics=metrics)
+
+
+LIES: dict[str, Callable[[], Liar]] = {
+    "num-examples 1e308": lambda: _examples(1e308),
+    "num-examples 1e18, then 1": lambda: _examples(1e18, first_only=True),
+    "num-examples NaN": lambda: _examples(float("nan")),
+    "num-examples -1": lambda: _examples(-1),
+    "num-examples a list": lambda: _examples([1, 2]),
+    "a metric that is a list": lambda: Liar(
+        metrics=lambda _: [{"num-examples": 10, "loss": [1.0, 2.0]}]
+    ),
+    "a second MetricRecord": lambda: Liar(
+        metrics=lambda _: [{"num-examples": 10, "loss": 1.0}, {"num-examples": 1e9}]
+    ),
+    "weights of 3e38": lambda: Liar(training=_huge),
+    "weights of NaN": lambda: Liar(training=_nan),
+    "weights 1e6 away": lambda: Liar(training=_far),
+    "running variance -1e30": lambda: Liar(variance=-1e30),
+    "running variance 3.4e38": lambda: Liar(variance=3.4e38),
+    "a counter of 2^63 - 1": lambda: Liar(batches=2**63 - 1),
+    "dense instead of the operator": lambda: Liar(answer=attacks.dense(50.0)),
+    "dense once, then silence": lambda: Liar(answer=attacks.dense(50.0, only=1)),
+    "random bytes as payload": lambda: Liar(answer=attacks.noise),
+    "empty payloads, final": lambda: Liar(answer=attacks.no_payload_at_all),
+    "100,000 empty payloads": lambda: Liar(answer=attacks.many_payloads(100_000)),
+    "asks for everything each round": lambda: Liar(answer=attacks.resynchronise),
+}
+
+
+def _lies() -> Iterator[Case]:
+    for name, liar in LIES.items():
+        yield Case("lies", name, lambda liar=liar: _with_liar(liar()))  # type: ignore[misc]
+
+
+def cases() -> list[Case]:
+    """All that is tried."""
+    return [*_departures(), *_lies()]
