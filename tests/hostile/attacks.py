@@ -93,8 +93,6 @@ def noise(_: Message, reply: Message, count: int) -> Message:
     return _changed(reply, replace(packet, payloads=(Payload(data, packet.dim),)))
 
 
-def no_mod(_: Message, reply: Message, __: int) -> Message:
-    """Answer as an app without the mod does: with what came."""
-    content = RecordDict({k: v for k, v in reply.content.items() if "packet" not in v})
-    reply.content = content
-    return reply
+def no_mod(msg: Message, _: Message, __: int) -> Message:
+    """Answer as an app without the mod would that returns what came."""
+    return Message(RecordDict(dict(msg.content.items())), reply_to=msg)

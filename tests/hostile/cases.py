@@ -8,8 +8,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from flwr.app import Context, Message
 from numpy.typing import NDArray
 
+from flower_compress import CompressionMod
 from flower_compress.strategies import (
     MCM,
     Artemis,
@@ -18,6 +20,8 @@ from flower_compress.strategies import (
     Dore,
     RandMCM,
 )
+
+from flower_compress.wire.packet import Packet, find_packet
 
 from . import attacks
 from .fleet import Ended, Fleet, Liar, apart, run, targets
@@ -211,6 +215,56 @@ def _lies() -> Iterator[Case]:
         yield Case("lies", name, lambda liar=liar: _with_liar(liar()))  # type: ignore[misc]
 
 
+# -- identities ----------------------------------------------------------------------
+
+
+def _claim(identity: int) -> Callable[[], CompressionMod]:
+    """A mod whose liar says that it is another client."""
+
+    def named(context: Context) -> int:
+        number = int(context.node_config["partition-id"])
+        return identity if number == LIAR else number
+
+    return lambda: CompressionMod(identity=named)
+
+
+def _claims(join_at: int) -> Outcome:
+    """Another's identity, from a round on: is its memory given away, is it heard?"""
+    victim, given = 0, 0
+    fleet = Fleet(NUM_CLIENTS, mod=_claim(victim))
+    strategy, heard = _strategy(MCM), [0]
+    node_ids = list(fleet.contexts)
+
+    def watch(msg: Message, reply: Message) -> None:
+        nonlocal given
+        node_id = msg.metadata.dst_node_id
+        found = find_packet(msg.content)
+        packet = None if found is None else Packet.parse(found[1])
+        if node_id == node_ids[LIAR]:
+            given += packet is not None and packet.memory is not None
+        elif node_id == node_ids[victim] and packet is not None:
+            heard[0] += not packet.greeting
+
+    fleet.on_message = watch
+    fleet.away = {LIAR} if join_at > 1 else set()
+    ended = run(strategy, fleet, ROUNDS, {join_at: fleet.away.clear})
+    outcome = _judge(ended, _honest(MCM), [_honest(MCM).model, _optimum({LIAR})])
+    happened = f"{outcome.happened}, the victim asked {heard[0]} of {ROUNDS} times"
+    holds = outcome.holds and not given and heard[0] == ROUNDS
+    return outcome._replace(happened=happened, holds=holds)
+
+
+def _without_mod() -> Outcome:
+    """One app without the mod, in the first greeting."""
+    return _with_liar(Liar(answer=attacks.no_mod))
+
+
+def _identities() -> Iterator[Case]:
+    yield Case("identity", "claims client 0 in the first greeting", lambda: _claims(1))
+    yield Case("identity", "claims client 0 later", lambda: _claims(10))
+    yield Case("identity", "one app without the mod", _without_mod)
+
+
 def cases() -> list[Case]:
     """All that is tried."""
-    return [*_departures(), *_lies()]
+    return [*_departures(), *_identities(), *_lies()]

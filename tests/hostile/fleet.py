@@ -79,8 +79,8 @@ class Fleet(InProcessGrid):
     ----------
     away : set[int]
         Partition ids of the nodes that are not connected.
-    bytes_down : int
-        What was sent to the liars, in bytes.
+    on_message : Callable[[Message, Message], None], optional
+        Called with every message and its answer.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Fleet(InProcessGrid):
         self._calls: dict[int, int] = {}
         self._app = ClientApp(mods=[mod()])
         self._app.train()(self._train)
+        self.on_message: Callable[[Message, Message], None] | None = None
         super().__init__(self._call, num_clients)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -117,6 +118,8 @@ class Fleet(InProcessGrid):
 
     def _call(self, msg: Message, context: Context) -> Message:
         reply = self._app(msg, context)
+        if self.on_message is not None:
+            self.on_message(msg, reply)
         number = int(context.node_config["partition-id"])
         liar = self.liars.get(number)
         if liar is not None and liar.answer is not None and not reply.has_error():
