@@ -7,6 +7,8 @@ from . import (
     defaults,
     device,
     lengths,
+    local_epochs,
+    lost_memories,
     operators,
     optimizer,
     server_memory,
@@ -25,7 +27,9 @@ SUITES: dict[str, Suite] = {
         operators,
         optimizer,
         server_memory,
+        lost_memories,
         defaults,
+        local_epochs,
         device,
     )
 }

@@ -6,12 +6,12 @@ Hypothesis draws anew at every run, but the same examples in CI.
 from __future__ import annotations
 
 import os
-from zlib import crc32
 
 import pytest
 from hypothesis import settings
 
 from tests.bounds import missing
+from tests.cases import has_cases, is_left_out
 from tests.command import simulate as simulate
 
 # A deadline an example would measure the machine, not the code.
@@ -36,31 +36,26 @@ def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-# A round of one strategy is as another's for Flower and NumPy, and the bits of every
-# operator and code are in golden packets, which are all read and written there.
-_THINNED = ("tests/protocol/", "tests/strategies/", "tests/flower_compress/")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Group the tests that start Ray; on other versions, thin out.
+    """Put the tests that start Ray first; on other versions, thin out.
 
-    Ray's tests go to one worker of pytest-xdist, since two would wait for each other.
-    On versions other than those that are developed on, a test of many strategies or
-    operators has its first case and a third of the others, drawn by their names.
+    Of workers that steal from each other, the first one has Ray's tests then, which
+    would wait for each other, and nobody waits for them at the end. On versions other
+    than those that are developed on, a test of many strategies or operators has its
+    first case and a third of the others.
     """
-    left_out, seen = set[pytest.Item](), set[str]()
-    shared = config.pluginmanager.hasplugin("xdist")
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    left_out, seen = list[pytest.Item](), set[str]()
     for item in items:
-        if shared and item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
         function, _, case = item.nodeid.partition("[")
-        is_another = case and function in seen and function.startswith(_THINNED)
-        if is_another and crc32(case.encode()) % 3:
-            left_out.add(item)
+        is_another = case and function in seen and not has_cases(item.function)
+        if is_another and is_left_out(item.module.__name__, case):
+            left_out.append(item)
         seen.add(function)
-    if left_out and os.environ.get("REQUIRED_VERSIONS"):
-        config.hook.pytest_deselected(items=list(left_out))
-        items[:] = [item for item in items if item not in left_out]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        kept = set(items).difference(left_out)
+        items[:] = [item for item in items if item in kept]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flower_compress.errors import CorruptPacket
+from flower_compress.errors import CorruptPacket, shown
 from flower_compress.wire.gossip_contract import GossipContract
 
 from .cdprox_sgt import CDProxSGT
@@ -31,7 +31,7 @@ def algorithm_of(contract: GossipContract) -> NodeAlgorithm:
     if kind is None:
         raise CorruptPacket(
             f"expected an algorithm of {', '.join(ALGORITHMS)}, got "
-            f"{contract.algorithm!r}: is the relay's flower-compress newer?"
+            f"{shown(contract.algorithm)}: is the relay's flower-compress newer?"
         )
     try:
         return kind(**contract.parameters)

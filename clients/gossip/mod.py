@@ -41,6 +41,9 @@ from .state import GossipState
 __all__ = ["GossipMod"]
 
 _log = getLogger("flwr")
+_ESTIMATE_BYTES = 8
+_USUAL_ESTIMATES = 2
+"""A node's own, and the sum of its neighbours'."""
 
 
 class GossipMod(ClientMod[GossipState]):
@@ -64,8 +67,14 @@ class GossipMod(ClientMod[GossipState]):
         ``partition-id`` if it has one, else its node id.
     state_dir : path, optional
         Folder in which the node keeps its model and what it holds of its neighbours.
-        Default: in ``Context.state``, which a SuperNode holds in memory, so that a
-        restarted device begins anew, with the mean of its neighbours.
+        Default: as for :class:`~flower_compress.CompressionMod`; from
+        ``Context.state`` a restarted device begins anew, with the mean of its
+        neighbours.
+    max_dim : int, optional
+        Entries of the largest model that the node takes; a larger one is refused before
+        anything is allocated. Default: as many as the machine's memory, or the
+        container's share of it, has room for, at 48 bytes an entry; less where each
+        edge has estimates of its own, or the algorithm exchanges several vectors.
 
     Examples
     --------
@@ -77,6 +86,7 @@ class GossipMod(ClientMod[GossipState]):
     _state = GossipState
     _state_key = "flower_compress.gossip"
     _state_kind = "node"
+    _entry_bytes = 48
     _foreign = "the server's strategy is no Relay"
 
     def _answer(
@@ -104,11 +114,13 @@ class GossipMod(ClientMod[GossipState]):
         if state is None:
             return _ask_for_contract(msg, key, delivery)
         contract = GossipContract.from_bytes(state.contract)
+        algorithm = algorithm_of(contract)
+        further = contract.num_estimates(len(algorithm.phases)) - _USUAL_ESTIMATES
+        self._require_room(contract.layout, _ESTIMATE_BYTES * further)
         if delivery.dim != contract.layout.dim:
             raise CorruptPacket(
                 f"expected vectors of length {contract.layout.dim}, got {delivery.dim}"
             )
-        algorithm = algorithm_of(contract)
         if delivery.phase >= len(algorithm.phases):
             raise CorruptPacket(
                 f"{contract.algorithm} has {len(algorithm.phases)} exchanges a round, "
@@ -147,7 +159,7 @@ class GossipMod(ClientMod[GossipState]):
         posting = post(state, delivery, contract)
         reply = with_record(reply, app.key, mail_record(posting.data))
         # Last of all: a node that fails before has not moved.
-        self._save(context, identity, state.to_bytes())
+        self._save(context, identity, state.session, state.to_bytes())
         return reply
 
 

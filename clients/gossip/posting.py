@@ -71,6 +71,10 @@ def _snapshots(state: GossipState, delivery: Delivery) -> tuple[Letter, ...]:
 def post(state: GossipState, delivery: Delivery, contract: GossipContract) -> Posting:
     """Return the answer to a delivery that was taken in."""
     letters = _snapshots(state, delivery) if delivery.want_snapshot else ()
+    notices = tuple(
+        Letter(node, delivery.number, 0, b"", 0, notice=True)
+        for node in sorted(state.unreadable)
+    )
     collected = delivery.collect and state.vectors
     return Posting(
         session=state.session,
@@ -81,5 +85,5 @@ def post(state: GossipState, delivery: Delivery, contract: GossipContract) -> Po
         empty=not state.vectors,
         model=state.vectors["model"] if collected else None,
         exact=state.exact if collected else b"",
-        letters=(*letters, *state.pending),
+        letters=(*letters, *notices, *state.pending),
     )

@@ -6,12 +6,13 @@ y_i takes a payload q_i when the relay says that it has it, and every neighbour 
 from __future__ import annotations
 
 from dataclasses import replace
+from logging import getLogger
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flower_compress.compressors import Vector
-from flower_compress.errors import OutOfSyncError, StalePacketError
+from flower_compress.errors import CorruptPacket, OutOfSyncError, StalePacketError
 from flower_compress.links import Payload
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.mail import EVERYONE, Delivery, Estimate, Letter
@@ -21,6 +22,8 @@ from .blocked import add_scaled, scaled
 from .state import GossipState, Key
 
 __all__ = ["settle"]
+
+_log = getLogger("flwr")
 
 
 def settle(
@@ -49,8 +52,11 @@ def settle(
     OutOfSyncError
         If it builds on what the node does not have: a state that is as new, letters,
         or an acknowledged payload.
-    CorruptPacket
-        If a letter's bytes are no payload of the vectors' length.
+
+    Notes
+    -----
+    A letter that cannot be read counts as received, and the relay is told of its
+    sender: it has the estimates renewed by snapshots.
     """
     if delivery.number <= state.number:
         raise StalePacketError(
@@ -62,9 +68,20 @@ def settle(
             f"this node has answered delivery {delivery.answered}, and its state is "
             f"that of delivery {state.number}: it was taken back"
         )
-    state = replace(state, number=delivery.number)
+    untold = {
+        node: number
+        for node, number in state.unreadable.items()
+        if number > delivery.answered
+    }
+    state = replace(state, number=delivery.number, unreadable=untold)
     if delivery.rebuild:
-        state = replace(state, heard={}, present=frozenset(), received=delivery.first)
+        state = replace(
+            state,
+            heard={},
+            present=frozenset(),
+            received=delivery.first,
+            unreadable={},
+        )
     state = _acknowledge(state, delivery, contract)
     if delivery.model is not None:
         state = _begin(state, delivery.model, contract, phases)
@@ -83,23 +100,34 @@ def _acknowledge(
     """Fold the pending payloads into y_i, or drop them."""
     acked = delivery.acked, delivery.crc
     if state.pending and acked == (state.pending[0].version, state.pending_crc):
-        own = dict(state.own)
-        for letter in state.pending:
-            key = letter.phase, letter.node
-            if contract.keeps_estimates:
-                own[key] = own[key].copy()
-                q = _gain(letter, contract.node, letter.node, contract)
-                add_scaled(own[key], q, 1.0)
-            elif not contract.compressor.lossless:
-                q = _gain(letter, contract.node, letter.node, contract)
-                own[key] = q.astype(np.float64)
-        state = replace(state, own=own)
+        try:
+            state = replace(state, own=_own_with_pending(state, contract))
+        except CorruptPacket as error:
+            raise OutOfSyncError(
+                f"this node cannot read what it has sent itself: {error}"
+            ) from error
     elif delivery.acked != state.committed and not delivery.forget:
         raise OutOfSyncError(
             f"the relay took in version {delivery.acked} of this node, which holds "
             f"version {state.committed}"
         )
     return replace(state, committed=delivery.acked, pending=(), pending_crc=0)
+
+
+def _own_with_pending(
+    state: GossipState, contract: GossipContract
+) -> dict[Key, Estimate]:
+    own = dict(state.own)
+    for letter in state.pending:
+        key = letter.phase, letter.node
+        if contract.keeps_estimates:
+            own[key] = own[key].copy()
+            q = _gain(letter, contract.node, letter.node, contract)
+            add_scaled(own[key], q, 1.0)
+        elif not contract.compressor.lossless:
+            q = _gain(letter, contract.node, letter.node, contract)
+            own[key] = q.astype(np.float64)
+    return own
 
 
 def _begin(
@@ -170,20 +198,25 @@ def _read_letters(
         # The last one counts: the others were for rounds that this node missed.
         letters = tuple({(m.phase, m.node): m for m in letters}.values())
     heard, present, fresh = dict(state.heard), set(state.present), set[Key]()
+    unreadable = dict(state.unreadable)
     for letter in letters:
         weight = contract.sources.get(letter.node)
         if weight is None:
             raise OutOfSyncError(f"node {letter.node} is no neighbour of this node")
         key = letter.phase, letter.node
-        if letter.snapshot:
-            gain: NDArray[np.floating] = letter.estimate(contract.layout.dim)
-        elif contract.keeps_estimates and key not in present:
+        is_known = key in present or letter.node in unreadable
+        if contract.keeps_estimates and not (letter.snapshot or is_known):
             raise OutOfSyncError(
                 f"a payload of node {letter.node}, of which this node holds nothing"
             )
-        else:
-            target = contract.node if contract.per_edge else EVERYONE
-            gain = _gain(letter, letter.node, target, contract)
+        try:
+            gain = _gain_of(letter, contract)
+        except CorruptPacket as error:
+            _log.warning("A letter of node %d cannot be read: %s", letter.node, error)
+            unreadable[letter.node] = delivery.number
+            continue
+        if letter.node in unreadable and key not in present and not letter.snapshot:
+            continue  # It builds on a snapshot that could not be read.
         present.add(key)
         _hear(heard, fresh, key, weight, gain, contract)
     return replace(
@@ -191,7 +224,22 @@ def _read_letters(
         heard=heard,
         present=frozenset(present),
         received=max(state.received, delivery.first + len(delivery.letters)),
+        unreadable=unreadable,
     )
+
+
+def _gain_of(letter: Letter, contract: GossipContract) -> NDArray[np.floating]:
+    """Return what the estimate of a neighbour gains by a letter of it.
+
+    Raises
+    ------
+    CorruptPacket
+        If its bytes are no payload, or no estimate, of the vectors' length.
+    """
+    if letter.snapshot:
+        return letter.estimate(contract.layout.dim)
+    target = contract.node if contract.per_edge else EVERYONE
+    return _gain(letter, letter.node, target, contract)
 
 
 def _gain(

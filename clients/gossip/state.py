@@ -75,6 +75,9 @@ class GossipState:
         Round and phase of the last step.
     exact : bytes
         The model's exact arrays.
+    unreadable : Mapping[int, int]
+        Neighbours of whom it could not read a letter, with the number of the delivery
+        that brought it, until the relay knows.
     """
 
     session: int
@@ -91,6 +94,7 @@ class GossipState:
     due: Mapping[int, int] = field(default_factory=dict)
     stepped: Key = (0, 0)
     exact: bytes = b""
+    unreadable: Mapping[int, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Return the state as bytes."""
@@ -109,6 +113,7 @@ class GossipState:
             ],
             "due": list(self.due.items()),
             "stepped": self.stepped,
+            "unreadable": list(self.unreadable.items()),
             "contract": len(self.contract),
             "exact": len(self.exact),
             "dim": arrays[0].size if arrays else 0,
@@ -127,7 +132,7 @@ class GossipState:
         )
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> GossipState | None:
+    def from_bytes(cls, data: bytes | memoryview) -> GossipState | None:
         """Rebuild a state; None if it is cut off, or of another format."""
         if len(data) < _LENGTH.size or data[0] != _FORMAT:
             return None
@@ -177,5 +182,6 @@ class GossipState:
             due=dict(header["due"]),
             stepped=tuple(header["stepped"]),
             exact=exact,
+            unreadable=dict(header.get("unreadable", ())),
             **{name: header[name] for name in _NUMBERS},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import CorruptPacket, UnknownNameError
 from .base import Code
+from .bit_reader import BitReader
 from .bits import FEW
 from .elias import Elias
 from .elias_levels import EliasLevels
@@ -15,6 +16,7 @@ from .packed_huffman import PackedHuffman
 from .sampling import SAMPLE_SIZE, sample_symbols
 from .support_vector import SupportVector
 from .symbols import Symbols
+from .universal import take_gamma
 
 __all__ = [
     "CODE_NAMES",
@@ -111,9 +113,44 @@ def code_by_wire_id(wire_id: int) -> Code:
     return _BY_WIRE_ID[wire_id]
 
 
+def code_ids(name: str, low: int, high: int) -> frozenset[int]:
+    """Return the ids that a packet may name where the code `name` was agreed on.
+
+    One, or with ``"auto"`` those that :func:`choose_code` chooses among for symbols in
+    [low, high].
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no code of that name.
+    """
+    if name == "auto":
+        fast = (_BY_NAME["fixed-width"], _BY_NAME["packed-huffman"])
+        return frozenset(code.wire_id for code in (*fast, _runs_of(low, high)))
+    if name not in _BY_NAME:
+        raise UnknownNameError("code", name, CODE_NAMES)
+    return frozenset((_BY_NAME[name].wire_id,))
+
+
+def nonzeros_said(code_id: int, data: memoryview, dim: int) -> int | None:
+    """Return how many symbols are not zero, where a code of `dim` begins with that.
+
+    Raises
+    ------
+    CorruptPacket
+        If that number is cut off, or larger than `dim`.
+    """
+    if not isinstance(code_by_wire_id(code_id), Elias | Indices | NestedGolomb):
+        return None
+    return take_gamma(BitReader(data), dim + 1) - 1
+
+
 def _runs_code(symbols: Symbols) -> Code:
-    binary = (symbols.low, symbols.high) == (0, 1)
-    return _BY_NAME["indices" if binary else "nested-golomb"]
+    return _runs_of(symbols.low, symbols.high)
+
+
+def _runs_of(low: int, high: int) -> Code:
+    return _BY_NAME["indices" if (low, high) == (0, 1) else "nested-golomb"]
 
 
 def _is_short_and_dense(symbols: Symbols) -> bool:

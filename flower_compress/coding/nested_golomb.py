@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import CorruptPacket
 from .bit_code import BitCode
 from .bit_reader import BitReader
-from .bits import BitWriter, signs_of
+from .bits import BLOCK, BitWriter, Numbers, signs_of
 from .golomb import (
     golomb_parameter,
     positions_num_bits,
@@ -65,24 +65,32 @@ class NestedGolomb(BitCode):
     def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
         positions = take_support(reader, dim, low < 0)
         dtype = symbol_dtype(low, high)
+        entries: Integers
         if low < 0:
-            signs = signs_of(reader.take(positions.size), dtype)
+            entries = signs_of(reader.take(positions.size), dtype)
         else:
-            signs = np.ones(positions.size, dtype=dtype)
-        entries = signs
+            entries = np.ones(positions.size, dtype=dtype)
         largest, level = max(-low, high), 1
-        above, left = None, positions.size
+        supports: list[tuple[int, int, Numbers]] = []
+        left = positions.size
         while left and level < min(largest, NESTED):
             level += 1
-            nested = take_support(reader, left)
-            left = nested.size
-            if left:
-                above = nested if above is None else above.take(nested)
-                entries = signs.copy() if level == 2 else entries
-                entries[above] = signs.take(above) * level
-        if left and above is not None and largest > NESTED:
-            excesses = _take_excesses(reader, left, largest - NESTED)
-            entries[above] += signs.take(above) * excesses.astype(dtype)
+            nested: Numbers = take_support(reader, left)
+            size, left = left, nested.size
+            if left < size:
+                # All are held at once: long ones in half as many bytes.
+                nested = nested.astype(np.uint32) if left > BLOCK else nested
+                supports.append((size, level, nested))
+        if level > 1:
+            # From the largest ones outwards: what lies in a support is larger.
+            magnitudes = np.full(left, level, dtype=dtype)
+            if left and largest > NESTED:
+                excesses = _take_excesses(reader, left, largest - NESTED)
+                magnitudes += excesses.astype(dtype)
+            for size, above, nested in reversed(supports):
+                inner, magnitudes = magnitudes, np.full(size, above - 1, dtype=dtype)
+                magnitudes[nested] = inner
+            entries *= magnitudes
         if entries.size and not -low == high > 0:
             _check_range(entries, low, high)
         return Symbols(dim, low, high, entries, positions)

@@ -136,6 +136,13 @@ class Compressor(Parameters, ABC):
     ) -> int:
         """Return how many values go with those symbols."""
 
+    def most_nonzeros(self, dim: int, sizes: Sizes | None = None) -> int:
+        """Return how many symbols of a vector are not zero, but once in 10^8 vectors.
+
+        For a receiver, which need not decode more; `dim` where no bound is known.
+        """
+        return dim
+
     # --- Bounds, for subclasses -------------------------------------------------------
 
     def _omega(self, width: int) -> float:

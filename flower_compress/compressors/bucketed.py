@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,12 @@ class Bucketed(Compressor):
             for (_, rows, width), (entries, _) in zip(tables, parts, strict=True)
         )
 
+    def most_nonzeros(self, dim: int, sizes: Sizes | None = None) -> int:
+        """Return a bound of their number; see :meth:`Compressor.most_nonzeros`."""
+        tables = self._tables(dim, sizes)
+        mean = sum(rows * self._mean_nonzeros(width) for _, rows, width in tables)
+        return min(dim, math.ceil(mean + 10 * math.sqrt(mean)) + 50)
+
     # --- One table, for subclasses ----------------------------------------------------
 
     @abstractmethod
@@ -155,6 +162,10 @@ class Bucketed(Compressor):
     ) -> int:
         """Return the number of values of a table, by default one a row."""
         return rows
+
+    def _mean_nonzeros(self, width: int) -> float:
+        """Return how many symbols of a bucket are not zero in the mean, at most."""
+        return width
 
     # --- The scope --------------------------------------------------------------------
 

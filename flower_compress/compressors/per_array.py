@@ -17,6 +17,7 @@ from .compressed import Compressed
 from .identity import Identity
 from .parts import MAX_PARTS, Parts
 from .tables import Sizes
+from .tied import Tied
 
 __all__ = ["ArrayRule", "PerArray"]
 
@@ -133,7 +134,8 @@ class PerArray(Compressor):
             )
         pairs = tuple((_arrays(key), operator) for key, operator in rules.items())
         for operator in (*(operator for _, operator in pairs), default):
-            if not isinstance(operator, Compressor) or isinstance(operator, PerArray):
+            of_arrays = isinstance(operator, PerArray | Tied)
+            if of_arrays or not isinstance(operator, Compressor):
                 raise ConfigurationError(
                     "expected an operator without rules of its own for every rule and "
                     f"the default, got {operator!r}"

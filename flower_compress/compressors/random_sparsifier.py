@@ -39,6 +39,9 @@ class RandomSparsifier(Sparsifier):
     def _omega(self, width: int) -> float:
         return (1.0 - self.p) / self.p
 
+    def _mean_nonzeros(self, width: int) -> float:
+        return self.p * width
+
     def _compress(
         self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
     ) -> Part:

@@ -88,6 +88,12 @@ class StochasticQuantizer(Bucketed):
             return min(d / s**2, math.sqrt(d) / s)
         return min(d / (4.0 * s**2), (1.0 + math.sqrt(d)) / (2.0 * s))
 
+    def _mean_nonzeros(self, width: int) -> float:
+        """Return s^2 + s sqrt(d) for the 2-norm (QSGD, lemma 3.1)."""
+        if self.subtractive or self.norm != 2:
+            return width
+        return min(width, self.levels**2 + self.levels * math.sqrt(width))
+
     def _compress(
         self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
     ) -> Part:

@@ -65,6 +65,8 @@ class Tied(Compressor):
     wire_id: ClassVar[int] = 12
 
     def __post_init__(self) -> None:
+        if isinstance(self.operator, Tied):
+            raise ConfigurationError("expected an operator without ties of its own")
         copies = [copy for copy, _ in self.ties]
         originals = {original for _, original in self.ties}
         if (

@@ -43,6 +43,9 @@ class TopK(Count, Sparsifier):
     def _contraction(self, width: int) -> float:
         return self._share(width)
 
+    def _mean_nonzeros(self, width: int) -> float:
+        return self._count(width)
+
     def _compress(
         self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
     ) -> Part:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ..arguments import check_number
-from ..compressors import Identity, Vector
+from ..compressors import Compressor, Identity, Vector
 from ..errors import ConfigurationError
 from ..theory import memory_rate
 from .base import Link, SenderState, fold
@@ -66,6 +66,12 @@ class Memory(Link):
         if not self.compressor.unbiased:
             return 1.0
         return memory_rate(self.compressor.omega(dim))
+
+    def operators(self, *, begins: bool) -> tuple[Compressor, ...]:
+        """Return the operator, and where a memory begins with a dense vector that."""
+        if begins and self.initial == "first":
+            return self.compressor, Identity()
+        return (self.compressor,)
 
     @property
     def forgotten(self) -> tuple[tuple[int, int], ...]:

@@ -79,7 +79,7 @@ class ClientState:
         return b"".join((header, *(part for part in sections if part is not None)))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> ClientState | None:
+    def from_bytes(cls, data: bytes | memoryview) -> ClientState | None:
         """Rebuild a state; None if it is cut off, or of another format."""
         if len(data) < _HEADER.size or data[0] != _FORMAT:
             return None

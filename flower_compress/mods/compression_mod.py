@@ -14,12 +14,13 @@ from ..compressors import Vector
 from ..errors import OutOfSyncError, StalePacketError
 from ..links import ReceiverState, SenderState, accept
 from ..wire.agreement import PROTOCOL
-from ..wire.contract import Contract
+from ..wire.contract import BY_NODE, Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import model_record, records_of
 from .client_mod import ClientMod, reply_with, with_record
 from .client_state import ClientState
+from .untrained import UntrainedArrays
 
 __all__ = ["CompressionMod"]
 
@@ -53,8 +54,15 @@ class CompressionMod(ClientMod[ClientState]):
         hash), else its node id.
     state_dir : path, optional
         Folder in which the client keeps what it remembers of its links, in a file of
-        its own. Default: in ``Context.state``, which a SuperNode holds in memory, so
-        that a restarted device begins anew, at the cost of one dense model.
+        its own. Default: the one that the node names, by ``state-dir`` of its
+        configuration or by the environment's ``FLOWER_COMPRESS_STATE_DIR``. Without any
+        it is kept in ``Context.state``, which a SuperNode holds in memory, so that a
+        restarted device begins anew, at the cost of one dense model; on a SuperNode
+        more than 16 MiB are kept in a file in Flower's own folder.
+    max_dim : int, optional
+        Entries of the largest model that the client takes; a larger one is refused
+        before anything is allocated. Default: as many as the machine's memory, or the
+        container's share of it, has room for, at 40 bytes an entry.
 
     Notes
     -----
@@ -73,6 +81,7 @@ class CompressionMod(ClientMod[ClientState]):
 
     _state = ClientState
     _state_key = "flower_compress"
+    _untrained = UntrainedArrays()
 
     def _answer(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -94,7 +103,8 @@ class CompressionMod(ClientMod[ClientState]):
         identity = self._identity_of(context)
         state = self._load(context, identity, packet.session)
         if packet.greeting:
-            return _answer_greeting(msg, key, packet, identity, state)
+            number = context.node_id if _asks_for_node(packet) else identity
+            return _answer_greeting(msg, key, packet, number, state)
         if state is None:
             if packet.contract is None:
                 return _ask_for_contract(msg, key, packet)
@@ -104,9 +114,11 @@ class CompressionMod(ClientMod[ClientState]):
         elif packet.contract is not None:
             state = replace(state, contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
+        self._require_room(contract.layout)
         packet.require_dim(contract.layout.dim)
-        packet = packet.on(contract.downlink_channel(identity))
-        state = _on_channels(state, contract, identity)
+        number = context.node_id if contract.by_node else identity
+        packet = packet.on(contract.downlink_channel(number))
+        state = _on_channels(state, contract, number)
         try:
             state = _receive(state, packet, contract, trains=not _evaluates(msg))
         except StalePacketError:
@@ -126,7 +138,7 @@ class CompressionMod(ClientMod[ClientState]):
         if _evaluates(msg):
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
             reply = with_record(reply, _HEARD_KEY, packet_record(answer))
-            self._save(context, identity, state.to_bytes(packet.dim))
+            self._save(context, identity, state.session, state.to_bytes(packet.dim))
             return reply
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
@@ -134,12 +146,18 @@ class CompressionMod(ClientMod[ClientState]):
             _log.warning("CompressionMod: the server refused this client's last update")
             state = replace(state, sender=contract.uplink.refuse(state.sender))
         answer, sender = _answer(
-            packet, contract, identity, state.sender, update, exact_out
+            packet, contract, number, state.sender, update, exact_out
         )
+        (payload,) = answer.payloads
+        self._untrained.look(packet.session, contract.layout, update, payload.vector)
         reply = with_record(reply, key, packet_record(answer))
-        # Last of all: a client that fails before has not moved.
         state = replace(state, sender=sender)
-        self._save(context, identity, state.to_bytes(packet.dim))
+        if contract.downlink_rate is None and not contract.held:
+            # Every version is sent whole, and this one is trained on.
+            receiver = ReceiverState(state.receiver.newest)
+            state = replace(state, receiver=receiver, exact=b"")
+        # Last of all: a client that fails before has not moved.
+        self._save(context, identity, state.session, state.to_bytes(packet.dim))
         return reply
 
     def _update(
@@ -167,14 +185,18 @@ class CompressionMod(ClientMod[ClientState]):
         else:
             return None
         identity = self._identity_of(context)
-        state = self._load(context, identity, config[SESSION_KEY])
+        session = config[SESSION_KEY]
+        state = None
+        if isinstance(session, int):
+            state = self._load(context, identity, session)
         if state is None:
             raise OutOfSyncError(
                 "this client holds no model of the run to evaluate: train it first, "
                 'or evaluate with evaluate_on="received"'
             )
         contract = Contract.from_bytes(state.contract)
-        state = _on_channels(state, contract, identity)
+        number = context.node_id if contract.by_node else identity
+        state = _on_channels(state, contract, number)
         held = state.receiver.value(contract.downlink_rate)
         if held is None:
             raise OutOfSyncError("this client holds no model to evaluate")
@@ -215,11 +237,30 @@ def _receive(
     return replace(state, receiver=receiver, exact=packet.exact or b"")
 
 
+def _asks_for_node(greeting: Packet) -> bool:
+    """Whether the server takes a client's node id for its identity."""
+    try:
+        return bool(json.loads(greeting.contract or b"{}") == BY_NODE)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _answer_greeting(
     msg: Message, key: str, packet: Packet, identity: int, state: ClientState | None
 ) -> Message:
-    held = 0 if state is None else state.receiver.newest
-    about = {"protocol": PROTOCOL, "identity": identity, "held": held}
+    about: dict[str, object] = {
+        "protocol": PROTOCOL,
+        "identity": identity,
+        "held": 0,
+    }
+    if state is not None:
+        receiver, sender = state.receiver, state.sender
+        about |= {
+            "held": receiver.newest,
+            "crc": 0 if receiver.pending is None else receiver.pending.crc,
+            "base": receiver.version,
+            "sent": [sender.version, sender.pending_version],
+        }
     answer = Packet(
         session=packet.session, contract=json.dumps(about).encode(), greeting=True
     )

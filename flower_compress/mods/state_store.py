@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from logging import getLogger
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Context
 
 from ..arguments import folder_of
-from .state_file import StateFile
+from ..errors import WrongTypeError
+from .state_file import StateFile, tidy
 
-__all__ = ["StateStore"]
+__all__ = ["ENVIRONMENT_VARIABLE", "NODE_CONFIG_KEY", "StateStore"]
+
+NODE_CONFIG_KEY = "state-dir"
+"""Of a SuperNode's ``--node-config``: the folder for its clients' states."""
+ENVIRONMENT_VARIABLE = "FLOWER_COMPRESS_STATE_DIR"
+"""The same for all of a machine."""
 
 _log = getLogger("flwr")
-_FIELD = "state"
+_FIELD, _SAVED_AT, _FAILURES = "state", "saved-at", "failures"
+_CLIENT_APP = "flwr-clientapp"
+_SAFE_BYTES = 16 << 20
+"""Of a state in a SuperNode's context: the process of a client app has five seconds to
+hand it back once it has answered, else it is lost."""
+_SECONDS_TO_TIDY = 600.0
 
 
 class StateStore:
     """Bytes that a client keeps from message to message.
+
+    They are kept in ``Context.state``, or in a file: in the folder given, else the one
+    that the node's configuration names (``state-dir``), else the one of the environment
+    (``FLOWER_COMPRESS_STATE_DIR``). On a SuperNode more than 16 MiB go to a file in
+    Flower's own folder, which its process hands back for sure.
 
     Parameters
     ----------
     key : str
         Key of the record in ``Context.state``.
     folder : path, optional
-        Folder of a file instead, which survives the process.
+        Folder of a file, which survives the process.
     kind : str
         What the file's name begins with.
     """
@@ -37,27 +56,114 @@ class StateStore:
     ) -> None:
         self.key, self.kind = key, kind
         self.folder = folder_of("state_dir", folder)
+        self._tidied: dict[Path, float] = {}
 
-    def load(self, context: Context, identity: int) -> bytes | None:
-        """Return the bytes kept last, None if there are none."""
+    def load(
+        self, context: Context, identity: int, session: int
+    ) -> bytes | memoryview | None:
+        """Return the bytes kept last of a session, None if there are none.
+
+        What the context holds may be of another session.
+        """
         record = context.state.get(self.key)
         data = record.get(_FIELD) if isinstance(record, ConfigRecord) else None
-        if data is None and self.folder is not None:
-            data = StateFile(self.folder, identity, self.kind).read()
-        return data if isinstance(data, bytes) else None
+        kept = data if isinstance(data, bytes) else None
+        folder = self._folder(context) or _default_folder()
+        if folder is None:
+            return kept
+        file = StateFile(folder, identity, session, self.kind)
+        written = file.saved_at()
+        if written is None or (kept is not None and written < _saved_at(record)):
+            return kept
+        return file.read() or kept
 
-    def save(self, context: Context, identity: int, data: bytes) -> None:
-        """Keep the bytes; in memory, with a warning, if the folder is of no use."""
+    def save(self, context: Context, identity: int, session: int, data: bytes) -> None:
+        """Keep the bytes; in the context, with a warning, if a folder is of no use."""
+        named = self._folder(context)
+        folder = named or _default_folder()
+        if folder is None:
+            context.state[self.key] = ConfigRecord({_FIELD: data})
+            return
+        file = StateFile(folder, identity, session, self.kind)
+        is_new = file.saved_at() is None
+        if named is None and is_new and len(data) <= _SAFE_BYTES:
+            context.state[self.key] = ConfigRecord({_FIELD: data})
+            return
+        try:
+            file.write(data)
+        except OSError as error:
+            self._keep_in_context(context, data, folder, error)
+            return
+        context.state.pop(self.key, None)
+        if named is None and is_new:
+            _log.warning(
+                "The client's state of %d MB is kept in %s, since a SuperNode may lose "
+                "as much of Context.state: to have it elsewhere name a folder, as "
+                "--node-config 'state-dir=\"/var/lib/my-app\"'",
+                len(data) >> 20,
+                folder,
+            )
+        self._tidy(file.path)
+
+    def _folder(self, context: Context) -> Path | None:
+        """Return the folder that somebody has named."""
         if self.folder is not None:
-            try:
-                StateFile(self.folder, identity, self.kind).write(data)
-            except OSError as error:
-                _log.warning(
-                    "The client's state is kept in memory only, since state_dir cannot "
-                    "be written: %s",
-                    error,
-                )
-            else:
-                context.state.pop(self.key, None)
-                return
-        context.state[self.key] = ConfigRecord({_FIELD: data})
+            return self.folder
+        named = context.node_config.get(NODE_CONFIG_KEY)
+        if named is None:
+            named = os.environ.get(ENVIRONMENT_VARIABLE) or None
+        elif not isinstance(named, str) or not named:
+            raise WrongTypeError(
+                f"{NODE_CONFIG_KEY} of --node-config", "the path of a folder", named
+            )
+        return folder_of(NODE_CONFIG_KEY, named)
+
+    def _keep_in_context(
+        self, context: Context, data: bytes, folder: Path, error: OSError
+    ) -> None:
+        """Keep the bytes in the context, and say so, ever more rarely."""
+        record = context.state.get(self.key)
+        before = record.get(_FAILURES) if isinstance(record, ConfigRecord) else None
+        failures = 1 + (before if isinstance(before, int) else 0)
+        context.state[self.key] = ConfigRecord(
+            {_FIELD: data, _SAVED_AT: time.time_ns(), _FAILURES: failures}
+        )
+        if failures & (failures - 1) == 0:  # The 1st, 2nd, 4th, 8th time.
+            unsafe = ""
+            if len(data) > _SAFE_BYTES and _is_deployed():
+                unsafe = ", where a SuperNode may lose that much"
+            _log.warning(
+                "The client's state is kept in memory only%s, since %s cannot be "
+                "written (%d times by now): %s",
+                unsafe,
+                folder,
+                failures,
+                error,
+            )
+
+    def _tidy(self, keep: Path) -> None:
+        folder, now = keep.parent, time.monotonic()
+        if now - self._tidied.get(folder, -_SECONDS_TO_TIDY) >= _SECONDS_TO_TIDY:
+            self._tidied[folder] = now
+            tidy(folder, keep)
+
+
+def _saved_at(record: object) -> int:
+    saved_at = record.get(_SAVED_AT) if isinstance(record, ConfigRecord) else None
+    return saved_at if isinstance(saved_at, int) else 0
+
+
+def _is_deployed() -> bool:
+    """Whether this is the process that a SuperNode starts for a message."""
+    return any(Path(name).stem == _CLIENT_APP for name in sys.argv[:1])
+
+
+def _default_folder() -> Path | None:
+    """Return a folder that a SuperNode's client app can write: it is installed there.
+
+    None elsewhere: an engine that simulates clients keeps every context.
+    """
+    if not _is_deployed():
+        return None
+    home = os.environ.get("FLWR_HOME") or os.path.expanduser("~/.flwr")
+    return Path(home) / "flower-compress"

@@ -7,13 +7,17 @@ from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any, Self
 
-from ..errors import CorruptPacket
+from ..errors import CorruptPacket, shown
 from .layout import Layout
 
 __all__ = ["PROTOCOL", "Agreement"]
 
 PROTOCOL = 1
 """Version of the protocol above the packet format."""
+
+_MOST_BYTES = 1 << 23
+_MOST_KEPT = 1 << 18
+_LONGEST_REASON = 300
 
 
 class Agreement(ABC):
@@ -56,20 +60,32 @@ class Agreement(ABC):
         CorruptPacket
             If the bytes are no such contract, or one of another protocol.
         """
-        return cls._parse(data)
+        if len(data) > _MOST_BYTES:
+            raise CorruptPacket(
+                f"expected a contract of at most {_MOST_BYTES} bytes, got {len(data)}"
+            )
+        return cls._parse_once(data) if len(data) <= _MOST_KEPT else cls._parse(data)
 
     @classmethod
     @lru_cache(maxsize=64)
+    def _parse_once(cls, data: bytes) -> Self:
+        return cls._parse(data)
+
+    @classmethod
     def _parse(cls, data: bytes) -> Self:
         try:
             config = json.loads(data)
             protocol = config["protocol"]
             if protocol != PROTOCOL:
                 raise CorruptPacket(
-                    f"expected protocol {PROTOCOL}, got {protocol}: install the same "
-                    "major version of flower-compress at both ends"
+                    f"expected protocol {PROTOCOL}, got {str(protocol)[:20]}: install "
+                    "the same major version of flower-compress at both ends"
                 )
-            layout, seed = Layout.from_config(config["layout"]), int(config["seed"])
+            layout, seed = Layout.from_config(config["layout"]), config["seed"]
+            if type(seed) is not int:
+                raise CorruptPacket(
+                    f"expected a whole number as seed, got {shown(seed)}"
+                )
             return cls._of(layout, seed, config)
         except CorruptPacket:
             raise
@@ -81,4 +97,5 @@ class Agreement(ABC):
             TypeError,
             ValueError,
         ) as error:
-            raise CorruptPacket(f"not a contract: {error}") from error
+            reason = str(error)[:_LONGEST_REASON]
+            raise CorruptPacket(f"not a contract: {reason}") from error

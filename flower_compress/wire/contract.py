@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from ..errors import CorruptPacket
+from ..errors import CorruptPacket, shown
 from ..links import Channel, Link, get_link
 from ..streams import Purpose, Stream
 from .agreement import Agreement
 from .layout import Layout
 
-__all__ = ["Contract"]
+__all__ = ["BY_NODE", "Contract"]
+
+BY_NODE = {"identities": "node"}
+"""Term of a run in which a client is what its node id says. The greeting has it too."""
+
+_MOST_GROUPS = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Contract(Agreement):
         of its own. Tells the client which stream its payloads were drawn from.
     downlink : Link, optional
         The link on which the client receives, where its operators differ by array.
+    by_node : bool (default: False)
+        Whether a client's identity is its node id, whatever else it could be.
+    held : bool
+        Whether the client may be asked to evaluate the model that it trained on last,
+        and so has to keep it where its downlink needs none.
     """
 
     layout: Layout
@@ -44,6 +54,8 @@ class Contract(Agreement):
     seed: int
     downlink_groups: int | Literal["client"] = 1
     downlink: Link | None = None
+    by_node: bool = False
+    held: bool = False
 
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
@@ -67,11 +79,18 @@ class Contract(Agreement):
         }
         if self.downlink is not None:
             terms["downlink"] = self.downlink.config()
-        return terms
+        if self.held:
+            terms["held"] = True
+        return {**terms, **BY_NODE} if self.by_node else terms
 
     @classmethod
     def _of(cls, layout: Layout, seed: int, terms: dict[str, Any]) -> Self:
         rate, downlink = terms["downlink_rate"], terms.get("downlink")
+        (key, by_node), *_ = BY_NODE.items()
+        if terms.get(key, by_node) != by_node:
+            raise CorruptPacket(f"expected {key} to be {by_node!r}, got {terms[key]!r}")
+        if rate is not None and not 0.0 <= rate <= 1.0:
+            raise CorruptPacket(f"expected a rate in [0, 1], got {rate!r}")
         return cls(
             layout=layout,
             uplink=get_link(terms["uplink"]).bind(layout.shapes),
@@ -81,12 +100,14 @@ class Contract(Agreement):
             downlink=(
                 None if downlink is None else get_link(downlink).bind(layout.shapes)
             ),
+            by_node=key in terms,
+            held=bool(terms.get("held", False)),
         )
 
 
 def _groups(value: object) -> int | Literal["client"]:
     if value == "client":
         return "client"
-    if isinstance(value, int) and value >= 1:
+    if type(value) is int and 1 <= value <= _MOST_GROUPS:
         return value
-    raise CorruptPacket(f'expected a number of groups or "client", got {value!r}')
+    raise CorruptPacket(f'expected a number of groups or "client", got {shown(value)}')

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..coding import CODE_NAMES
-from ..compressors import Compressor, get_compressor
-from ..errors import CorruptPacket
+from ..compressors import Compressor, PerArray, Tied, get_compressor
+from ..errors import CorruptPacket, shown
 from ..links import Channel
 from ..streams import Purpose, Stream
 from .agreement import Agreement
@@ -80,6 +81,17 @@ class GossipContract(Agreement):
         """Whether there are estimates: a lossless operator needs none."""
         return self.residual and not self.compressor.lossless
 
+    def num_estimates(self, num_phases: int) -> int:
+        """Return how many vectors of float64 a node keeps of itself and of others.
+
+        Parameters
+        ----------
+        num_phases : int
+            Exchanges a round.
+        """
+        others = len(self.sources) if self.per_edge else 1
+        return num_phases * (len(self.targets) + others)
+
     @property
     def targets(self) -> tuple[int, ...]:
         """All for whom the node keeps an estimate of itself."""
@@ -115,28 +127,51 @@ class GossipContract(Agreement):
 
     @classmethod
     def _of(cls, layout: Layout, seed: int, terms: dict[str, Any]) -> Self:
-        receives, sends = _peers(terms["receives"]), _peers(terms["sends"])
+        node, compressor = _node(terms["node"]), get_compressor(terms["compressor"])
+        receives = tuple(_peers(node, peers) for peers in terms["receives"])
+        sends = tuple(_peers(node, peers) for peers in terms["sends"])
         if terms["code"] not in CODE_NAMES or not receives:
             raise CorruptPacket("a contract without a known code, or without peers")
         if len(receives) != len(sends):
             raise CorruptPacket("a contract whose two lists of peers differ in length")
+        if isinstance(compressor, PerArray | Tied):
+            raise CorruptPacket(f"expected one operator for all, got {compressor.name}")
         return cls(
             layout=layout,
-            node=int(terms["node"]),
+            node=node,
             algorithm=str(terms["algorithm"]),
-            parameters={str(k): float(v) for k, v in terms["parameters"].items()},
-            compressor=get_compressor(terms["compressor"]),
+            parameters={str(k): _number(v) for k, v in terms["parameters"].items()},
+            compressor=compressor,
             code=terms["code"],
-            rate=float(terms["rate"]),
+            rate=_share(terms["rate"]),
             residual=bool(terms["residual"]),
-            consensus_step=float(terms["consensus_step"]),
+            consensus_step=_share(terms["consensus_step"]),
             seed=seed,
             receives=receives,
             sends=sends,
         )
 
 
-def _peers(rounds: Any) -> tuple[Peers, ...]:
-    return tuple(
-        tuple((int(node), float(weight)) for node, weight in peers) for peers in rounds
-    )
+def _peers(node: int, peers: Any) -> Peers:
+    found = tuple((_node(peer), _share(weight)) for peer, weight in peers)
+    if len({node, *(peer for peer, _ in found)}) <= len(found):
+        raise CorruptPacket(f"the peers of node {node} are not different nodes")
+    return found
+
+
+def _node(value: object) -> int:
+    if type(value) is not int or not 0 <= value < EVERYONE:
+        raise CorruptPacket(f"expected the number of a node, got {shown(value)}")
+    return value
+
+
+def _share(value: object) -> float:
+    if not 0.0 < (number := _number(value)) <= 1.0:
+        raise CorruptPacket(f"expected a number in (0, 1], got {shown(value)}")
+    return number
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise CorruptPacket(f"expected a finite number, got {shown(value)}")
+    return float(value)

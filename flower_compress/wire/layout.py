@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,13 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from ..compressors import Vector
-from ..errors import ConfigurationError, LayoutMismatchError, NonFiniteError
+from ..errors import (
+    ConfigurationError,
+    CorruptPacket,
+    LayoutMismatchError,
+    NonFiniteError,
+    shown,
+)
 from .arrays import (
     array_of_bytes,
     decode_entries,
@@ -30,6 +37,13 @@ __all__ = ["EXACT_PATTERN", "Layout", "Tensor"]
 
 EXACT_PATTERN = r"(^|\.)(running_mean|running_var|num_batches_tracked)$"
 """Names of arrays that are never compressed: BatchNorm's statistics."""
+
+_MOST_TENSORS = 1 << 16
+_LONGEST_NAME = 1024
+_LONGEST_DTYPE = 16
+_MOST_DIMENSIONS = 64
+"""NumPy's and torch's limit."""
+_ADDRESSES = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,8 @@ class Tensor:
     Raises
     ------
     ConfigurationError
-        If there is no such array of floats, integers or booleans.
+        If there is no such array of floats, integers or booleans, or its name has more
+        than 1024 characters.
     """
 
     name: str
@@ -59,15 +74,35 @@ class Tensor:
     exact: bool
 
     def __post_init__(self) -> None:
-        if kind_of(self.dtype) not in ("f", "i", "u", "b"):
+        if len(self.name) > _LONGEST_NAME:
+            raise ConfigurationError(
+                f"array {shown(self.name)}: expected a name of at most "
+                f"{_LONGEST_NAME} characters, got {len(self.name)}"
+            )
+        known = len(self.dtype) <= _LONGEST_DTYPE and kind_of(self.dtype)
+        if known not in ("f", "i", "u", "b"):
             raise ConfigurationError(
                 f"array {self.name!r}: expected floats, integers or booleans, got "
-                f"dtype {self.dtype}"
+                f"dtype {self.dtype[:_LONGEST_DTYPE]}"
+            )
+        if len(self.shape) > _MOST_DIMENSIONS:
+            raise ConfigurationError(
+                f"array {self.name!r}: expected at most {_MOST_DIMENSIONS} dimensions, "
+                f"got {len(self.shape)}"
             )
         if min(self.shape, default=0) < 0:
             raise ConfigurationError(
                 f"array {self.name!r}: expected sizes >= 0, got shape {self.shape}"
             )
+        # A size of 0 does not count: NumPy has no such array either.
+        num_bytes = item_size(self.dtype)
+        for size in self.shape:
+            num_bytes *= max(size, 1)
+            if num_bytes >= _ADDRESSES:
+                raise ConfigurationError(
+                    f"array {self.name!r}: expected less than 2^63 bytes, got a shape "
+                    "of more"
+                )
 
     @property
     def size(self) -> int:
@@ -144,9 +179,26 @@ class Layout:
     ----------
     tensors : tuple[Tensor, ...]
         The arrays.
+
+    Raises
+    ------
+    ConfigurationError
+        If there are more than 65536 arrays, or two of one name.
     """
 
     tensors: tuple[Tensor, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.tensors) > _MOST_TENSORS:
+            raise ConfigurationError(
+                f"expected at most {_MOST_TENSORS} arrays, got {len(self.tensors)}"
+            )
+        names = Counter(tensor.name for tensor in self.tensors)
+        if len(names) < len(self.tensors):
+            ((name, count),) = names.most_common(1)
+            raise ConfigurationError(
+                f"expected arrays of different names, got {count} named {name!r}"
+            )
 
     @classmethod
     def of(cls, arrays: ArrayRecord, exact_pattern: str = EXACT_PATTERN) -> Layout:
@@ -166,6 +218,11 @@ class Layout:
     def dim(self) -> int:
         """Length d of the vector."""
         return sum(self.sizes)
+
+    @cached_property
+    def num_entries(self) -> int:
+        """Number of entries of all arrays, the exact ones too."""
+        return sum(tensor.size for tensor in self.tensors)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -327,10 +384,32 @@ class Layout:
 
     @classmethod
     def from_config(cls, config: Sequence[Sequence[Any]]) -> Layout:
-        """Rebuild a layout from :meth:`config`."""
-        return cls(
-            tuple(
-                Tensor(str(name), tuple(int(n) for n in shape), str(dtype), bool(exact))
-                for name, shape, dtype, exact in config
-            )
+        """Rebuild a layout from :meth:`config`, or what a stranger says is one.
+
+        Raises
+        ------
+        CorruptPacket
+            If it is none.
+        ConfigurationError
+            If there can be no such arrays.
+        """
+        if not isinstance(config, list) or not 1 <= len(config) <= _MOST_TENSORS:
+            count = len(config) if isinstance(config, list) else shown(config)
+            raise CorruptPacket(f"expected 1 to {_MOST_TENSORS} arrays, got {count}")
+        return cls(tuple(_tensor(*row) for row in config))
+
+
+def _tensor(name: object, shape: object, dtype: object, exact: object) -> Tensor:
+    if (
+        not isinstance(name, str)
+        or not isinstance(dtype, str)
+        or not isinstance(exact, bool)
+        or not isinstance(shape, list)
+        or not all(type(size) is int for size in shape)
+    ):
+        raise CorruptPacket(
+            "expected an array's name, shape, dtype and whether it is exact, got "
+            f"others for array {shown(name)}"
         )
+    name.encode()  # No halves of characters, which no message carries.
+    return Tensor(name, tuple(shape), dtype, exact)

@@ -66,6 +66,8 @@ _LETTER = struct.Struct("<IIBBQI")
 # Of a delivery.
 _CONTRACT, _MODEL, _TRAIN, _COLLECT = 1, 2, 4, 8
 _REBUILD, _WANT_SNAPSHOT, _FORGET, _EVALUATE = 16, 32, 64, 128
+# Of a letter.
+_SNAPSHOT, _NOTICE = 1, 2
 # Of a posting.
 _POSTED_MODEL, _RESYNC, _EMPTY = 1, 2, 4
 
@@ -88,6 +90,8 @@ class Letter:
         Exact length of what `data` carries, in bits, as the sender counts it.
     snapshot : bool
         Whether it replaces what the receiver holds of the sender.
+    notice : bool
+        In a posting: that a letter of `node` could not be read. It carries nothing.
     """
 
     node: int
@@ -96,6 +100,12 @@ class Letter:
     data: bytes
     num_bits: int
     snapshot: bool = False
+    notice: bool = False
+
+    @property
+    def kind(self) -> int:
+        """0 for a payload, 1 for a snapshot, 2 for a notice."""
+        return _NOTICE if self.notice else _SNAPSHOT * self.snapshot
 
     def estimate(self, dim: int) -> Estimate:
         """Return a snapshot's vector, shape (d,).
@@ -281,7 +291,8 @@ class Posting:
     exact : bytes
         The model's exact arrays.
     letters : tuple[Letter, ...]
-        Its payload, or one for each receiver; before them snapshots, if asked for.
+        Its payload, or one for each receiver; before them snapshots, if asked for, and
+        notices.
     """
 
     session: int
@@ -356,7 +367,7 @@ def payload_crc(letters: tuple[Letter, ...]) -> int:
     """Return the CRC-32 of all payloads among `letters`, one after the other."""
     crc = 0
     for letter in letters:
-        if not letter.snapshot:
+        if not letter.kind:
             crc = zlib.crc32(letter.data, crc)
     return crc
 
@@ -378,7 +389,7 @@ def _letter_parts(letters: tuple[Letter, ...]) -> Iterator[bytes]:
             letter.node,
             letter.version,
             letter.phase,
-            letter.snapshot,
+            letter.kind,
             letter.num_bits,
             len(letter.data),
         )
@@ -389,8 +400,12 @@ def _take_letters(rest: memoryview) -> Iterator[Letter]:
     while len(rest):
         if len(rest) < _LETTER.size:
             raise CorruptPacket(f"{len(rest)} bytes too many at the end of the mail")
-        node, version, phase, snapshot, bits, size = _LETTER.unpack_from(rest)
+        node, version, phase, kind, bits, size = _LETTER.unpack_from(rest)
         data, rest = take(rest[_LETTER.size :], size)
+        if kind > _NOTICE:
+            raise CorruptPacket(f"expected a letter of kind 0, 1 or 2, got {kind}")
         if bits > 8 * size:
             raise CorruptPacket(f"{size} bytes cannot carry {bits} bits")
-        yield Letter(node, version, phase, data, bits, bool(snapshot))
+        yield Letter(
+            node, version, phase, data, bits, kind == _SNAPSHOT, kind == _NOTICE
+        )

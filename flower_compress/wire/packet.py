@@ -27,8 +27,9 @@ its length in 4 bytes; their number is version - base if they are final, else 0 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord, RecordDict
 
@@ -52,6 +53,7 @@ __all__ = [
     "HEADER_BYTES",
     "SESSION_KEY",
     "STYPE",
+    "Header",
     "Packet",
     "bytes_beside",
     "find_packet",
@@ -70,6 +72,38 @@ HEADER_BYTES = _HEADER.size + CRC_BYTES
 
 _CONTRACT, _SNAPSHOT, _FINAL, _EXACT, _GREETING, _RESYNC = 1, 2, 4, 8, 16, 32
 _REFUSED, _MEMORY = 64, 128
+_ONLY_FROM_SERVER = _CONTRACT | _SNAPSHOT | _FINAL | _GREETING | _REFUSED | _MEMORY
+_SHORTEST_PAYLOAD = 2
+_LENGTH_BYTES = 4
+
+
+class Header(NamedTuple):
+    """What a packet says of itself, before anything else of it is read."""
+
+    flags: int
+    session: int
+    base: int
+    version: int
+    acked: int
+    detail: int
+    dim: int
+
+    @property
+    def resync(self) -> bool:
+        """Whether the client asks for the contract and a snapshot."""
+        return bool(self.flags & _RESYNC)
+
+    def require_dim(self, dim: int) -> None:
+        """Raise CorruptPacket unless the packet's vectors have length `dim`."""
+        _require_dim(dim, self.dim)
+
+    def require_reply(self) -> None:
+        """Raise CorruptPacket if it holds what no client answers a model with."""
+        if self.flags & _ONLY_FROM_SERVER:
+            raise CorruptPacket(
+                f"expected a client's answer, got a packet with flags {self.flags}: "
+                "only a server sends contracts, snapshots, memories or final payloads"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,16 +230,23 @@ class Packet:
 
     def require_dim(self, dim: int) -> None:
         """Raise CorruptPacket unless the packet's vectors have length `dim`."""
-        if self.dim != dim:
-            raise CorruptPacket(
-                f"expected a packet of vectors of length {dim}, got {self.dim}"
-            )
+        _require_dim(dim, self.dim)
 
     @classmethod
-    def parse(cls, data: bytes) -> Packet:
+    def parse(
+        cls, data: bytes, check: Callable[[Header], None] | None = None
+    ) -> Packet:
         """Read a packet; its payloads are decoded when they are used.
 
         So check :meth:`require_dim` first: that bounds what a payload may allocate.
+
+        Parameters
+        ----------
+        data : bytes
+            The packet.
+        check : Callable[[Header], None], optional
+            Called before anything behind the header is read; raises an error for a
+            packet that is not to be.
 
         Raises
         ------
@@ -213,7 +254,10 @@ class Packet:
             If the bytes are damaged, or are no packet.
         """
         numbers, rest = unseal(_HEADER, data, FORMAT_VERSION, "packet")
-        _, flags, session, base, version, acked, detail, dim = numbers
+        header = Header(*numbers[1:])
+        if check is not None:
+            check(header)
+        flags, session, base, version, acked, detail, dim = header
         contract, exact, snapshot, memory = None, None, None, None
         if flags & _CONTRACT:
             contract, rest = take_section(rest)
@@ -227,12 +271,14 @@ class Packet:
         if version < base:
             raise CorruptPacket(f"version {version} lies before its base {base}")
         count = version - base if final else int(len(rest) > 0)
+        if count and len(rest) < count * (_LENGTH_BYTES + _SHORTEST_PAYLOAD) - 4:
+            raise CorruptPacket(f"expected {count} payloads, got {len(rest)} bytes")
         payloads = []
         for _ in range(count - 1):
             payload, rest = take_section(rest)
-            payloads.append(Payload(payload, dim))
+            payloads.append(_payload(payload, dim))
         if count:
-            payloads.append(Payload(bytes(rest), dim))
+            payloads.append(_payload(bytes(rest), dim))
         elif len(rest):
             raise CorruptPacket(f"{len(rest)} bytes too many at the end of a packet")
         return _packet(
@@ -254,6 +300,19 @@ class Packet:
                 "memory": memory,
             }
         )
+
+
+def _require_dim(expected: int, got: int) -> None:
+    if got != expected:
+        raise CorruptPacket(
+            f"expected a packet of vectors of length {expected}, got {got}"
+        )
+
+
+def _payload(data: bytes, dim: int) -> Payload:
+    if len(data) < _SHORTEST_PAYLOAD:
+        raise CorruptPacket(f"a payload has at least 2 bytes, got {len(data)}")
+    return Payload(data, dim)
 
 
 def _packet(fields: dict[str, Any]) -> Packet:

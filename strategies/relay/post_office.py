@@ -10,6 +10,14 @@ away for so long that its letters took more room than a snapshot. Then the recei
 forgets what it holds (it keeps sums over neighbours only), the senders are asked for
 snapshots of their estimates, and letters go on from there.
 
+A node that could not read a letter says so. It is told to forget what it holds, and
+the senders are asked for snapshots, as above. After a few such letters the edge is
+*cut*, both ways: its ends forget each other, and none of its letters goes on. A node
+leaves out of its average what it does not hold, so the edge's weight moves to w_ii and
+w_jj, and the mixing matrix stays symmetric and doubly stochastic. A node that nobody
+can read is set apart so, edge by edge, and one that says so of others cuts off itself
+alone.
+
 Nothing is decoded here, and nothing is a model.
 """
 
@@ -17,6 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -25,9 +34,12 @@ from flower_compress.errors import CorruptPacket, OutOfSyncError
 from flower_compress.wire.mail import EVERYONE, Delivery, Letter, Posting
 
 from ..run.checkpoint import Arrays, Checkpoint
+from .letters import LETTER_BYTES, check_letters
 
 __all__ = ["Box", "PostOffice"]
 
+_log = getLogger("flwr")
+_MOST_UNREADABLE = 3
 _BYTES_A_FLOAT64 = 8
 _LEAST_ROOM = 1 << 16
 _SAVED = (
@@ -69,6 +81,10 @@ class Box:
         Whether it has a model, as it said last.
     forget : bool
         Whether the relay does not know what it took in of the node.
+    unreadable : dict[int, int]
+        How many letters of each in-neighbour the node could not read.
+    cut : set[int]
+        Neighbours whose edge to the node is left out.
     sent : Delivery, optional
         The last delivery, without its letters.
     """
@@ -84,12 +100,14 @@ class Box:
     model: bool = True
     begun: bool = False
     forget: bool = False
+    unreadable: dict[int, int] = field(default_factory=dict)
+    cut: set[int] = field(default_factory=set)
     sent: Delivery | None = None
 
     @property
     def num_bytes(self) -> int:
         """Size of the letters."""
-        return sum(len(letter.data) for letter in self.letters)
+        return sum(LETTER_BYTES + len(letter.data) for letter in self.letters)
 
 
 class PostOffice:
@@ -176,20 +194,14 @@ class PostOffice:
             raise CorruptPacket(
                 f"expected vectors of length {self._dim}, got {posting.dim}"
             )
-        readers = {EVERYONE, *self._readers[node]}
-        for letter in posting.letters:
-            known = letter.node in readers and letter.phase < self._num_phases
-            if not known or letter.version != posting.number:
-                raise CorruptPacket(
-                    f"node {node} posts a letter to node {letter.node}, phase "
-                    f"{letter.phase}, version {letter.version}, which is none of its "
-                    "neighbours, phases and deliveries"
-                )
-            size = _BYTES_A_FLOAT64 * self._dim
-            if letter.snapshot and len(letter.data) != size:
-                raise CorruptPacket(
-                    f"expected a snapshot of {size} bytes, got {len(letter.data)}"
-                )
+        check_letters(
+            node,
+            posting,
+            readers=self._readers[node],
+            sources=self._sources[node],
+            dim=self._dim,
+            num_phases=self._num_phases,
+        )
 
     def take_in(self, node: int, posting: Posting) -> None:
         """Take a checked posting in: what it confirms, and its letters."""
@@ -207,14 +219,18 @@ class PostOffice:
         box.model &= box.sent.model is None
         box.answered, box.begun = posting.number, not posting.empty
         box.sent = None  # A second answer to it would count once more.
-        payloads = [letter for letter in posting.letters if not letter.snapshot]
-        if payloads:
+        if not all(letter.kind for letter in posting.letters):
             box.acked, box.crc = posting.number, posting.crc
+        for letter in posting.letters:
+            if letter.notice and letter.node not in box.cut:
+                self._note_unreadable(letter.node, node)
         for reader in self._readers[node]:
+            if reader in box.cut:
+                continue
             letters = [
                 replace(letter, node=node)
                 for letter in posting.letters
-                if letter.node in (EVERYONE, reader)
+                if letter.node in (EVERYONE, reader) and not letter.notice
             ]
             broken = self.boxes[reader].broken
             if node in broken:
@@ -239,6 +255,37 @@ class PostOffice:
         if self._keeps_estimates and box.num_bytes > 2 * room:
             self._break(reader)
 
+    def _note_unreadable(self, sender: int, reader: int) -> None:
+        """Have what a node holds renewed; of a sender that fails again cut the edge."""
+        box = self.boxes[reader]
+        count = box.unreadable[sender] = box.unreadable.get(sender, 0) + 1
+        if count < _MOST_UNREADABLE:
+            _log.warning("Node %d could not read a letter of node %d", reader, sender)
+        else:
+            _log.warning(
+                "Node %d could not read %d letters of node %d: their edge is left out "
+                "from now on",
+                reader,
+                count,
+                sender,
+            )
+            box.cut.add(sender)
+            self.boxes[sender].cut.add(reader)
+            if self.is_apart(sender):
+                _log.warning("Node %d is set apart: nobody can read it", sender)
+            if self._keeps_estimates:
+                self._break(sender)
+        if self._keeps_estimates:
+            self._break(reader)
+
+    def is_apart(self, node: int) -> bool:
+        """Whether all who should hear a node could not read it."""
+        readers = self._readers[node]
+        return bool(readers) and all(
+            self.boxes[reader].unreadable.get(node, 0) >= _MOST_UNREADABLE
+            for reader in readers
+        )
+
     def lose(self, node: int) -> None:
         """Note that a node has lost its state, or never had any."""
         box = self.boxes[node]
@@ -249,7 +296,7 @@ class PostOffice:
         if self._keeps_estimates:
             self._break(node)
             for reader in self._readers[node]:
-                if node not in self.boxes[reader].broken:
+                if reader not in box.cut and node not in self.boxes[reader].broken:
                     self._break(reader)
 
     def lose_track(self) -> None:
@@ -270,6 +317,8 @@ class PostOffice:
             self._break(node)
             box.broken.clear()
             box.contract, box.model = True, True
+            box.unreadable.clear()
+            box.cut.clear()
             box.rebuild, box.forget, box.sent = False, False, None
 
     def _break(self, node: int) -> None:
@@ -279,7 +328,7 @@ class PostOffice:
         box.letters.clear()
         box.rebuild = True
         if self._keeps_estimates:
-            box.broken = set(self._sources[node])
+            box.broken = set(self._sources[node]) - box.cut
         if box.sent is not None:
             # If that asked it to forget, its answer is about the time before.
             box.sent = replace(box.sent, rebuild=False)
@@ -306,6 +355,8 @@ class PostOffice:
                         for a in box.letters
                     ],
                     "broken": sorted(box.broken),
+                    "unreadable": list(box.unreadable.items()),
+                    "cut": sorted(box.cut),
                     **{name: getattr(box, name) for name in _SAVED},
                 }
             )
@@ -321,5 +372,7 @@ class PostOffice:
                 letter = Letter(sender, version, phase, part, num_bits, snapshot)
                 box.letters.append(letter)
             box.broken = set(row["broken"])
+            box.unreadable = dict(row.get("unreadable", ()))
+            box.cut = set(row.get("cut", ()))
             for name in _SAVED:
                 setattr(box, name, row[name])

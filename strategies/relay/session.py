@@ -92,7 +92,7 @@ class RelaySession:
             mail_record(self._greeting), self._read_greeting, "GossipMod", self.ledger
         )
 
-    def _read_greeting(self, content: RecordDict) -> Greeted:
+    def _read_greeting(self, node_id: int, content: RecordDict) -> Greeted:
         """Read a node's answer to the greeting."""
         found = find_mail(content)
         if found is None:
@@ -107,6 +107,13 @@ class RelaySession:
                 "it answered with mail that is no answer to a greeting"
             )
         about = posting.letters[0]
+        n = len(self._contracts)
+        if not 0 <= about.node < n:
+            raise ConfigurationError(
+                f"a node says that it is number {about.node}, and the topology has "
+                f"nodes 0 to {n - 1}: start as many nodes as it has, each with its own "
+                "partition-id"
+            )
         return Greeted(about.node, about.version, about.phase)
 
     # -- who is there ----------------------------------------------------------------
@@ -126,31 +133,26 @@ class RelaySession:
         Raises
         ------
         ConfigurationError
-            If nodes are numbered otherwise than in the topology, or a grid of this
-            process has fewer.
+            If all nodes are numbered otherwise than in the topology, or a grid of this
+            process has too few that are not.
         """
         n = len(self._contracts)
         while True:
             node_ids = list(grid.get_node_ids())
             arrived = self.greetings.greet(
-                grid, node_ids, RECORD_KEY, config, CONFIG_KEY, timeout
+                grid, node_ids, RECORD_KEY, config, CONFIG_KEY, timeout, waits=begins
             )
-            for identity, held, _ in arrived:
-                if not 0 <= identity < n:
-                    raise ConfigurationError(
-                        f"a node says that it is number {identity}, and the topology "
-                        f"has nodes 0 to {n - 1}: start as many nodes as it has, each "
-                        "with its own partition-id"
-                    )
+            for identity, held, *_ in arrived:
                 if not held:
                     self.office.lose(identity)
             online = self.greetings.online(node_ids)
             if len(online) == n or (online and not begins):
                 return online
-            if len(node_ids) < n and isinstance(grid, KeepsClients):
+            if isinstance(grid, KeepsClients):
+                why = self.greetings.why_not()
                 raise ConfigurationError(
-                    f"expected {n} nodes, as the topology has, got {len(node_ids)} in "
-                    "this process, where no more will come"
+                    f"expected {n} nodes, as the topology has, got {len(online)} in "
+                    f"this process, where no more will come{why and '; '}{why}"
                 )
             _log.info("Waiting for nodes: %d of %d are there.", len(online), n)
             sleep(_RETRY_SECONDS)
@@ -246,7 +248,8 @@ class RelaySession:
             if posting.resync:
                 _log.info("node %d asks to be synchronised", node)
             self.office.take_in(node, posting)
-        if any(posting.letters for posting, _ in found.values()):
+        letters = (a for posting, _ in found.values() for a in posting.letters)
+        if any(not letter.notice for letter in letters):
             failures.count(len(found), [])
         elif not found:
             failures.count(0, reasons)
@@ -319,8 +322,9 @@ class RelaySession:
         self._begin_mail()
         self.office.restore(meta["boxes"], saved)
         if skip_to is None:
-            self.greetings.restore(meta["greetings"])
+            self.greetings.restore(meta["greetings"], heard=True)
         else:
+            self.greetings.restore(meta["greetings"], heard=False)
             self.number = max(self.number, skip_to)
             self.office.lose_track()
         initial = saved.find("initial")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from logging import getLogger
-from typing import Any, NamedTuple
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -21,25 +21,14 @@ from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.records import array_bytes
 
+from .claims import NOWHERE, Claims, Greeted
 from .refusals import refusal
 
 __all__ = ["Greeted", "Greetings"]
 
 _log = getLogger("flwr")
 _MAX_BACKOFF = 10
-_NOWHERE = 0
 _MOST_LISTED = 3
-
-
-class Greeted(NamedTuple):
-    """What a node says of itself."""
-
-    identity: int
-    """Its own number."""
-    held: int
-    """The newest version that it holds of this session, 0 for none."""
-    protocol: int
-    """The version of the protocol that it speaks."""
 
 
 class Greetings:
@@ -47,48 +36,64 @@ class Greetings:
 
     Flower draws node ids at random in every simulation and a restarted SuperNode may
     come back with another one. So each new node is greeted with a message that the
-    mod answers by itself, with the client's identity.
+    mod answers by itself, with the client's identity. What that is worth, see
+    :class:`Claims`.
+
+    Only where no client is there yet are answers waited for. Later nodes are greeted
+    beside the messages of a round, and their answers are read with the next call.
 
     Parameters
     ----------
     record : ArrayRecord
         The greeting.
-    read : Callable[[RecordDict], Greeted]
-        Reads an answer; raises FlowerCompressError if it is none.
+    read : Callable[[int, RecordDict], Greeted]
+        Reads the answer of a node; raises FlowerCompressError if it is none.
     mod : str
         Name of the mod that answers, for errors.
     ledger : Ledger
         Where greetings are billed.
+    trusted : bool (default: False)
+        See :class:`Claims`.
     """
 
     def __init__(
         self,
         record: ArrayRecord,
-        read: Callable[[RecordDict], Greeted],
+        read: Callable[[int, RecordDict], Greeted],
         mod: str,
         ledger: Ledger,
+        *,
+        trusted: bool = False,
     ) -> None:
         self._record, self._read, self._mod = record, read, mod
         self._ledger = ledger
-        self._by_node: dict[int, int] = {}
-        self._by_identity: dict[int, int] = {}
+        self._claims = Claims(trusted=trusted)
         self._calls = 0
+        # Of nodes that are not known: how often they were greeted in vain, the call
+        # with which it is their turn again, and what they answered last.
         self._failures: dict[int, int] = {}
         self._due: dict[int, int] = {}
-        self._superseded: set[int] = set()
+        self._refusals: dict[int, FlowerCompressError] = {}
+        self._pending: dict[str, int] = {}  # Nodes, by the id of the message to them.
 
     def identity(self, node_id: int) -> int | None:
         """Return the identity of what runs on a node, None if it is not known."""
-        return self._by_node.get(node_id)
+        return self._claims.identity(node_id)
 
     def node_id(self, identity: int) -> int:
         """Return the node on which a client runs, 0 if it has to be greeted anew."""
-        return self._by_identity.get(identity, _NOWHERE)
+        return self._claims.holder(identity)
 
     def online(self, node_ids: Iterable[int]) -> list[int]:
         """Return the identities of the greeted ones among those nodes, ascending."""
-        found = (self._by_node.get(node_id) for node_id in node_ids)
+        found = (self._claims.identity(node_id) for node_id in node_ids)
         return sorted(identity for identity in found if identity is not None)
+
+    def why_not(self) -> str:
+        """Return why connected nodes are no clients, "" if nothing is known of it."""
+        waiting = [self._claims.why(node_id) for node_id in self._claims.waiting()]
+        refused = [_listed(self._refusals)] if self._refusals else []
+        return "; ".join(refused + waiting[:_MOST_LISTED])
 
     def greet(
         self,
@@ -98,100 +103,181 @@ class Greetings:
         config: ConfigRecord,
         config_key: str,
         timeout: float,
+        *,
+        waits: bool = False,
     ) -> list[Greeted]:
-        """Greet the nodes that are new; return those that came, or moved.
+        """Greet the nodes that are new; return those that came, or moved, by now.
 
-        A node that does not answer is greeted again with the next call; one that cost
-        the whole timeout, or answered otherwise, after 2, 4, 8, ... calls as soon as
-        other clients are known.
+        A node that does not answer, or otherwise, is greeted again after 1, 2, 4, 8,
+        ... calls. Where no node is a client its answer is waited for.
+
+        Parameters
+        ----------
+        grid : Grid
+            The grid.
+        node_ids : Iterable[int]
+            All nodes that are connected.
+        key, config, config_key
+            Keys of the greeting and of the config beside it.
+        timeout : float
+            Seconds that nodes are given where their answers are waited for.
+        waits : bool (default: False)
+            Whether answers are waited for in any case.
 
         Raises
         ------
         MissingModError
-            If nodes answered, none of them through the mod, and no client is known.
+            If all nodes answered, none of them through the mod.
         ConfigurationError
-            If nodes answered, no client is known, and what is wrong at one of them is
-            something else: the order of its mods, its identity, its version. Or if two
-            of them say that they are the same client.
+            If all nodes answered, none of them is a client, and what is wrong at one of
+            them is something else: the order of its mods, its identity, its version.
         """
         self._calls += 1
+        node_ids = list(node_ids)
+        self._connect(node_ids)
+        arrived = self._take(self._collect(grid))
+        waits |= not any(self.identity(node_id) is not None for node_id in node_ids)
         new = [
             node_id
             for node_id in node_ids
-            if node_id not in self._by_node
-            and node_id not in self._superseded
-            and (not self._by_node or self._due.get(node_id, 0) <= self._calls)
+            if self._claims.is_new(node_id)
+            and (self._claims.is_empty or self._due.get(node_id, 0) <= self._calls)
         ]
         if not new:
-            return []
-        messages = []
-        for node_id in new:
-            content = RecordDict(
-                {
-                    key: ArrayRecord(dict(self._record.items())),
-                    config_key: ConfigRecord(dict(config)),
-                }
-            )
-            self._ledger.record_bytes("downlink", array_bytes(content), 0)
-            messages.append(Message(content, node_id, MessageType.TRAIN))
-        greeted: dict[int, Greeted] = {}
-        silence = OutOfSyncError("it did not answer")
-        reasons: dict[int, FlowerCompressError] = dict.fromkeys(new, silence)
-        started = time.monotonic()
-        replies = list(grid.send_and_receive(messages, timeout=timeout))
-        # Errors that Flower reports about a node do not come from its node id.
-        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-        for reply in replies:
-            node_id = asked.get(
-                reply.metadata.reply_to_message_id, reply.metadata.src_node_id
-            )
-            try:
-                greeted[node_id] = self._open(reply)
-                reasons.pop(node_id, None)
-            except FlowerCompressError as error:
-                reasons[node_id] = error
-        arrived = self._enrol(greeted)
-        refused = {
-            node_id: error
-            for node_id, error in reasons.items()
-            if not isinstance(error, OutOfSyncError)
-        }
-        if refused or time.monotonic() - started >= timeout:
-            for node_id in reasons:
-                failures = self._failures[node_id] = self._failures.get(node_id, 0) + 1
-                self._due[node_id] = self._calls + 2 ** min(failures, _MAX_BACKOFF)
-        if reasons:
-            self._complain(len(new), reasons, refused)
+            return arrived
+        messages = [self._greeting(node_id, key, config, config_key) for node_id in new]
+        if not waits:
+            for node_id in new:
+                self._put_off(node_id)
+        if waits or not self._push(grid, messages):
+            arrived += self._take(self._ask(grid, messages, timeout))
+        if self._claims.is_empty and self._refusals.keys() >= set(node_ids):
+            self._give_up()
         return arrived
 
-    def _complain(
-        self,
-        num_new: int,
-        reasons: dict[int, FlowerCompressError],
-        refused: dict[int, FlowerCompressError],
-    ) -> None:
-        vain = f"{len(reasons)} of {num_new} nodes were greeted in vain"
-        if refused and not self._by_node:
-            others = {
-                node_id: error
-                for node_id, error in refused.items()
-                if not isinstance(error, MissingModError)
-            }
-            if others:
-                raise ConfigurationError(f"{vain}: {_listed(others)}")
-            raise MissingModError(
-                f"{vain}, and none answered through {self._mod}: put it first in the "
-                f"client app, `ClientApp(mods=[{self._mod}(), ...])`. "
-                f"{_listed(refused)}"
-            )
-        listed = _listed(reasons)
-        _log.warning("%d nodes are left out for now: %s", len(reasons), listed)
+    def _connect(self, node_ids: list[int]) -> None:
+        """Forget what was with nodes that are gone; remind of those that wait."""
+        self._claims.connect(node_ids)
+        there = set(node_ids)
+        for noted in (self._failures, self._due, self._refusals):
+            for node_id in noted.keys() - there:
+                del noted[node_id]
+        for message_id, node_id in list(self._pending.items()):
+            if node_id not in there:
+                del self._pending[message_id]
+        for node_id in self._claims.waiting():
+            if self._due.get(node_id, 0) <= self._calls:
+                if node_id in self._due:
+                    self._claims.tell(node_id)
+                self._put_off(node_id)
 
-    def _open(self, reply: Message) -> Greeted:
+    def _put_off(self, node_id: int) -> None:
+        """Let the next greeting of a node wait; once a call."""
+        if self._due.get(node_id, 0) > self._calls:
+            return
+        failures = self._failures.get(node_id, 0)
+        self._failures[node_id] = failures + 1
+        self._due[node_id] = self._calls + 2 ** min(failures, _MAX_BACKOFF)
+
+    # -- asking --------------------------------------------------------------------
+
+    def _greeting(
+        self, node_id: int, key: str, config: ConfigRecord, config_key: str
+    ) -> Message:
+        content = RecordDict(
+            {
+                key: ArrayRecord(dict(self._record.items())),
+                config_key: ConfigRecord(dict(config)),
+            }
+        )
+        self._ledger.record_bytes("downlink", array_bytes(content), 0)
+        return Message(content, node_id, MessageType.TRAIN)
+
+    def _push(self, grid: Grid, messages: list[Message]) -> bool:
+        """Send greetings and do not wait; False for a grid that cannot."""
+        try:
+            ids = list(grid.push_messages(messages))
+        except NotImplementedError:
+            return False
+        if len(ids) != len(messages):  # It leaves out what it could not send.
+            ids = [message.metadata.message_id for message in messages]
+        silent = []
+        for message_id, message in zip(ids, messages, strict=True):
+            node_id = message.metadata.dst_node_id
+            if message_id:
+                self._pending[message_id] = node_id
+            if self._failures[node_id] > 1 and node_id not in self._refusals:
+                silent.append(node_id)
+        if silent:
+            _log.warning("%s: no answer to a greeting so far", _named(silent))
+        return True
+
+    def _ask(
+        self, grid: Grid, messages: list[Message], timeout: float
+    ) -> dict[int, Greeted]:
+        """Send greetings, and return the answers that come within the timeout."""
+        started = time.monotonic()
+        replies = list(grid.send_and_receive(messages, timeout=timeout))
+        cost_the_timeout = time.monotonic() - started >= timeout
+        for message in messages:  # Those that do not answer now may do so yet.
+            metadata = message.metadata
+            self._pending[metadata.message_id] = metadata.dst_node_id
+        greeted = self._open_all(replies)
+        silent = []
+        for message in messages:
+            node_id = message.metadata.dst_node_id
+            if node_id in greeted:
+                continue
+            if node_id in self._refusals or cost_the_timeout:
+                self._put_off(node_id)
+            if node_id not in self._refusals:
+                silent.append(node_id)
+        if silent:
+            _log.warning("%s: no answer to a greeting so far", _named(silent))
+        return greeted
+
+    # -- answers -------------------------------------------------------------------
+
+    def _collect(self, grid: Grid) -> dict[int, Greeted]:
+        """Return the answers to earlier greetings that have come by now."""
+        if not self._pending:
+            return {}
+        return self._open_all(list(grid.pull_messages(list(self._pending))))
+
+    def _open_all(self, replies: list[Message]) -> dict[int, Greeted]:
+        """Read answers; note of each node that gave another one what it was."""
+        greeted: dict[int, Greeted] = {}
+        refused: dict[int, FlowerCompressError] = {}
+        answered = set()
+        for reply in replies:
+            metadata = reply.metadata
+            # Errors that Flower reports about a node do not come from its node id.
+            node_id = self._pending.get(metadata.reply_to_message_id, NOWHERE)
+            answered.add(metadata.reply_to_message_id)
+            if reply.has_content():  # Nobody speaks for another one.
+                node_id = metadata.src_node_id
+            if node_id == NOWHERE:
+                continue  # An error, a second time.
+            try:
+                greeted[node_id] = self._open(node_id, reply)
+            except OutOfSyncError as error:
+                _log.warning("node %d is left out for now: %s", node_id, error)
+            except FlowerCompressError as error:
+                refused[node_id] = error
+        for message_id in answered:
+            self._pending.pop(message_id, None)
+        for node_id in greeted.keys() & refused.keys():
+            del refused[node_id]
+        self._refusals.update(refused)
+        if refused:
+            self._complain(refused)
+        return greeted
+
+    def _open(self, node_id: int, reply: Message) -> Greeted:
         if reply.has_error():
             raise refusal(reply.error, self._mod)
         self._ledger.record_bytes("uplink", array_bytes(reply.content), 0)
-        greeted = self._read(reply.content)
+        greeted = self._read(node_id, reply.content)
         if greeted.protocol != PROTOCOL:
             raise CorruptPacket(
                 f"expected protocol {PROTOCOL}, got {greeted.protocol}: install the "
@@ -199,58 +285,76 @@ class Greetings:
             )
         return greeted
 
-    def _enrol(self, greeted: dict[int, Greeted]) -> list[Greeted]:
+    def _take(self, greeted: dict[int, Greeted]) -> list[Greeted]:
         """Take in the nodes that answered, each with the identity it gave."""
-        nodes: dict[int, int] = {}
-        for node_id, (identity, _, _) in greeted.items():
-            other = nodes.setdefault(identity, node_id)
-            if other != node_id:
-                raise ConfigurationError(
-                    f"nodes {other} and {node_id} both say that they are client "
-                    f"{identity}: give each SuperNode its own partition-id, or the mod "
-                    "an `identity` function"
-                )
-        arrived = []
-        for identity, node_id in nodes.items():
-            before = self._by_identity.get(identity, _NOWHERE)
-            if before not in (_NOWHERE, node_id):
-                # It came back under another node id. The old one may be listed until
-                # its heartbeat is missed.
-                _log.warning(
-                    "client %d moves from node %d to node %d: if both are alive, give "
-                    "each SuperNode its own partition-id",
-                    identity,
-                    before,
-                    node_id,
-                )
-                self._superseded.add(before)
-                self._by_node.pop(before, None)
-            if before != node_id:  # Else a second answer, perhaps late.
-                arrived.append(greeted[node_id])
-            self._by_node[node_id] = identity
-            self._by_identity[identity] = node_id
-        return arrived
+        for noted in (self._failures, self._due, self._refusals):
+            for node_id in greeted:
+                noted.pop(node_id, None)
+        if greeted:
+            self._pending = {
+                message_id: node_id
+                for message_id, node_id in self._pending.items()
+                if node_id not in greeted
+            }
+        return self._claims.take(greeted)
+
+    def _complain(self, refused: dict[int, FlowerCompressError]) -> None:
+        """Log what nodes answered that are no clients."""
+        listed = _listed(refused)
+        _log.warning("%d nodes are left out for now: %s", len(refused), listed)
+        if any(isinstance(error, MissingModError) for error in refused.values()):
+            _log.warning("if %s is missing there, %s", self._mod, self._remedy)
+
+    @property
+    def _remedy(self) -> str:
+        return f"put it first in the client app, `ClientApp(mods=[{self._mod}(), ...])`"
+
+    def _give_up(self) -> None:
+        """Raise what is wrong at all nodes."""
+        refused = self._refusals
+        vain = f"{len(refused)} of {len(refused)} nodes were greeted in vain"
+        others = {
+            node_id: error
+            for node_id, error in refused.items()
+            if not isinstance(error, MissingModError)
+        }
+        if others:
+            raise ConfigurationError(f"{vain}: {_listed(others)}")
+        raise MissingModError(
+            f"{vain}, and none answered through {self._mod}: {self._remedy}. "
+            f"{_listed(refused)}"
+        )
+
+    def forget(self, identity: int) -> None:
+        """Forget a client: a node that says it is that one is a new one."""
+        self._claims.release(identity)
 
     # -- checkpoints ---------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:
-        """Return everything, for JSON."""
+        """Return everything but what is on its way, for JSON."""
         return {
-            "nodes": list(self._by_identity.items()),
+            "nodes": self._claims.save(),
             "calls": self._calls,
             "failures": list(self._failures.items()),
             "due": list(self._due.items()),
-            "superseded": sorted(self._superseded),
         }
 
-    def restore(self, meta: dict[str, Any]) -> None:
-        """Take over what :meth:`save` gave: the nodes are still the same ones."""
-        self._by_identity = dict(meta["nodes"])
-        self._by_node = {node: i for i, node in self._by_identity.items()}
-        self._calls = meta["calls"]
-        self._failures = dict(meta["failures"])
-        self._due = dict(meta["due"])
-        self._superseded = set(meta["superseded"])
+    def restore(self, meta: dict[str, Any], *, heard: bool) -> None:
+        """Take over what :meth:`save` gave.
+
+        Parameters
+        ----------
+        meta : dict[str, Any]
+            What was saved.
+        heard : bool
+            Whether the nodes are where they were then. If not, each is greeted anew,
+            and has the first claim to the identity that it had.
+        """
+        self._claims.restore(meta["nodes"], heard=heard)
+        if heard:
+            self._calls = meta["calls"]
+            self._failures, self._due = dict(meta["failures"]), dict(meta["due"])
 
 
 def _listed(reasons: dict[int, FlowerCompressError]) -> str:

@@ -98,7 +98,7 @@ def read_evaluations(
             if client.identity in answers:
                 raise StalePacketError("a second answer of the same client")
             if packet.resync:
-                synchronise(session, client)
+                synchronise(session, client, packet.version)
                 continue
             answers[client.identity] = _without_packet(msg)
         except FlowerCompressError as error:

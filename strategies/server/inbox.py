@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from logging import getLogger
 from typing import NamedTuple
 
@@ -17,9 +18,10 @@ from flower_compress.errors import (
     RefusedUpdateError,
     StalePacketError,
 )
-from flower_compress.wire.packet import Packet, bytes_beside, find_packet
+from flower_compress.wire.packet import Header, Packet, bytes_beside, find_packet
 from flower_compress.wire.records import array_bytes
 
+from .bounds import Given
 from .roster import Client
 from .session import Session
 from .uplink import Contribution
@@ -28,11 +30,14 @@ __all__ = ["Accepted", "Inbox", "note_held", "packet_of", "synchronise"]
 
 _log = getLogger("flwr")
 _SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
+_LONGEST_REASON = 300
+_ASKS = "asks to be synchronised"
 
 
 class Accepted(NamedTuple):
     """A reply that takes part in the round."""
 
+    identity: int
     part: Contribution
     exact: bytes
     message: Message
@@ -63,8 +68,9 @@ class Inbox:
             The replies that hold a content, and those that hold an error.
         """
         session = self._session
-        reasons = [f"{msg.error.reason}" for msg in errors]
-        for msg, reason in zip(errors, reasons, strict=True):
+        reasons = [f"{msg.error.reason}"[:_LONGEST_REASON] for msg in errors]
+        reasons += session.sync_budget.left_out()
+        for msg, reason in zip(errors, reasons, strict=False):
             if reason.startswith(_SPOILT):  # The client's own mod refused it.
                 self._count_refused(msg)
         accepted: dict[int, Accepted] = {}
@@ -75,7 +81,8 @@ class Inbox:
                     # A second answer to a message that reached it twice says nothing
                     # new; if it has lost its state since, it will say so again.
                     if client.identity not in accepted:
-                        synchronise(session, client)
+                        synchronise(session, client, packet.version)
+                        reasons.append(f"client {client.identity} {_ASKS}")
                     continue
                 if client.identity in accepted:
                     raise StalePacketError("a second answer of the same client")
@@ -83,12 +90,39 @@ class Inbox:
                     raise OutOfSyncError("expected an update, got none in the reply")
                 accepted[client.identity] = self._check(msg, client, packet)
             except FlowerCompressError as error:
-                reasons.append(f"{type(error).__name__}: {error}")
-                _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
-                if not isinstance(error, OutOfSyncError):
-                    self._count_refused(msg)
+                reasons.append(self._refuse(msg, error))
+        reasons += self._judge(accepted)
         session.downlinks.settle(len(session.roster))
         return [accepted[identity] for identity in sorted(accepted)], reasons
+
+    def _judge(self, accepted: dict[int, Accepted]) -> list[str]:
+        """Take out what is far from what others send; return why. Cap the weights."""
+        session = self._session
+        given = {
+            identity: Given(entry.part.norm, entry.part.weight, entry.exact)
+            for identity, entry in sorted(accepted.items())
+        }
+        refused, weights = session.bounds.judge(session.exact, given)
+        for identity, weight in weights.items():
+            entry = accepted[identity]
+            if weight != entry.part.weight:
+                part = replace(entry.part, weight=weight)
+                accepted[identity] = entry._replace(part=part)
+            session.sync_budget.pay(identity)
+        reasons = []
+        for identity, error in refused.items():
+            entry = accepted.pop(identity)
+            entry.part.end.refused = True
+            reasons.append(self._refuse(entry.message, error))
+        return reasons
+
+    def _refuse(self, msg: Message, error: FlowerCompressError) -> str:
+        """Log and count that a reply is left out; return why."""
+        reason = f"{type(error).__name__}: {error}"
+        _log.warning("node %d: %s", msg.metadata.src_node_id, reason)
+        if not isinstance(error, OutOfSyncError):
+            self._count_refused(msg)
+        return reason
 
     def _open(self, msg: Message) -> tuple[Client, Packet]:
         """Read a reply's packet, bill it, and note what the client holds."""
@@ -97,6 +131,7 @@ class Inbox:
         try:
             client, packet = packet_of(session, msg)
             packet = packet.on(session.contract.uplink_channel(client.identity))
+            session.uplinks.require_form(packet)
             payload_bits = packet.payload_bits + 8 * bytes_beside(msg.content)
         finally:
             session.ledger.record_bytes("uplink", num_bytes, payload_bits)
@@ -113,7 +148,7 @@ class Inbox:
         except (RefusedUpdateError, NonFiniteError, CorruptPacket):
             client.uplink.refused = True
             raise
-        return Accepted(part, exact, msg)
+        return Accepted(client.identity, part, exact, msg)
 
     def _count_refused(self, msg: Message) -> None:
         client = self._session.roster.find(msg.metadata.src_node_id)
@@ -127,9 +162,10 @@ def packet_of(session: Session, msg: Message) -> tuple[Client, Packet]:
     Raises
     ------
     OutOfSyncError
-        If a node wrote it that is no client any more, or it holds no packet.
+        If a node wrote it that is no client any more, or it holds no packet, or one of
+        another session.
     CorruptPacket
-        If the packet is damaged, or of vectors of another length.
+        If the packet is damaged, of vectors of another length, or no client's answer.
     """
     client = session.roster.find(msg.metadata.src_node_id)
     found = find_packet(msg.content)
@@ -139,10 +175,18 @@ def packet_of(session: Session, msg: Message) -> tuple[Client, Packet]:
         raise OutOfSyncError(
             "the reply holds no packet: is CompressionMod in the client app's mods?"
         )
-    packet = Packet.parse(found[1])
-    # Before anything is decoded: it bounds what decoding may allocate. A client that
-    # asks to be synchronised sends no vectors.
-    packet.require_dim(0 if packet.resync else session.layout.dim)
+
+    def check(header: Header) -> None:
+        if header.session != session.id:
+            raise OutOfSyncError("the reply belongs to another session")
+        header.require_reply()
+        # It bounds what decoding may allocate. A client that asks to be synchronised
+        # sends no vectors.
+        header.require_dim(0 if header.resync else session.layout.dim)
+
+    packet = Packet.parse(found[1], check)
+    if packet.resync and packet.payloads:
+        raise CorruptPacket("a client that asks to be synchronised sends no payload")
     return client, packet
 
 
@@ -154,8 +198,6 @@ def note_held(session: Session, client: Client, packet: Packet) -> None:
     OutOfSyncError
         If its reply answers anything but what it was sent last.
     """
-    if packet.session != session.id:
-        raise OutOfSyncError("the reply belongs to another session")
     if packet.version != client.downlink.sent:
         raise OutOfSyncError(
             f"expected an answer to version {client.downlink.sent}, got one to "
@@ -165,7 +207,16 @@ def note_held(session: Session, client: Client, packet: Packet) -> None:
         session.downlinks.acknowledge(client.identity, client.downlink, packet.version)
 
 
-def synchronise(session: Session, client: Client) -> None:
-    """Note that a client has lost what it held: it will be sent everything."""
-    _log.info("client %d asks to be synchronised", client.identity)
+def synchronise(session: Session, client: Client, version: int) -> None:
+    """Note that a client has lost what it held: it will be sent everything.
+
+    Parameters
+    ----------
+    session, client
+        The run, and who asks.
+    version : int
+        That of the message which it could not follow.
+    """
+    _log.info("client %d %s", client.identity, _ASKS)
+    session.sync_budget.ask(client.identity, version)
     session.downlinks.forget(client.identity, client.downlink)

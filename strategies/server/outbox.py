@@ -11,7 +11,7 @@ from flower_compress.wire.packet import Packet, packet_record
 from .roster import Client
 from .session import Session
 
-__all__ = ["Keys", "messages_with_model", "packets_with_model"]
+__all__ = ["Keys", "messages_with_model", "packets_with_model", "rests"]
 
 
 class Keys(NamedTuple):
@@ -44,6 +44,7 @@ def messages_with_model(
     """
     kind = MessageType.TRAIN if trains else MessageType.EVALUATE
     messages = []
+    clients = [client for client in clients if not rests(session, client)]
     packets = packets_with_model(session, clients, server_round, trains=trains)
     for client, packet in zip(clients, packets, strict=True):
         # One RecordDict a node: messages that share one would share its mutations.
@@ -55,6 +56,11 @@ def messages_with_model(
         )
         messages.append(Message(content, client.node_id, kind))
     return messages
+
+
+def rests(session: Session, client: Client) -> bool:
+    """Whether a client asks for the whole model too often to be sent it now."""
+    return client.downlink.held is None and session.sync_budget.rests(client.identity)
 
 
 def packets_with_model(
@@ -84,6 +90,7 @@ def _packet(
     is_new = end.held is None
     needed = session.downlinks.send(client.identity, end, session.model, trains=trains)
     has_it = end.held == needed.version
+    memory = session.uplinks.memory(client.uplink) if is_new else None
     acked, crc = session.uplinks.acked(client.uplink)
     client.uplink.asked += trains
     packet = Packet(
@@ -99,7 +106,7 @@ def _packet(
         contract=session.contract_bytes if is_new else None,
         exact=None if has_it else session.exact or None,
         refused=trains and client.uplink.refused,
-        memory=session.uplinks.memory(client.uplink) if is_new else None,
+        memory=memory,
     )
     if packet.final and packet.memory is None:
         group = session.downlinks.group(client.identity)

@@ -12,7 +12,7 @@ from flower_compress.wire.packet import packet_record
 from flower_compress.wire.records import array_bytes
 
 from .evaluation import EvaluateOn, evaluate_messages
-from .outbox import Keys, packets_with_model
+from .outbox import Keys, packets_with_model, rests
 from .plain import model_key, same_arrays, with_content
 from .roster import Client
 from .session import Session
@@ -101,9 +101,10 @@ class Outgoing:
             Whether the clients are to train, or to evaluate it before that round.
         """
         session, sent = self._session, {}
-        clients = [entry.client for entry in self.addressed]
+        awake = [e for e in self.addressed if not rests(session, e.client)]
+        clients = [entry.client for entry in awake]
         packets = packets_with_model(session, clients, server_round, trains=trains)
-        for entry, packet in zip(self.addressed, packets, strict=True):
+        for entry, packet in zip(awake, packets, strict=True):
             msg = with_content(entry.message, entry.key, packet_record(packet))
             dense = array_bytes(msg.content) - len(packet.data)
             if dense:  # Other arrays of the strategy, as they are.

@@ -6,19 +6,22 @@ from logging import getLogger
 from typing import NamedTuple
 
 import numpy as np
-from flwr.app import ArrayRecord, Error, Message
+from flwr.app import ArrayRecord, Error, Message, MetricRecord
 from flwr.common.constant import ErrorCode
 
-from flower_compress.errors import NonFiniteError
+from flower_compress.errors import ConfigurationError, NonFiniteError, shown
 from flower_compress.wire.packet import find_packet
+from flower_compress.wire.records import records_of
 
 from .inbox import Accepted, Inbox
+from .metrics import usual_replies
 from .plain import clipped, with_content
 from .session import Session
 
-__all__ = ["Asked", "plain_replies"]
+__all__ = ["Asked", "plain_replies", "unusable"]
 
 _log = getLogger("flwr")
+_ODD = "RefusedUpdateError: its metrics or arrays are unlike those of most others"
 _UNUSABLE = "its answer could not be used: the server's log says why"
 _LATE = "StalePacketError: an answer to an earlier round: late"
 
@@ -35,7 +38,11 @@ class Asked(NamedTuple):
 
 
 def plain_replies(
-    session: Session, replies: list[Message], asked: Asked, norm: float | None
+    session: Session,
+    replies: list[Message],
+    asked: Asked,
+    norm: float | None,
+    weighted_by: str,
 ) -> tuple[list[Message], int, list[str]]:
     """Return plain replies, how many of them hold a content, and why others do not.
 
@@ -52,6 +59,8 @@ def plain_replies(
         What was sent.
     norm : float, optional
         The largest distance from the model that the strategy counts on.
+    weighted_by : str
+        Key of the weights that it looks at.
     """
     errors = [msg for msg in replies if msg.has_error()]
     packed: list[Message] = []
@@ -61,12 +70,13 @@ def plain_replies(
             has_model = msg.metadata.src_node_id in asked.sent
             is_ours = has_model or find_packet(msg.content) is not None
             (packed if is_ours else others).append(msg)
-    inbox = Inbox(session, lambda msg: 1.0)  # Weights are the strategy's matter.
+    inbox = Inbox(session, _alike)
     accepted, reasons = inbox.read(packed, errors)
     model = None
     if norm is not None:
         model = session.layout.unflatten(session.model, session.exact)
-    plain, used = [], []
+    plain: list[Message] = []
+    used: dict[int, Accepted] = {}
     for entry in accepted:
         if entry.message.metadata.src_node_id not in asked.sent:
             reasons.append(_LATE)
@@ -81,16 +91,37 @@ def plain_replies(
             record = clipped(record, model, norm)
         found = find_packet(entry.message.content)
         plain.append(with_content(entry.message, found and found[0], record))
-        used.append(entry)
-    session.uplinks.take_in([entry.part for entry in used])
-    unheard = {msg.metadata.src_node_id for msg in packed}
-    unheard -= {entry.message.metadata.src_node_id for entry in used}
-    unusable = [
-        Message(Error(ErrorCode.UNKNOWN, _UNUSABLE), reply_to=asked.sent[node_id])
-        for node_id in sorted(unheard & asked.sent.keys())
-    ]
+        used[entry.message.metadata.src_node_id] = entry
+    plain = usual_replies(session, plain, weighted_by, session.bounds.weights)
+    usual = {msg.metadata.src_node_id for msg in plain}
+    for node_id in used.keys() - usual:
+        reasons.append(_ODD)
+        _refuse(session, used.pop(node_id), _ODD)
+    session.departures.end(entry.identity for entry in used.values())
+    session.uplinks.take_in([entry.part for entry in used.values()])
+    unheard = {msg.metadata.src_node_id for msg in packed} - used.keys()
     plain += others
-    return [*plain, *errors, *unusable], len(plain), reasons
+    left_out = unusable(asked.sent, unheard)
+    return [*plain, *errors, *left_out], len(plain), reasons
+
+
+def _alike(msg: Message) -> float:
+    """Return 1, weights are looked at later; refuse what Flower would not have sent."""
+    for metrics in records_of(msg.content, MetricRecord):
+        for key, value in metrics.items():
+            if type(value) not in (int, float, list):
+                raise ConfigurationError(
+                    f"metric {key!r}: expected a number or a list, got {shown(value)}"
+                )
+    return 1.0
+
+
+def unusable(sent: dict[int, Message], node_ids: set[int]) -> list[Message]:
+    """Return an error for each of those nodes that was sent a message."""
+    return [
+        Message(Error(ErrorCode.UNKNOWN, _UNUSABLE), reply_to=sent[node_id])
+        for node_id in sorted(node_ids & sent.keys())
+    ]
 
 
 def _weights(session: Session, entry: Accepted) -> ArrayRecord:

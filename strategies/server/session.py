@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Iterable
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,13 @@ from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, NUMBER, ROWS, TABLE, fields
 from ..run.model_arrays import check_arrays
 from .composition import Composition
+from .departures import Departures
 from .downlink import Downlinks
 from .roster import Roster
+from .sync_budget import SyncBudget
 from .uplink import Contribution, Uplinks
 from .vector_store import VectorStore
 
@@ -37,6 +42,8 @@ class Session:
         The initial model.
     ledger : Ledger, optional
         Where what is sent is added; a new one by default.
+    keeps_held : bool
+        Whether clients are asked to evaluate what they trained on last.
 
     Raises
     ------
@@ -59,10 +66,18 @@ class Session:
         What clients are told with their first model.
     downlinks, uplinks, roster
         All clients, with the server's ends of their links.
+    departures : Departures
+        Which of them are gone.
     ledger : Ledger
         What was sent.
     refused : Counter[int]
         How many updates were refused, by client.
+    odd_metrics : Counter[int]
+        How many replies' metrics were left out, by client.
+    bounds : Bounds
+        What a client may contribute, by what the others do.
+    sync_budget : SyncBudget
+        How often clients may ask for everything anew.
     update_norm : float
         ||u|| of the last round's update.
     damping : float
@@ -74,16 +89,20 @@ class Session:
         composition: Composition,
         arrays: ArrayRecord,
         ledger: Ledger | None = None,
+        *,
+        keeps_held: bool = False,
     ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
-        check_arrays(layout)
+        check_arrays(
+            layout, composition.uplink.compressor, composition.downlink.compressor
+        )
         self.layout = layout
         self.id = secrets.randbits(32) or 1
         self._take_over(arrays, "the initial model")
-        self._unresolved = composition
+        self._unresolved, self._keeps_held = composition, keeps_held
         self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
-        self.refused = Counter[int]()
+        self.refused, self.odd_metrics = Counter[int](), Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
         self._begin_ends()
@@ -95,6 +114,8 @@ class Session:
             composition.seed,
             composition.groups,
             downlink if isinstance(downlink.compressor, Parts | Tied) else None,
+            by_node=composition.identities == "node",
+            held=keeps_held and self.downlinks.receiver_rate is None,
         )
         self.contract_bytes = self.contract.to_bytes()
 
@@ -117,8 +138,15 @@ class Session:
             links.uplink_memory,
             store,
             links.max_update_norm,
+            measures=links.max_norm_ratio is not None,
+            trusted=links.identities == "trusted",
         )
-        self.roster = Roster(self.id, self.downlinks, self.uplinks, self.ledger)
+        self.bounds = links.bounds(self.layout)
+        self.sync_budget = SyncBudget()
+        self.roster = Roster(
+            self.id, self.downlinks, self.uplinks, self.ledger, links.identities
+        )
+        self.departures = Departures(self.roster, self.uplinks, links.forget_after)
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
         """Take over a model that is not the one of the last round.
@@ -160,9 +188,36 @@ class Session:
         damping : float
             What every update is multiplied with.
         """
-        session = Session(self._unresolved, arrays, self.ledger)
+        session = Session(
+            self._unresolved, arrays, self.ledger, keeps_held=self._keeps_held
+        )
         session.refused, session.damping = self.refused, damping
+        session.odd_metrics = self.odd_metrics
+        session.roster.keep_claims(self.roster)
         return session
+
+    # -- clients that leave ----------------------------------------------------------
+
+    def begin_training(self, there: Iterable[int]) -> None:
+        """Begin a training with the clients of those identities connected."""
+        for identity in self.departures.begin(there):
+            self._forget_counts(identity)
+
+    def forget(self, identity: int) -> None:
+        """Forget a client.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is not known.
+        """
+        self.roster.forget([identity])
+        self._forget_counts(identity)
+
+    def _forget_counts(self, identity: int) -> None:
+        self.sync_budget.forget(identity)
+        for counter in (self.refused, self.odd_metrics):
+            counter.pop(identity, None)
 
     # -- the server's step -----------------------------------------------------------
 
@@ -206,6 +261,13 @@ class Session:
         self.arrays = self.layout.unflatten(self.model, self.exact)
         return True
 
+    def on_the_way_to(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the model that goes `damping` of the way to another."""
+        model, exact = self.layout.flatten(arrays)
+        with np.errstate(over="ignore", invalid="ignore"):  # check_finite says so
+            model = self.model + np.float32(self.damping) * (model - self.model)
+        return self.layout.unflatten(model, exact)
+
     def pause(self) -> None:
         """Note a round without a step."""
         if self.composition.downlink_carries == "update":
@@ -245,10 +307,14 @@ class Session:
             "damping": self.damping,
             "ledger": self.ledger.as_dict(),
             "refused": list(self.refused.items()),
+            "odd_metrics": list(self.odd_metrics.items()),
+            "bounds": self.bounds.save(),
+            "sync_budget": self.sync_budget.save(),
             "optimizer": list(self._optimizer_state),
             "downlinks": self.downlinks.save(arrays),
             "uplinks": self.uplinks.save(arrays),
             "roster": self.roster.save(arrays),
+            "departures": self.departures.save(),
         }
 
     def restore(self, saved: Checkpoint, skip_to: int | None) -> None:
@@ -262,19 +328,41 @@ class Session:
             The version from which the links go on, where clients are not back where
             they were then and have to be greeted anew; None if they are.
         """
-        meta = saved.meta
+        meta = fields(
+            saved.meta,
+            session=COUNT,
+            damping=NUMBER,
+            ledger=TABLE,
+            refused=ROWS,
+            odd_metrics=ROWS,
+            bounds=TABLE,
+            sync_budget=ROWS,
+            departures=TABLE,
+            optimizer=ROWS,
+            downlinks=TABLE,
+            uplinks=TABLE,
+            roster=TABLE,
+        )
         self.id, self.damping = meta["session"], meta["damping"]
-        self.model = saved.array("model")
-        self.exact = saved.array("exact").tobytes()
+        self.model = saved.array("model", (self.layout.dim,), np.float32)
+        self.exact = saved.array("exact", (len(self.exact),), np.uint8).tobytes()
         self._optimizer_state = {
             name: saved.array(f"optimizer/{name}") for name in meta["optimizer"]
         }
         self.ledger = Ledger.from_dict(meta["ledger"])
-        self.refused = Counter(dict(meta["refused"]))
+        self.refused = _counter(meta["refused"])
+        self.odd_metrics = _counter(meta["odd_metrics"])
         self._begin_ends()
+        self.bounds.restore(meta["bounds"])
+        self.sync_budget.restore(meta["sync_budget"])
         self.downlinks.restore(meta["downlinks"], saved)
         self.uplinks.restore(meta["uplinks"], saved)
         self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)
+        self.departures.restore(meta["departures"])
         if skip_to is not None:
             self.downlinks.skip_to(skip_to)
         self.arrays = self.layout.unflatten(self.model, self.exact)
+
+
+def _counter(rows: list[Any]) -> Counter[int]:
+    return Counter({index(identity): index(count) for identity, count in rows})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from logging import getLogger
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -22,25 +23,28 @@ from flower_compress.wire.records import array_bytes, uniform_mean
 
 from ..run.step_size import StepSize
 from .arrays import SmallArrays
+from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .composition import Composition
-from .downlink import DownlinkMemory, Groups, ResetEvery
+from .departures import FORGET_AFTER
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
-from .inbox import Inbox
+from .inbox import Accepted, Inbox
+from .metrics import mean_metrics, mean_of_evaluations
 from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, messages_with_model
-from .participants import Participants
-from .recovery import GuardedStep, Recovery
+from .participants import Participants, check_participation
+from .recovery import GuardedStep, OnDivergence, Recovery
+from .roster import Identities
 from .sampling import Sampling
 from .session import Session
 from .session_strategy import SessionStrategy
 from .uplink import UplinkMemory
 from .watch import NoiseWatch
-from .weighting import UNIFORM, mean_metrics, weight_of
+from .weighting import UNIFORM, weight_of
 
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
-OnDivergence = Literal["warn", "repair"]
 _CLIPPING_NORM = "clipping_norm"
 """Flower's wrappers for privacy at the clients tell them so what to clip to."""
 
@@ -56,7 +60,8 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                              w += what arrives of u  (degraded)
 
     Arrays that are equal in the initial model, as those of layers that share their
-    weights, are sent once as long as they are, and so stay equal.
+    weights, are compressed once as long as they are, and so stay equal; what travels
+    dense holds them all.
 
     The clients need :class:`~flower_compress.CompressionMod` and no configuration.
     The algorithms of this package are this class with their links filled in.
@@ -119,14 +124,39 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         with that probability.
     max_update_norm : float, optional
         An update of larger Euclidean norm is refused, as one with NaN or infinity
-        always is: counted, logged, and the client is told with the next message.
+        always is: counted, logged, and the client is told with the next message. With
+        ``uplink_memory="mean"`` lengths are known to about a tenth, and up to half as
+        much again is taken in.
+    max_norm_ratio : float or None (default: 1000)
+        So is an update that many times longer than the median client's, times what the
+        operator's own noise makes of it (:class:`~.bounds.NormBound`), as soon as three
+        clients were heard; and exact arrays as far from the model's
+        (:class:`~.bounds.ExactBounds`). None for neither.
+    max_weight_ratio : float or None (default: 1000)
+        A client counts with no more than that many times the median of the clients'
+        weights, and what is more is logged. None for no cap.
+    forget_after : int or None (default: 50)
+        A client that took no part in so many rounds in a row in which it could have,
+        since it was not connected, or was asked and gave no usable answer, is gone: its
+        memory leaves the mean, and all that is kept of it is freed. If it comes back it
+        begins as a new one. None to keep all for ever. See :class:`Departures`, and
+        :meth:`forget`.
+    identities : {"claimed", "trusted", "node"} (default: "claimed")
+        What it is worth that a client says who it is (its ``partition-id``, or what the
+        mod's `identity` gives). A claim: an identity belongs to the node that had it
+        first as long as that is connected, another one that claims it is left out, and
+        a client's uplink memory is sent to the node that built it only; on another one
+        the client begins with none, which costs a few noisy rounds. Trusted: who claims
+        an identity takes it over at once, with its memory. Or none: a client is what
+        its node id says, which Flower's node authentication ties to a key and keeps
+        over restarts; without that, a SuperNode that restarts is a new client.
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
     on_divergence : {"warn", "repair"} (default: "warn")
         What happens when the noise of compression feeds itself, so that updates grow
-        exponentially: it is logged, with what to change; or the server also goes back
-        to an earlier model, sends it dense, and takes smaller steps from there on, half
-        of what the links bear.
+        exponentially, or every answer of a round is NaN or infinite: it is logged, with
+        what to change; or the server also goes back to an earlier model, sends it
+        dense, and takes smaller steps from there on, half of what the links bear.
     weighted_by_key : str or None (default: "num-examples")
         Key in the clients' metrics that holds their weight, a number >= 0, of which a
         client with 0 has no say; None weights all alike, as the papers do.
@@ -144,6 +174,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
     refused : Counter[int]
         How many updates were refused, here or by the client's own mod, by the client's
         identity.
+    odd_metrics : Counter[int]
+        How many replies' metrics were left out, since they are unlike those of most
+        others or hold no weight, by the client's identity.
     resumed_from : int
         The round of the checkpoint that the run went on from, 0 for a new run.
     """
@@ -169,6 +202,10 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         spill_dir: str | os.PathLike[str] | None = None,
         sampling: Sampling = "fixed",
         max_update_norm: float | None = None,
+        forget_after: int | None = FORGET_AFTER,
+        max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
+        max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
+        identities: Identities = "claimed",
         min_replies: int = 1,
         on_divergence: OnDivergence = "warn",
         weighted_by_key: str | None = "num-examples",
@@ -184,7 +221,10 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self.reset_every: ResetEvery = reset_every
         self.memory_budget = memory_budget
         self.spill_dir = folder_of("spill_dir", spill_dir)
-        self.max_update_norm = max_update_norm
+        self.forget_after = forget_after
+        self.max_update_norm, self.max_norm_ratio = max_update_norm, max_norm_ratio
+        self.max_weight_ratio = max_weight_ratio
+        self.identities: Identities = identities
         self._compose()  # Refuses what cannot work together.
         for name, value, choices in (
             ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
@@ -198,6 +238,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
+        check_participation(self)
         self.evaluate_on: EvaluateOn = evaluate_on
         self.min_replies = min_replies
         self.sampling: Sampling = sampling
@@ -226,10 +267,16 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             self.spill_dir,
             self.max_update_norm,
             self.small_arrays,
+            self.forget_after,
+            self.max_norm_ratio,
+            self.max_weight_ratio,
+            self.identities,
         )
 
     def _begin(self, arrays: ArrayRecord) -> None:
-        session = self._session = Session(self._compose(), arrays)
+        held = self.evaluate_on == "held"
+        session = Session(self._compose(), arrays, keeps_held=held)
+        self._session = session
         name = self.name or type(self).__name__
         self._watch = NoiseWatch(name, session.composition, session.layout.dim)
         repairs = self.on_divergence == "repair"
@@ -285,7 +332,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             session.roster, grid, config, self._keys, self._greeting_timeout
         )
         num_clients = len(clients)
+        session.begin_training(client.identity for client in clients)
         clients = participants.draw(clients, server_round)
+        session.departures.ask(client.identity for client in clients)
         self._watch.begin(num_clients, len(clients))
         self._refused_before = self.refused.total()
         return messages_with_model(
@@ -299,11 +348,15 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         session = self._session
         if session is None:
             return None, None
+        if self.fraction_train == 0.0:  # Nobody was asked.
+            session.pause()
+            return session.arrays, None
         valid, errors = self._check_and_log_replies(
             list(replies), is_train=True, validate=False
         )
         inbox = Inbox(session, lambda msg: weight_of(msg, self.weighted_by_key))
         accepted, reasons = inbox.read(valid, errors)
+        session.departures.end(entry.identity for entry in accepted)
         self._failures.count(len(accepted), reasons)
         if len(accepted) < self.min_replies:
             _log.warning(
@@ -313,14 +366,26 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                 self.min_replies,
             )
             session.pause()
+            if not accepted:
+                session = self._session = self._step.without_replies(
+                    session, server_round, reasons
+                )
             return session.arrays, None
-        session = self._session = self._step.take(session, accepted, server_round)
-        metrics = self._train_metrics([entry.message for entry in accepted])
-        return session.arrays, metrics
+        parts = [entry.part for entry in accepted]
+        exact = [entry.exact for entry in accepted]
+        step = partial(session.step, parts, exact, server_round)
+        session = self._session = self._step.take(session, server_round, step)
+        return session.arrays, self._train_metrics(session, accepted)
 
-    def _train_metrics(self, replies: list[Message]) -> MetricRecord:
+    def _train_metrics(
+        self, session: Session, accepted: list[Accepted]
+    ) -> MetricRecord:
         metrics = mean_metrics(
-            replies, self.weighted_by_key, self.train_metrics_aggr_fn
+            session,
+            [entry.message for entry in accepted],
+            [entry.part.weight for entry in accepted],
+            self.weighted_by_key,
+            self.train_metrics_aggr_fn,
         )
         metrics = MetricRecord() if metrics is None else metrics
         self._add_counts(metrics, self._refused_before)
@@ -368,8 +433,8 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             list(replies), is_train=False, validate=False
         )
         answers = read_evaluations(session, valid, self.evaluate_on, self._evaluating)
-        return mean_metrics(
-            answers, self.weighted_by_key, self.evaluate_metrics_aggr_fn
+        return mean_of_evaluations(
+            session, answers, self.weighted_by_key, self.evaluate_metrics_aggr_fn
         )
 
     # -- what a user sees ------------------------------------------------------------

@@ -17,8 +17,15 @@ from flower_compress.errors import ConfigurationError
 from flower_compress.links import Link
 
 from ..run.strategy import RunStrategy
+from .weighting import UNIFORM
 
-__all__ = ["averages", "client_side_clipping", "require_links", "require_wrappable"]
+__all__ = [
+    "averages",
+    "client_side_clipping",
+    "require_links",
+    "require_wrappable",
+    "weight_key",
+]
 
 ClipsAtClients = (
     DifferentialPrivacyClientSideFixedClipping
@@ -96,6 +103,12 @@ def client_side_clipping(strategy: Strategy) -> ClipsAtClients | None:
         if isinstance(part, ClipsAtClients):
             return part
     return None
+
+
+def weight_key(strategy: Strategy) -> str:
+    """Return the key of the clients' weights that a strategy looks at, if it does."""
+    keys = (getattr(part, "weighted_by_key", None) for part in _parts(strategy))
+    return next((key for key in keys if isinstance(key, str)), UNIFORM)
 
 
 def _parts(strategy: Strategy) -> Iterator[Strategy]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from flower_compress.compressors import COMPRESSORS, Compressor, Vector, get_compressor
 from flower_compress.streams import Draws, Purpose, Stream
+from tests.cases import in_one_test
 
 Row = dict[str, Any]
 STREAM = Stream(11, Purpose.UPLINK, 5, 2)
@@ -107,6 +108,8 @@ OPERATORS = [make(row) for row in TABLE]
 UNBIASED = [row for row in TABLE if make(row).unbiased]
 BIASED = [row for row in TABLE if not make(row).unbiased]
 EVERY = pytest.mark.parametrize("row", TABLE, ids=row_id)
+ALL_IN_ONE = in_one_test("row", TABLE, row_id)
+""""EVERY", for what takes a few milliseconds."""
 
 
 def named(name: str) -> list[Row]:

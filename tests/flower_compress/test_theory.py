@@ -16,6 +16,7 @@ from flower_compress.theory import (
     memory_rate,
     memory_rate_theory,
 )
+from tests.cases import in_one_test
 
 exactly = pytest.approx
 
@@ -146,8 +147,8 @@ FORMULAS: list[Callable[[float], float]] = [
 ]
 
 
-@pytest.mark.parametrize("formula", FORMULAS)
-@pytest.mark.parametrize("omega", [-0.1, math.nan, math.inf, -math.inf])
+@in_one_test("formula", FORMULAS)
+@in_one_test("omega", [-0.1, math.nan, math.inf, -math.inf])
 def test_omega_must_be_finite_and_not_negative(
     formula: Callable[[float], float], omega: float
 ) -> None:

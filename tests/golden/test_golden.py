@@ -5,7 +5,6 @@ See tests/golden/make_golden.py; this test reads its files and never writes any.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import zlib
 from dataclasses import replace
@@ -24,6 +23,7 @@ from flower_compress.compressors import (
 )
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.packet import Packet
+from tests.cases import in_one_test
 from tests.golden.make_golden import (
     FOLDER,
     RECIPES,
@@ -34,7 +34,6 @@ from tests.golden.make_golden import (
     make_packet,
 )
 
-HAS_ENTROPY = importlib.util.find_spec("constriction") is not None
 IS_ZLIB_NG = "ng" in zlib.ZLIB_RUNTIME_VERSION
 
 
@@ -42,22 +41,15 @@ def codes_of(recipe: dict[str, Any]) -> set[str]:
     return {payload["code"] for payload in recipe["payloads"]}
 
 
-needs_a_package = pytest.mark.skipif(not HAS_ENTROPY, reason="needs constriction")
-EVERY = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=needs_a_package if "entropy" in codes_of(recipe) else ()
-        )
-        for name, recipe in RECIPES.items()
-    ],
-)
+EVERY = in_one_test("name", RECIPES)
 
 
 def stored(name: str) -> tuple[bytes, dict[str, Any]]:
     """The bytes and the description; a file that is missing is a failure."""
     data = (FOLDER / f"{name}.bin").read_bytes()
     described: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    if "entropy" in codes_of(described):
+        pytest.importorskip("constriction")
     return data, described
 
 

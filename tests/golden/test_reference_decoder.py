@@ -17,6 +17,7 @@ import pytest
 from flower_compress.coding import CODE_NAMES
 from flower_compress.errors import CorruptPacket
 from flower_compress.links import Channel, Payload
+from tests.cases import in_one_test
 from tests.flower_compress.operators import (
     STREAM,
     TABLE,
@@ -37,7 +38,7 @@ from tests.golden.reference_decoder import (
 )
 
 PURPOSES = {"UPLINK": 1, "DOWNLINK": 2}
-GOLDEN = pytest.mark.parametrize("name", RECIPES)
+GOLDEN = in_one_test("name", RECIPES)
 
 
 def stored(name: str) -> tuple[Packet, dict[str, Any]]:
@@ -184,20 +185,18 @@ def case_id(value: Any) -> str | None:
     return row_id(value) if isinstance(value, dict) else None
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("row", "code"),
     [(row, code) for row in TABLE for code in codes_of(row)],
-    ids=case_id,
 )
 def test_every_operator_and_code(row: Row, code: str) -> None:
     for dim in (0, 1, 9, 300):
         compare(row, "gaussian", dim, code)
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("row", "code"),
     [(row, codes_of(row)[i % len(codes_of(row))]) for i, row in enumerate(TABLE)],
-    ids=case_id,
 )
 def test_long_vectors(row: Row, code: str) -> None:
     compare(row, "gaussian", 20_011, code)

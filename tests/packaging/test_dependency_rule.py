@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import in_one_test
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Where each part of the library lies in the checkout.
@@ -234,7 +236,7 @@ def test_one_import_root_everywhere() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("module", "source", "message"),
     [
         # Up to links/.
@@ -315,7 +317,7 @@ def test_a_violation_in_the_root_is_found(source: str, message: str) -> None:
     assert message in found[0]
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("module", "source"),
     [
         ("theory", "import math\nimport numpy as np\nfrom . import errors"),

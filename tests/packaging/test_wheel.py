@@ -14,9 +14,6 @@ from pathlib import Path
 
 import pytest
 
-# What is built once is built by one worker.
-pytestmark = pytest.mark.xdist_group("wheel")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 # Folder in the checkout, folder in the wheel.

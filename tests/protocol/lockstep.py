@@ -51,7 +51,6 @@ from flower_compress.links import (
     fold,
 )
 from flower_compress.mods.client_state import ClientState
-from flower_compress.mods.state_file import StateFile
 from flower_compress.strategies import (
     ALGORITHMS,
     MCM,
@@ -68,6 +67,7 @@ from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.packet import Packet, find_packet
 from tests.protocol.faulty import NO_FAULTS
+from tests.protocol.state_files import newest_state
 
 Returns = Literal["gradient", "weights"]
 Absurd = Callable[[int, int], bool]
@@ -221,7 +221,7 @@ class TinyGrid(FaultyGrid):
             return bytes(record["state"])
         if self.app.state_dir is None:
             return None
-        return StateFile(self.app.state_dir, self.identity_of(node_id)).read()
+        return newest_state(self.app.state_dir, self.identity_of(node_id))
 
 
 @dataclass(frozen=True)
@@ -383,12 +383,19 @@ class Lineage:
     weights: dict[int, float] = field(default_factory=dict)
     memories: dict[int, Vector] = field(default_factory=dict)
     """h_i, of the current epoch."""
+    owners: dict[int, int] = field(default_factory=dict)
+    """The node that built it, 0 if two did."""
+    anew: set[int] = field(default_factory=set)
+    """Clients that were told to start from zero, since another node built it."""
     heard: frozenset[tuple[int, int]] = frozenset()
     """Steps of the averaged downlink memory, by identity and version."""
     to_come: frozenset[tuple[int, int]] = frozenset()
     """Those heard with an evaluation, which it makes with the next training."""
     average: NDArray[np.float64] | None = None
     """Hbar, once a step was made."""
+    epoch: int = 0
+    orphans: tuple[tuple[float, Vector], ...] = ()
+    """Weights and memories of forgotten clients that are in a mean still."""
 
     def copy(self) -> Lineage:
         return replace(
@@ -396,6 +403,8 @@ class Lineage:
             accepted=dict(self.accepted),
             weights=dict(self.weights),
             memories=dict(self.memories),
+            owners=dict(self.owners),
+            anew=set(self.anew),
         )
 
 
@@ -406,6 +415,8 @@ class LockStep:
     """
 
     strategy: CompressedStrategy
+    memories_may_fail = False
+    """Whether the server may be unable to keep what a client is known to hold."""
 
     def __init__(self, grid: TinyGrid) -> None:
         self.grid = grid
@@ -418,10 +429,21 @@ class LockStep:
     def follow(self, strategy: CompressedStrategy) -> None:
         """Turn to a server that is about to start."""
         self.strategy, self.is_new = strategy, True
+        configure_train = strategy.configure_train
+
+        def configure(*arguments: Any) -> list[Message]:
+            messages = list(configure_train(*arguments))
+            if not messages:  # Nobody is drawn, and no exchange follows.
+                self.before_round([])
+            return messages
+
+        strategy.configure_train = configure  # type: ignore[method-assign]
 
     def begin(self) -> None:
         """Go on where the server does: at its checkpoint, or with nothing."""
         self.is_new, self.taken_in = False, None
+        self.known: dict[int, Client] = {}
+        self.reborn: set[int] = set()
         if self.strategy.resumed_from:
             self.now = self.saved[self.strategy.resumed_from].copy()
             # Who was told of its last payload, and who was not, nobody knows.
@@ -481,6 +503,14 @@ class LockStep:
         """Check each message, and note what it brings."""
         if self.is_new:
             self.begin()
+        gone = self.drop_forgotten()
+        # What they had heard with an evaluation counts only where training has ended.
+        to_come = self.now.to_come
+        self.now.to_come = frozenset(key for key in to_come if key[0] not in gone)
+        if (epoch := self.strategy._running.uplinks._epoch) != self.now.epoch:
+            assert self.now.orphans, "an epoch between rounds is for those"
+            self.begin_epoch()
+            assert epoch == self.now.epoch
         self.num_heard_of = len(self.strategy._running.roster)
         for client, packet, _ in self.check_messages(messages, 0):
             before = self.trained_on.get(client.identity, 0)
@@ -536,11 +566,18 @@ class LockStep:
         return self.now.accepted.get(identity, (0, 0))
 
     def check_acknowledgement(self, client: Client, packet: Packet) -> None:
-        assert (packet.acked, packet.detail) == self.told(client.identity)
-        if packet.contract is not None and self.strategy.uplink_memory != "mean":
-            assert same(packet.memory, self.now.memories.get(client.identity))
-        else:
-            assert packet.memory is None
+        i, now, is_lost = client.identity, self.now, packet.contract is not None
+        keeps = self.strategy.uplink_memory != "mean"
+        memory = now.memories.get(i) if keeps and is_lost else None
+        if now.owners.get(i) == client.node_id:
+            now.anew.discard(i)
+        elif memory is not None and self.strategy.identities != "trusted":
+            now.anew.add(i)
+        if i in now.anew:
+            assert (packet.acked, packet.detail, packet.memory) == (0, 0, None)
+            return
+        assert (packet.acked, packet.detail) == self.told(i)
+        assert same(packet.memory, memory)
 
     def check_dense_vectors(
         self, client: Client, packet: Packet, server_round: int
@@ -645,6 +682,32 @@ class LockStep:
             return vector
         return layout.flatten(received)[0] - vector
 
+    # -- clients that the server has forgotten -----------------------------------------
+
+    def drop_forgotten(self) -> set[int]:
+        """Expect of the clients that were forgotten what is expected of new ones."""
+        gone = set()
+        now, clients = self.now, {c.identity: c for c in self.strategy._running.roster}
+        for i in {*now.accepted, *now.memories, *self.known}:
+            if i in clients and clients[i] is self.known.get(i, clients[i]):
+                continue
+            self.num_compared["forgotten"] += 1
+            gone.add(i)
+            now.accepted.pop(i, None)
+            memory, weight = now.memories.pop(i, None), now.weights.pop(i, 0.0)
+            if memory is not None and self.strategy.uplink_memory == "mean":
+                now.orphans += ((weight, memory),)
+            self.grid.lives[i] += 1  # What it remembers counts no more.
+            self.reborn.add(i)
+        self.known = clients
+        return gone
+
+    def begin_epoch(self) -> None:
+        self.now.memories.clear()
+        self.now.orphans = ()
+        self.now.epoch += 1
+        self.num_compared["epochs"] += 1
+
     # -- after a round -----------------------------------------------------------------
 
     def after_round(self, server_round: int) -> None:
@@ -686,6 +749,7 @@ class LockStep:
         return self.taken_in
 
     def _take_in(self) -> dict[int, Answer]:
+        self.drop_forgotten()
         now, rate = self.now, self.uplink_rate
         accepted: dict[int, Answer] = {}
         for client in self.clients:
@@ -693,7 +757,12 @@ class LockStep:
             version, _ = before = now.accepted.get(i, (0, 0))
             if (end.version, end.crc) != before:
                 assert end.version > version, "no answer counts twice"
-                accepted[i] = self.answers[i, end.version, end.crc]
+                answer = accepted[i] = self.answers[i, end.version, end.crc]
+                if answer.packet.base == 0:
+                    now.anew.discard(i)
+                    now.owners[i] = client.node_id
+                elif now.owners.get(i) != client.node_id:
+                    now.owners[i] = 0
                 assert end.version == self.trained_on[i]
         only_mean = self.strategy.uplink_memory == "mean"
         anew = [i for i, answer in accepted.items() if answer.packet.base == 0]
@@ -701,7 +770,7 @@ class LockStep:
         self.num_compared["anew"] += num_lost
         begins_epoch = only_mean and num_lost > 0
         if begins_epoch:
-            now.memories.clear()
+            self.begin_epoch()
         for i, answer in accepted.items():
             key = i, answer.packet.version
             now.accepted[i] = answer.packet.version, answer.payload.crc
@@ -722,13 +791,17 @@ class LockStep:
 
     def check_uplink_sum(self) -> None:
         """The server's sum is that of all memories, weighted."""
-        memory_sum = self.strategy._running.uplinks._memory_sum
+        memory_sum = self.strategy._running.uplinks.memory_sum
         if self.uplink_rate is None or self.strategy.uplink_memory == "sampled":
             assert memory_sum is None
             return
-        total = np.zeros(self.dim)
+        total, weights = np.zeros(self.dim), self.now.weights
+        if self.memories_may_fail:  # Those of the last answers, taken in or not.
+            weights = {c.identity: c.uplink.weight for c in self.clients}
         for i, memory in self.now.memories.items():
-            total += self.now.weights[i] * memory.astype(np.float64)
+            total += weights[i] * memory.astype(np.float64)
+        for weight, memory in self.now.orphans:
+            total += weight * memory.astype(np.float64)
         if memory_sum is None:
             memory_sum = np.zeros(self.dim)
         # Of a mean the server has added up the steps, not the rounded memories.
@@ -772,13 +845,19 @@ class LockStep:
         rate = Contract.from_bytes(state.contract).downlink_rate
         assert rate == self.strategy._running.downlinks.receiver_rate
         key = client.identity, state.receiver.newest
-        assert same(state.receiver.value(rate), self.sent[key])
+        value = state.receiver.value(rate)
+        if value is None:
+            assert rate is None, "a memory is never dropped"
+            assert state.sender.newest == state.receiver.newest, "not trained on it"
+        else:
+            assert same(value, self.sent[key])
         self.num_compared["value"] += 1
         end = client.downlink
         is_evaluated = end.sent > self.trained_on.get(client.identity, 0)
         if self.has_lost_state(client):
             return
-        assert end.held == end.sent or not accepted or is_evaluated
+        was_kept = end.held == end.sent or self.memories_may_fail
+        assert was_kept or not accepted or is_evaluated
         if end.held != end.sent:
             return
         assert state.receiver.newest == end.sent
@@ -823,6 +902,11 @@ class LockStep:
         vector = np.zeros(self.dim) if following.vector is None else following.vector
         error = np.append(vector, following.num_inputs)
         inputs = self.inputs.get(account, np.zeros(self.dim + 1))
+        if i in self.reborn:
+            if accepted:
+                self.delivered[account] = inputs - error
+                self.reborn.discard(i)
+            return
         if self.strategy.resumed_from and account not in self.delivered:
             if accepted:
                 self.delivered[account] = inputs - error

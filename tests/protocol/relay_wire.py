@@ -31,7 +31,6 @@ from flower_compress.clients.gossip.state import GossipState
 from flower_compress.compressors import Compressor
 from flower_compress.links import Channel, Payload
 from flower_compress.mods.client_mod import stable_identity
-from flower_compress.mods.state_file import StateFile
 from flower_compress.strategies import DPSGD, CDProxSGT, ChocoSGD, MalcomPSGD, Relay
 from flower_compress.strategies.topology import Schedule as TopologySchedule
 from flower_compress.strategies.topology import (
@@ -46,6 +45,7 @@ from flower_compress.testing import FaultPoint, FaultyGrid, InProcessGrid, Sched
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.mail import EVERYONE, Delivery, Letter, Posting, find_mail
 from tests.protocol.faulty import NO_FAULTS
+from tests.protocol.state_files import newest_state
 from tests.strategies.problem import (
     DIM,
     INITIAL,
@@ -302,7 +302,7 @@ class NodesGrid(FaultyGrid):
             return bytes(record["state"])
         if self.state_dir is None:
             return None
-        return StateFile(self.state_dir, node, "node").read()
+        return newest_state(self.state_dir, node, "node")
 
     def state(self, node: int) -> GossipState:
         """Return what a node remembers; it has to."""

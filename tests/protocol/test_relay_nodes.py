@@ -382,7 +382,7 @@ def test_a_node_with_a_file_restarts_as_another_node(tmp_path: Path) -> None:
     check_folds(grid, relay)
     assert not resyncs(grid)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        f"node-{i}.state" for i in nodes
+        f"node-{i}-{relay._running.id:08x}.state" for i in nodes
     ]
     # Only the first delivery has brought the contract.
     assert all(
@@ -585,10 +585,16 @@ def test_node_ids_are_no_numbers_of_nodes() -> None:
         make_relay().start(grid, to_record(INITIAL), 3)
 
 
-def test_too_many_and_too_few_nodes() -> None:
+def test_too_many_nodes() -> None:
     grid = InProcessGrid(plain_app(GossipMod()), NUM_CLIENTS + 1)
-    with pytest.raises(ConfigurationError, match="topology has nodes 0 to 4"):
-        make_relay().start(grid, to_record(INITIAL), 3)
+    relay = make_relay()
+    relay.start(grid, to_record(INITIAL), 3)
+    assert sorted(relay.node_models) == list(range(NUM_CLIENTS))
+    why = relay._running.greetings.why_not()
+    assert "node 1006: a node says that it is number 5, and the topology has" in why
+
+
+def test_too_few_nodes() -> None:
     grid = InProcessGrid(plain_app(GossipMod()), NUM_CLIENTS - 1)
     with pytest.raises(ConfigurationError, match="expected 5 nodes, .* got 4"):
         make_relay().start(grid, to_record(INITIAL), 3)
@@ -597,7 +603,8 @@ def test_too_many_and_too_few_nodes() -> None:
 def test_two_nodes_with_one_number() -> None:
     grid = InProcessGrid(plain_app(GossipMod()), NUM_CLIENTS)
     grid.contexts[1002].node_config = {"partition-id": 0}
-    with pytest.raises(ConfigurationError, match="both say that they are client 0"):
+    expected = "got 4 in this process.*node 1002 is left out: .* client 0, as node 1001"
+    with pytest.raises(ConfigurationError, match=expected):
         make_relay().start(grid, to_record(INITIAL), 3)
 
 

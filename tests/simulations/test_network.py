@@ -17,6 +17,7 @@ from simulations.network import (
     parse_network,
     round_seconds,
 )
+from tests.cases import in_one_test
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_network_is_read(text: str, expected: Network) -> None:
     assert read.latency == pytest.approx(expected.latency)
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     "text",
     ["", "fast", "10/50", "10mbit/50", "10", "0mbit", "10/0mbit", "-1mbit", "1e3mbit",
      "10mbit,40", "10mbit,", "10mbit 40ms", "10MB", "nanmbit", "infmbit", "١mbit",

@@ -24,9 +24,6 @@ from simulations.experiment import Experiment
 from simulations.records import RoundRecord, read_rounds
 from simulations.settings import OPTIONS, Settings, dashed
 
-# What is run once for all tests is run by one worker.
-pytestmark = pytest.mark.xdist_group("resume")
-
 ROOT = Path(__file__).parents[2]
 JOB = Settings.of(
     algorithm="rand-mcm",
@@ -93,7 +90,7 @@ def test_checkpoints_change_nothing(whole: Path, tmp_path: Path) -> None:
     assert results(tmp_path) == results(whole)
     folder = tmp_path / "checkpoints" / "rand-mcm-seed0"
     names = ["round-00000010.ckpt", "round-00000012.ckpt"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.glob("*.ckpt")) == names
     assert not (whole / "checkpoints").exists()
 
 

@@ -25,6 +25,7 @@ from simulations.settings import (
     from_config,
     several,
 )
+from tests.cases import in_one_test
 
 ROOT = Path(__file__).parents[2]
 ALL = {*ALGORITHMS, *DECENTRALIZED}
@@ -121,7 +122,7 @@ def test_the_matrix_has_every_option_and_every_need() -> None:
         assert type(value) is type(OPTIONS[name].default)
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@in_one_test("name", MATRIX)
 @pytest.mark.parametrize("algorithm", sorted(ALL))
 def test_an_option_is_used_or_refused(algorithm: str, name: str) -> None:
     value, context, users = MATRIX[name]
@@ -142,7 +143,7 @@ def refusal(name: str, came: str) -> str:
     return rf"^{dashed(name)} goes with .*, not with {re.escape(came)}: leave it out$"
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("name", "algorithm"),
     [
         (name, algorithm)
@@ -161,7 +162,7 @@ def test_what_another_option_rules_out_is_refused(name: str, algorithm: str) -> 
     assert dashed(name) not in plain.as_dict()
 
 
-@pytest.mark.parametrize("algorithm", sorted(ALL))
+@in_one_test("algorithm", sorted(ALL))
 def test_the_parts_refuse_it_too(algorithm: str) -> None:
     """Settings that are put together by hand, or by replace()."""
     part, other = (Server(), Decentralized())

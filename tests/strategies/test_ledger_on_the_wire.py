@@ -14,6 +14,9 @@ from flower_compress.testing import InProcessGrid
 from flower_compress.wire.packet import Packet, find_packet
 from tests.strategies.problem import INITIAL, NUM_CLIENTS, make_app, to_record
 
+ROUNDS = 6
+"""Greeting, first models, and clients that were away and catch up."""
+
 
 class Scales:
     """Weighs every array of every message, without any help from the library."""
@@ -48,7 +51,7 @@ def weigh(message: Message) -> int:
 
 def start(strategy: Any, on_message: Callable[[Message, Message], None]) -> None:
     grid = InProcessGrid(make_app(), NUM_CLIENTS, on_message=on_message)
-    strategy.start(grid, to_record(INITIAL), 12)
+    strategy.start(grid, to_record(INITIAL), ROUNDS)
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
@@ -72,11 +75,12 @@ def test_payload_bits_are_those_of_the_packets(name: str) -> None:
     scales = Scales()
     strategy = ALGORITHMS[name](step_size=0.05, fraction_evaluate=0.0)
     start(strategy, scales)
-    for traffic, packets in (
-        (strategy.ledger.downlink, scales.down_packets),
-        (strategy.ledger.uplink, scales.up_packets),
+    contract = strategy._running.contract  # Which arrays have a scale each.
+    for traffic, packets, channel in (
+        (strategy.ledger.downlink, scales.down_packets, contract.downlink_channel(0)),
+        (strategy.ledger.uplink, scales.up_packets, contract.uplink_channel(0)),
     ):
-        bits = sum(Packet.parse(data).payload_bits for data in packets)
+        bits = sum(Packet.parse(data).on(channel).payload_bits for data in packets)
         assert traffic.payload_bits == bits
         assert traffic.messages == len(packets)
         assert traffic.num_bytes == traffic.framing_bytes + bits // 8
@@ -87,7 +91,7 @@ def test_held_evaluation_sends_no_arrays() -> None:
     strategy = ALGORITHMS["mcm"](step_size=0.05, evaluate_on="held")
     start(strategy, scales)
     evaluations = scales.down_messages - len(scales.down_packets)
-    assert evaluations == 12 * NUM_CLIENTS
+    assert evaluations == ROUNDS * NUM_CLIENTS
     assert scales.down_bytes == sum(map(len, scales.down_packets))
 
 

@@ -38,7 +38,7 @@ from tests.strategies.problem import (
 )
 from tests.strategies.test_equations import options
 
-POISONED, ROUNDS, LIMIT = 3, 30, 50.0
+POISONED, ROUNDS, LIMIT = 3, 20, 50.0
 SPOILT_ROUNDS = (5, 6, 11)
 Spoil = Callable[[Vector], Vector]
 
@@ -121,7 +121,7 @@ def test_an_absurd_norm_is_refused_and_the_client_recovers(
     reference = honest_model(cls, tuple(extra.items()))
     distance = np.linalg.norm(model - reference)
     assert distance < 0.3 * np.linalg.norm(reference - INITIAL)
-    unprotected, _ = run(cls(**options(cls, extra)), huge)
+    unprotected, _ = run(cls(**options(cls, {"max_norm_ratio": None, **extra})), huge)
     assert np.linalg.norm(unprotected - reference) > 1e3, "the test can fail"
 
 
@@ -235,7 +235,7 @@ def test_too_few_replies_leave_model_and_memories_as_they_are(
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         models[server_round] = to_vector(arrays).tobytes()
-        memory_sum = strategy._running.uplinks._memory_sum
+        memory_sum = strategy._running.uplinks.memory_sum
         sums[server_round] = b"" if memory_sum is None else memory_sum.tobytes()
         return None
 

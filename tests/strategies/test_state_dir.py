@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from flower_compress import TopK
+from flower_compress import CompressionMod, TopK
 from flower_compress.mods.state_file import StateFile
 from flower_compress.strategies import (
     MCM,
+    QSGD,
     Artemis,
     CompressedStrategy,
     Diana,
     DoubleSqueeze,
     RandMCM,
+    SparsAMS,
 )
 from flower_compress.testing import InProcessGrid
 from tests.strategies.problem import (
@@ -82,7 +85,7 @@ def test_a_damaged_file_costs_a_dense_model_and_the_memory(tmp_path: Path) -> No
 
     def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
         if server_round == 5:
-            path = StateFile(tmp_path, 2).path
+            (path,) = tmp_path.glob("client-2-*.state")
             data = bytearray(path.read_bytes())
             data[len(data) // 2] ^= 1
             path.write_bytes(data)
@@ -102,7 +105,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_state_in_memory(
     model, grid = run(MCM(**options(MCM, {})), app, restarts=False)
     assert model.tobytes() == expected.tobytes()
     assert all(context.state for context in grid.contexts.values())
-    assert "state_dir cannot be written" in caplog.text
+    assert "kept in memory only, since" in caplog.text
 
 
 def test_another_run_does_not_use_the_file(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_another_run_does_not_use_the_file(tmp_path: Path) -> None:
 def test_an_interrupted_write_leaves_the_old_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = StateFile(tmp_path, 7)
+    file = StateFile(tmp_path, 7, 0xABC)
     assert file.read() is None
     file.write(b"old")
 
@@ -128,11 +131,11 @@ def test_an_interrupted_write_leaves_the_old_state(
         file.write(b"new")
     monkeypatch.undo()
     assert file.read() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["client-7.state"]
+    assert [path.name for path in tmp_path.iterdir()] == ["client-7-00000abc.state"]
 
 
 def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
-    file = StateFile(tmp_path, 7)
+    file = StateFile(tmp_path, 7, 0xABC)
     file.write(b"some state")
     data = file.path.read_bytes()
     for at in range(len(data)):
@@ -140,3 +143,53 @@ def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
         assert file.read() is None
         file.path.write_bytes(data[:at])
         assert file.read() is None
+
+
+def test_runs_at_once_on_one_device_cost_no_snapshots(tmp_path: Path) -> None:
+    """Each has files of its own; one file a client made them evict each other."""
+    app = make_app(state_dir=tmp_path)
+    runs = [MCM(**options(MCM, {})) for _ in range(2)]
+
+    def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
+        if server_round == 2:
+            runs[1].start(InProcessGrid(app, NUM_CLIENTS), to_record(INITIAL), 2)
+        return None
+
+    grid = InProcessGrid(app, NUM_CLIENTS)
+    runs[0].start(grid, to_record(INITIAL), 4, evaluate_fn=evaluate)
+    for each in runs:
+        assert each.ledger.downlink.snapshot_bytes == NUM_CLIENTS * 4 * DIM
+    assert len(list(tmp_path.iterdir())) == 2 * NUM_CLIENTS
+
+
+@pytest.mark.parametrize(
+    ("cls", "evaluate_on", "vectors"),
+    [
+        (MCM, "received", 2),
+        (RandMCM, "received", 2),
+        (Artemis, "received", 2),
+        (Diana, "received", 1),
+        (Diana, "held", 2),
+        (SparsAMS, "received", 1),
+        (QSGD, "received", 0),
+    ],
+)
+def test_nothing_is_kept_that_no_message_needs(
+    cls: type[CompressedStrategy],
+    evaluate_on: Literal["received", "held"],
+    vectors: int,
+) -> None:
+    """One vector for each memory of the two links; the payloads are small beside it."""
+    dim, app = 4000, ClientApp(mods=[CompressionMod("gradient")])
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        return Message(RecordDict({"arrays": msg.content["arrays"]}), reply_to=msg)
+
+    grid, x = InProcessGrid(app, 2), np.linspace(-1, 1, dim, dtype=np.float32)
+    cls(evaluate_on=evaluate_on, weighted_by_key=None, fraction_evaluate=0.0).start(
+        grid, ArrayRecord({"w": Array(x)}), 3
+    )
+    for context in grid.contexts.values():
+        size = len(context.state["flower_compress"]["state"])
+        assert 4 * vectors * dim <= size < 4 * (vectors + 0.25) * dim

@@ -36,6 +36,7 @@ STATE = GossipState(
     due={0: 12, 1: 11},
     stepped=(12, 0),
     exact=b"\1\2\3",
+    unreadable={3: 76},
 )
 HOSTILE = [None, True, -1, 1e400, float("nan"), "x", [], {}, [[1]], [[["a", 1]]]]
 

@@ -34,6 +34,7 @@ from flower_compress.coding.symbols import symbol_dtype
 from flower_compress.compressors import DitheredQuantizer
 from flower_compress.errors import CorruptPacket, MissingExtraError, UnknownNameError
 from flower_compress.streams import Purpose, Stream
+from tests.cases import in_one_test
 
 PACKED = pytest.mark.parametrize("name", ["packed-huffman", "entropy"])
 
@@ -132,7 +133,7 @@ def test_round_trip_of_long_vectors(name: str, symbols: Symbols) -> None:
 
 
 @PACKED
-@pytest.mark.parametrize(("low", "high"), ALPHABETS)
+@in_one_test(("low", "high"), ALPHABETS)
 def test_round_trip_of_extremes(name: str, low: int, high: int) -> None:
     code = packed_code(name)
     for values in ((low,), (high,), (0,), (low, 0, high) * 5, (high,) * 7 + (low,)):
@@ -549,7 +550,7 @@ def huffman_layer(
     return struct.pack("<BBiI", base - 1, flags, low, size) + stream
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("data", "message"),
     [
         (b"", "6 bytes, got 0"),
@@ -593,8 +594,8 @@ def test_symbols_outside_the_alphabet_are_refused() -> None:
 
 
 @PACKED
-@pytest.mark.parametrize("dim", [10**6, 2**31, 2**32 - 1])
-@pytest.mark.parametrize("alphabet", [(0, 1), (-4, 4), (-32767, 32767)])
+@in_one_test("dim", [10**6, 2**31, 2**32 - 1])
+@in_one_test("alphabet", [(0, 1), (-4, 4), (-32767, 32767)])
 def test_huge_claims_are_refused_at_once(
     name: str, dim: int, alphabet: tuple[int, int]
 ) -> None:

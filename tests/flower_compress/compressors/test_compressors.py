@@ -40,7 +40,9 @@ from flower_compress.errors import (
     UnknownNameError,
 )
 from flower_compress.streams import Purpose, Stream
+from tests.cases import in_one_test
 from tests.flower_compress.operators import (
+    ALL_IN_ONE,
     BIASED,
     EVERY,
     INPUTS,
@@ -111,7 +113,7 @@ def variance_along(compressor: Compressor, x: Vector, v: Vector) -> float:
     return total
 
 
-@pytest.mark.parametrize(("kind", "dim"), CASES)
+@in_one_test(("kind", "dim"), CASES)
 @pytest.mark.parametrize("row", UNBIASED, ids=row_id)
 def test_unbiased_with_variance_at_most_omega(row: Row, kind: str, dim: int) -> None:
     compressor, x, num_draws = make(row), make_input(kind, dim), NUM_DRAWS[dim]
@@ -136,7 +138,7 @@ def test_unbiased_with_variance_at_most_omega(row: Row, kind: str, dim: int) -> 
     )
 
 
-@pytest.mark.parametrize(("kind", "dim"), CASES)
+@in_one_test(("kind", "dim"), CASES)
 @pytest.mark.parametrize("row", BIASED, ids=row_id)
 def test_biased_contracts(row: Row, kind: str, dim: int) -> None:
     compressor, x = make(row), make_input(kind, dim)
@@ -151,7 +153,7 @@ def test_biased_contracts(row: Row, kind: str, dim: int) -> None:
         compressor.omega(dim)
 
 
-@EVERY
+@ALL_IN_ONE
 def test_constants_of_nothing(row: Row) -> None:
     compressor = make(row)
     assert compressor.contraction(0) == 1.0
@@ -159,7 +161,7 @@ def test_constants_of_nothing(row: Row) -> None:
         assert compressor.omega(0) == 0.0
 
 
-@EVERY
+@ALL_IN_ONE
 def test_constants_do_not_shrink_with_the_dimension(row: Row) -> None:
     """So the bound of the longest vector is a bound of all its parts."""
     compressor = make(row)
@@ -172,8 +174,8 @@ def test_constants_do_not_shrink_with_the_dimension(row: Row) -> None:
         assert omegas == sorted(omegas)
 
 
-@pytest.mark.parametrize("dim", [18, 28])
-@pytest.mark.parametrize("name", ["rand-k", "top-k"])
+@in_one_test("dim", [18, 28])
+@in_one_test("name", ["rand-k", "top-k"])
 def test_a_short_bucket_has_the_promised_constants(name: str, dim: int) -> None:
     """Of 10 entries 3 are kept, of the last 8 only 2: the worst vectors lie there."""
     compressor = get_compressor({"name": name, "fraction": 0.25, "bucket_size": 10})
@@ -203,8 +205,8 @@ def keeps_signs(compressor: Compressor) -> bool:
     return keeps_zeros(compressor) and not isinstance(compressor, DitheredQuantizer)
 
 
-@EVERY
-@pytest.mark.parametrize("dim", [0, 1, 2, 17, 100])
+@ALL_IN_ONE
+@in_one_test("dim", [0, 1, 2, 17, 100])
 def test_zero_gives_zero(row: Row, dim: int) -> None:
     compressor, sizes = make(row), sizes_of(dim)
     for zero in (0.0, -0.0):
@@ -221,7 +223,7 @@ def test_zero_gives_zero(row: Row, dim: int) -> None:
         assert not compressed.values.any()
 
 
-@EVERY
+@ALL_IN_ONE
 def test_zero_bucket_beside_others_gives_zero(row: Row) -> None:
     compressor = make(row)
     width = compressor.bucket_size or 0
@@ -233,7 +235,7 @@ def test_zero_bucket_beside_others_gives_zero(row: Row) -> None:
         assert not value[64:128].any()
 
 
-@EVERY
+@ALL_IN_ONE
 def test_exact_zeros_stay_so(row: Row) -> None:
     compressor = make(row)
     if keeps_zeros(compressor):
@@ -259,8 +261,8 @@ def largest_entry(compressor: Compressor) -> float:
     return LARGEST
 
 
-@EVERY
-@pytest.mark.parametrize("value", [1e-45, -3e-39, 1.5, -1e30, -1e38, LARGEST])
+@ALL_IN_ONE
+@in_one_test("value", [1e-45, -3e-39, 1.5, -1e30, -1e38, LARGEST])
 def test_one_entry(row: Row, value: float) -> None:
     compressor, x = make(row), np.array([value], dtype=np.float32)
     try:
@@ -284,8 +286,8 @@ def test_one_entry(row: Row, value: float) -> None:
         np.testing.assert_allclose(result, x, rtol=3e-7)
 
 
-@EVERY
-@pytest.mark.parametrize("exponent", [-60, 60])
+@ALL_IN_ONE
+@in_one_test("exponent", [-60, 60])
 def test_scale_by_a_power_of_two_goes_through(row: Row, exponent: int) -> None:
     compressor = make(row)
     scale = np.float32(2.0**exponent)
@@ -296,7 +298,7 @@ def test_scale_by_a_power_of_two_goes_through(row: Row, exponent: int) -> None:
         )
 
 
-@EVERY
+@ALL_IN_ONE
 def test_subnormal_entries(row: Row) -> None:
     compressor = make(row)
     for kind in INPUTS:
@@ -312,8 +314,8 @@ def test_subnormal_entries(row: Row) -> None:
             np.testing.assert_array_equal(value[value != 0], x[value != 0])
 
 
-@EVERY
-@pytest.mark.parametrize("size", [1e30, 1e34, 1e37, 2e38, 3.4e38, LARGEST])
+@ALL_IN_ONE
+@in_one_test("size", [1e30, 1e34, 1e37, 2e38, 3.4e38, LARGEST])
 def test_huge_entries_give_finite_values_or_a_typed_error(
     row: Row, size: float
 ) -> None:
@@ -330,12 +332,12 @@ def test_huge_entries_give_finite_values_or_a_typed_error(
             assert np.isfinite(value).all()
 
 
-@EVERY
-@pytest.mark.parametrize(
+@ALL_IN_ONE
+@in_one_test(
     ("bad", "count"),
     [([math.nan], 1), ([math.inf, -math.inf], 2), ([math.nan, math.inf, math.nan], 3)],
 )
-@pytest.mark.parametrize("at", [0, 40, 97])
+@in_one_test("at", [0, 40, 97])
 def test_non_finite_is_refused_with_the_count(
     row: Row, bad: list[float], count: int, at: int
 ) -> None:
@@ -345,7 +347,7 @@ def test_non_finite_is_refused_with_the_count(
         compressor.compress(x, STREAM, sizes_of(100))
 
 
-@EVERY
+@ALL_IN_ONE
 def test_non_finite_is_counted_in_the_whole_vector(row: Row) -> None:
     compressor, x = make(row), make_input("gaussian", 100)
     x[[9, 33, 95]] = math.nan, -math.inf, math.inf
@@ -441,7 +443,7 @@ class TestExtremesOfSubtractiveDither:
                     assert np.isfinite(compressor.decompress(compressed, stream)).all()
 
 
-@EVERY
+@ALL_IN_ONE
 def test_input_stays_as_it_is(row: Row) -> None:
     for dim in (7, 130):
         x = make_input("gaussian", dim)
@@ -451,7 +453,7 @@ def test_input_stays_as_it_is(row: Row) -> None:
         np.testing.assert_array_equal(x, before)
 
 
-@EVERY
+@ALL_IN_ONE
 def test_decompression_changes_nothing_and_needs_no_more_than_is_sent(row: Row) -> None:
     compressor, x, sizes = make(row), make_input("gaussian", 130), sizes_of(130)
     compressed = compressor.compress(x, STREAM, sizes)
@@ -476,7 +478,7 @@ def test_decompression_changes_nothing_and_needs_no_more_than_is_sent(row: Row) 
     np.testing.assert_array_equal(values, compressed.values)
 
 
-@EVERY
+@ALL_IN_ONE
 def test_any_array_is_taken_as_a_vector(row: Row) -> None:
     compressor = make(row)
     matrix = make_input("gaussian", 60).reshape(6, 10)
@@ -506,7 +508,7 @@ def test_as_vector_copies_only_where_needed() -> None:
     assert as_vector([]).shape == (0,)
 
 
-@EVERY
+@ALL_IN_ONE
 def test_doubles_beyond_float32_are_refused(row: Row) -> None:
     x = np.array([1.0, 1e300, -1e300])
     assert np.isinf(as_vector(x)).sum() == 2
@@ -539,12 +541,12 @@ def pieces_of(compressor: Compressor, x: Vector, parts: list[slice]) -> Vector:
     return np.concatenate(values)
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     "row",
     [row for row in TABLE if row.get("per") == "tensor" and "bucket_size" not in row],
     ids=row_id,
 )
-@pytest.mark.parametrize("sizes", [(130,), (1, 129), (40, 0, 60, 30), (64, 64, 2, 0)])
+@in_one_test("sizes", [(130,), (1, 129), (40, 0, 60, 30), (64, 64, 2, 0)])
 def test_each_tensor_is_a_vector_of_its_own(row: Row, sizes: tuple[int, ...]) -> None:
     compressor, ends = make(row), np.cumsum(sizes)
     parts = [
@@ -573,8 +575,8 @@ BUCKETED: list[Compressor] = [
 ]
 
 
-@pytest.mark.parametrize("per", ["model", "tensor"])
-@pytest.mark.parametrize("compressor", BUCKETED, ids=repr)
+@in_one_test("per", ["model", "tensor"])
+@in_one_test("compressor", BUCKETED, ids=repr)
 def test_each_bucket_is_a_vector_of_its_own(compressor: Compressor, per: str) -> None:
     """Sixteen entries take one block of words, so the draws are the same."""
     compressor = get_compressor({**compressor.config(), "per": per})
@@ -591,7 +593,7 @@ def test_each_bucket_is_a_vector_of_its_own(compressor: Compressor, per: str) ->
         np.testing.assert_array_equal(apply(compressor, x, STREAM, sizes), expected)
 
 
-@pytest.mark.parametrize("k", [3, 12, 16, 20])
+@in_one_test("k", [3, 12, 16, 20])
 def test_buckets_of_a_table_keep_the_same_columns(k: int) -> None:
     x = np.ones(5 * 16 + 9, dtype=np.float32)
     value = apply(RandK(k=k, bucket_size=16), x)
@@ -603,8 +605,8 @@ def test_buckets_of_a_table_keep_the_same_columns(k: int) -> None:
     np.testing.assert_allclose(table[0].sum(), 16, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(COMPRESSORS))
-@pytest.mark.parametrize("sizes", [(), (9,), (5, 6), (11, 0)])
+@in_one_test("name", sorted(COMPRESSORS))
+@in_one_test("sizes", [(), (9,), (5, 6), (11, 0)])
 def test_sizes_must_add_up(name: str, sizes: tuple[int, ...]) -> None:
     defaults = {"top-k": {"k": 2}, "rand-k": {"k": 2}}.get(name, {})
     compressor = get_compressor({"name": name, "per": "tensor", **defaults})
@@ -624,7 +626,7 @@ def test_sizes_must_add_up(name: str, sizes: tuple[int, ...]) -> None:
         compressor.num_values(10, compressed.symbols, sizes)
 
 
-@pytest.mark.parametrize("name", sorted(COMPRESSORS))
+@in_one_test("name", sorted(COMPRESSORS))
 def test_the_whole_model_ignores_sizes(name: str) -> None:
     defaults = {"top-k": {"k": 2}, "rand-k": {"k": 2}}.get(name, {})
     compressor, x = (
@@ -639,7 +641,7 @@ def test_the_whole_model_ignores_sizes(name: str) -> None:
 # --- Randomness -----------------------------------------------------------------------
 
 
-@EVERY
+@ALL_IN_ONE
 def test_a_draw_depends_on_the_key_alone(row: Row) -> None:
     compressor, x = make(row), make_input("gaussian", 1009)
     first = apply(compressor, x)
@@ -669,7 +671,7 @@ def test_who_shares_randomness() -> None:
         assert (row in SHARED) == (shared or row.get("subtractive", False))
 
 
-@pytest.mark.parametrize("row", SHARED, ids=row_id)
+@in_one_test("row", SHARED, ids=row_id)
 def test_shared_randomness_needs_the_stream(row: Row) -> None:
     compressor, x, sizes = make(row), make_input("gaussian", 60), sizes_of(60)
     compressed = compressor.compress(x, STREAM, sizes)
@@ -679,7 +681,7 @@ def test_shared_randomness_needs_the_stream(row: Row) -> None:
     assert not np.array_equal(other, compressor.decompress(compressed, STREAM, sizes))
 
 
-@pytest.mark.parametrize("row", [r for r in TABLE if r not in SHARED], ids=row_id)
+@in_one_test("row", [r for r in TABLE if r not in SHARED], ids=row_id)
 def test_private_randomness_needs_none(row: Row) -> None:
     compressor, x, sizes = make(row), make_input("gaussian", 60), sizes_of(60)
     compressed = compressor.compress(x, STREAM, sizes)
@@ -751,9 +753,9 @@ def test_negative_ranges_and_norms_are_refused() -> None:
             compressor.decompress(received, STREAM)
 
 
-@pytest.mark.parametrize("dim", [4, 256, 257, 70_000])  # a table of levels, or not
-@pytest.mark.parametrize("levels", [1, 8, 126, 127, 5000, 32_766])
-@pytest.mark.parametrize("below", ["none", "some", "all"])
+@in_one_test("dim", [4, 256, 257, 70_000])  # a table of levels, or not
+@in_one_test("levels", [1, 8, 126, 127, 5000, 32_766])
+@in_one_test("below", ["none", "some", "all"])
 def test_symbols_are_levels_of_the_range(below: str, levels: int, dim: int) -> None:
     """Of the symbols in [-L - 1, L + 1] those that stand for a level, and no others."""
     compressor = DitheredQuantizer(levels)
@@ -780,7 +782,7 @@ def test_symbols_are_levels_of_the_range(below: str, levels: int, dim: int) -> N
         np.testing.assert_array_equal(compressor.decompress(received), expected)
 
 
-@pytest.mark.parametrize("row", CODED, ids=row_id)
+@in_one_test("row", CODED, ids=row_id)
 def test_a_vector_without_its_symbols_is_refused(row: Row) -> None:
     values = np.ones(40, dtype=np.float32)
     with pytest.raises(ConfigurationError, match="symbols|support"):
@@ -790,7 +792,7 @@ def test_a_vector_without_its_symbols_is_refused(row: Row) -> None:
 # --- Configurations -------------------------------------------------------------------
 
 
-@EVERY
+@ALL_IN_ONE
 def test_config_round_trip(row: Row) -> None:
     compressor = make(row)
     rebuilt = config_round_trip(compressor)
@@ -802,7 +804,7 @@ def test_config_round_trip(row: Row) -> None:
     assert make({**compressor.config(), **row}) == compressor
 
 
-@EVERY
+@ALL_IN_ONE
 def test_wire_round_trip(row: Row) -> None:
     compressor = make(row)
     wire_id, wire = compressor.to_wire()
@@ -911,7 +913,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "parameters", "message"), WRONG)
+@in_one_test(("name", "parameters", "message"), WRONG)
 def test_wrong_parameters_are_refused(
     name: str, parameters: dict[str, Any], message: str
 ) -> None:
@@ -919,7 +921,7 @@ def test_wrong_parameters_are_refused(
         get_compressor({"name": name, **parameters})
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("wire_id", "data"),
     [
         (2, b"\0\0\0"),  # no levels

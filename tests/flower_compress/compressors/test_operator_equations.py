@@ -28,6 +28,7 @@ from flower_compress.compressors import (
 )
 from flower_compress.errors import NonFiniteError
 from flower_compress.streams import Draws, Stream
+from tests.cases import in_one_test
 from tests.flower_compress.operators import (
     INPUTS,
     STREAM,
@@ -161,9 +162,9 @@ def test_ties_are_the_plain_loop_as_well(levels: int, norm: Any) -> None:
         assert symbols == plain
 
 
-@pytest.mark.parametrize("levels", [1, 5, 1000])
-@pytest.mark.parametrize("exponent", [0, -1, -7, -15, -16, -17, -20, -24, -40, -100])
-@pytest.mark.parametrize("mantissa", [1.0, -1.0, 0.7, -0.7, 1 / 3])
+@in_one_test("levels", [1, 5, 1000])
+@in_one_test("exponent", [0, -1, -7, -15, -16, -17, -20, -24, -40, -100])
+@in_one_test("mantissa", [1.0, -1.0, 0.7, -0.7, 1 / 3])
 def test_the_refined_dither_has_no_bias_at_all(
     levels: int, exponent: int, mantissa: float
 ) -> None:
@@ -387,9 +388,9 @@ def test_dithered_quantizer_is_the_plain_loop_bit_for_bit(row: Row) -> None:
             assert apply(compressor, x, stream).tolist() == values
 
 
-@pytest.mark.parametrize("shift", [-3.0, -0.5, 0.0, 0.25, 3.0])
-@pytest.mark.parametrize("levels", [1, 2, 126, 127, 128, 32766])
-@pytest.mark.parametrize("subtractive", [False, True])
+@in_one_test("shift", [-3.0, -0.5, 0.0, 0.25, 3.0])
+@in_one_test("levels", [1, 2, 126, 127, 128, 32766])
+@in_one_test("subtractive", [False, True])
 def test_dithered_quantizer_counts_levels_from_zero(
     shift: float, levels: int, subtractive: bool
 ) -> None:
@@ -417,9 +418,9 @@ def tau_of(compressor: DitheredQuantizer, x: Vector) -> float:
     return wide / float(compress(compressor, x).values[1])
 
 
-@pytest.mark.parametrize("levels", [1, 8, 100])
-@pytest.mark.parametrize("dim", [2, 17, 1000, 100_000])
-@pytest.mark.parametrize("kind", ["gaussian", "heavy-tailed", "sparse", "one-hot"])
+@in_one_test("levels", [1, 8, 100])
+@in_one_test("dim", [2, 17, 1000, 100_000])
+@in_one_test("kind", ["gaussian", "heavy-tailed", "sparse", "one-hot"])
 def test_tau_is_that_of_its_formula(levels: int, dim: int, kind: str) -> None:
     """Exact: 1 + r^2 d / (4 L^2 ||p||^2), 12 with subtractive dither; d / L^2."""
     x = make_input(kind, dim)
@@ -446,9 +447,9 @@ def test_the_lemma_at_the_papers_network() -> None:
     assert 1.2 < tau_of(DitheredQuantizer(8), x) < 1.5
 
 
-@pytest.mark.parametrize("levels", [1, 4, 20])
-@pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("tau", ["exact", "lemma", "none"])
+@in_one_test("levels", [1, 4, 20])
+@in_one_test("kind", INPUTS)
+@in_one_test("tau", ["exact", "lemma", "none"])
 def test_dithered_quantizer_has_the_error_of_its_equation(
     levels: int, kind: str, tau: Any
 ) -> None:
@@ -519,9 +520,9 @@ def inverse_by_sorting(x: Vector, kept: float) -> float:
     return 0.0
 
 
-@pytest.mark.parametrize("density", [0.001, 0.05, 0.2, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("dim", [1, 2, 17, 1000])
+@in_one_test("density", [0.001, 0.05, 0.2, 0.5, 0.9, 1.0])
+@in_one_test("kind", INPUTS)
+@in_one_test("dim", [1, 2, 17, 1000])
 def test_min_variance_probabilities_solve_their_equation(
     density: float, kind: str, dim: int
 ) -> None:
@@ -767,7 +768,7 @@ def test_of_equal_magnitudes_the_first_are_kept(
 
 
 @rows("top-k")
-@pytest.mark.parametrize("kind", INPUTS)
+@in_one_test("kind", INPUTS)
 def test_top_k_loses_no_more_than_it_promises(row: Row, kind: str) -> None:
     for dim in (1, 2, 17, 1000):
         x, compressor = make_input(kind, dim), make(row)
@@ -909,9 +910,9 @@ def test_rotating_back_gives_the_vector(width: int) -> None:
         assert np.all(lost <= np.square(norms) / 512**2 * (1 + 1e-3) + 1e-10)
 
 
-@pytest.mark.parametrize("step", [0.25, 1.0, 2.0, 8.0])
-@pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("bucket_size", [None, 256, 100])
+@in_one_test("step", [0.25, 1.0, 2.0, 8.0])
+@in_one_test("kind", INPUTS)
+@in_one_test("bucket_size", [None, 256, 100])
 def test_rotated_quantizer_has_exactly_its_omega(
     step: float, kind: str, bucket_size: int | None
 ) -> None:
@@ -1025,8 +1026,8 @@ def test_long_vectors_round_to_powers_with_short_dithers() -> None:
     assert apply(NaturalCompression(), x).tolist() == values
 
 
-@pytest.mark.parametrize("exponent", [126, 0, -1, -126, -127, -133, -140, -148, -149])
-@pytest.mark.parametrize("p", [0.0, 2.0**-23, 0.3, 1 / 3, 0.5, 0.99, 1 - 2.0**-23])
+@in_one_test("exponent", [126, 0, -1, -126, -127, -133, -140, -148, -149])
+@in_one_test("p", [0.0, 2.0**-23, 0.3, 1 / 3, 0.5, 0.99, 1 - 2.0**-23])
 def test_rounding_to_powers_has_no_bias_at_all(exponent: int, p: float) -> None:
     """Over all 65536 dithers, but for the one uniform that decides."""
     for sign in (1, -1):

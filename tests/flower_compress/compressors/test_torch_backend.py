@@ -34,6 +34,7 @@ from flower_compress.compressors.arrays.numpy_ops import NumpyOps
 from flower_compress.errors import ConfigurationError, NonFiniteError, UnknownNameError
 from flower_compress.links.payload import Channel, Payload
 from flower_compress.streams import Draws, Purpose, Stream
+from tests.cases import in_one_test
 
 torch = pytest.importorskip("torch")
 
@@ -83,7 +84,7 @@ INPUTS = ("gaussian", "heavy-tailed", "rounded")
 STREAM = Stream(11, Purpose.UPLINK, 5, 2)
 NUM_DRAWS = 200
 
-EVERY = pytest.mark.parametrize("compressor", TABLE, ids=repr)
+EVERY = in_one_test("compressor", TABLE, repr)
 PRIVATE = [row for row in TABLE if not row.shared_randomness]
 
 
@@ -145,7 +146,7 @@ def test_every_operator_is_in_the_table() -> None:
 # --- On the CPU -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim", DIMS)
+@in_one_test("dim", DIMS)
 @EVERY
 def test_tensors_and_arrays_give_the_same(compressor: Compressor, dim: int) -> None:
     for kind in INPUTS:
@@ -160,7 +161,7 @@ def test_tensors_and_arrays_give_the_same(compressor: Compressor, dim: int) -> N
         np.testing.assert_array_equal(given.numpy(), x)
 
 
-@pytest.mark.parametrize("sizes", [(1000,), (0, 300, 1, 0, 699), (7, 993)])
+@in_one_test("sizes", [(1000,), (0, 300, 1, 0, 699), (7, 993)])
 @EVERY
 def test_tensors_of_a_model(compressor: Compressor, sizes: tuple[int, ...]) -> None:
     compressor = replace(compressor, per="tensor")
@@ -174,7 +175,7 @@ def test_tensors_of_a_model(compressor: Compressor, sizes: tuple[int, ...]) -> N
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@in_one_test("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @EVERY
 def test_other_dtypes_become_float32(compressor: Compressor, dtype: Any) -> None:
     x = tensor(make_input("gaussian", 1000)).to(dtype)
@@ -226,7 +227,7 @@ def test_dispatch() -> None:
 
 
 @EVERY
-@pytest.mark.parametrize(
+@in_one_test(
     ("bad", "count"), [([math.nan], 1), ([math.inf, -math.inf], 2), ([math.nan] * 3, 3)]
 )
 def test_non_finite_is_refused_with_the_count(
@@ -243,7 +244,7 @@ def test_non_finite_is_refused_with_the_count(
 
 
 @EVERY
-@pytest.mark.parametrize("size", [1e-45, 1e-38, 1e30, 3.4e38])
+@in_one_test("size", [1e-45, 1e-38, 1e30, 3.4e38])
 def test_tiny_and_huge_entries(compressor: Compressor, size: float) -> None:
     x = np.array([size, -size, 0.5 * size, 0.0] * 33, dtype=np.float32)
     try:
@@ -346,7 +347,7 @@ def on_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_device_only")
-@pytest.mark.parametrize("compressor", PRIVATE, ids=repr)
+@in_one_test("compressor", PRIVATE, ids=repr)
 def test_nothing_leaves_the_device(compressor: Compressor, device: Any) -> None:
     x = torch.linspace(-1.0, 2.0, 5000, device=device)
     compressed = compressor.compress(x, STREAM)
@@ -362,7 +363,7 @@ def test_nothing_leaves_the_device(compressor: Compressor, device: Any) -> None:
             assert compressed.num_bits(code) > 0
 
 
-@pytest.mark.parametrize("dim", DIMS)
+@in_one_test("dim", DIMS)
 @EVERY
 def test_what_is_shared_is_the_same_everywhere(
     compressor: Compressor, dim: int, device: Any
@@ -529,7 +530,7 @@ def test_shared_draws_are_the_stream(device: Any) -> None:
         np.testing.assert_array_equal(words, ours.words(count))
 
 
-@pytest.mark.parametrize("shape", [(1, 1000), (7, 100), (1, 200_000), (50, 2)])
+@in_one_test("shape", [(1, 1000), (7, 100), (1, 200_000), (50, 2)])
 def test_the_first_of_equal_magnitudes_are_kept(
     shape: tuple[int, int], device: Any
 ) -> None:
@@ -574,8 +575,8 @@ def make_symbols(kind: str, dim: int, low: int, high: int) -> Symbols:
     return Symbols(dim, low, high, entries)
 
 
-@pytest.mark.parametrize("alphabet", ALPHABETS, ids=str)
-@pytest.mark.parametrize(
+@in_one_test("alphabet", ALPHABETS, ids=str)
+@in_one_test(
     ("kind", "dim"),
     [
         (kind, dim)

@@ -36,7 +36,15 @@ from flower_compress.links import (
 from flower_compress.mods.client_state import ClientState
 from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.packet import HEADER_BYTES
-from tests.flower_compress.operators import EVERY, TABLE, Row, make, row_id, sizes_of
+from tests.cases import in_one_test
+from tests.flower_compress.operators import (
+    ALL_IN_ONE,
+    TABLE,
+    Row,
+    make,
+    row_id,
+    sizes_of,
+)
 
 WITHOUT_SYMBOLS = {row["name"] for row in TABLE if make(row).alphabet(9) is None}
 BINARY = [row for row in TABLE if make(row).alphabet(9) == (0, 1)]
@@ -50,8 +58,8 @@ PAIRS = [
     for code in (("auto",) if row["name"] in WITHOUT_SYMBOLS else CODES)
     if code != "indices" or row in BINARY
 ]
-EVERY_PAIR = pytest.mark.parametrize(
-    ("row", "code"), PAIRS, ids=[f"{row_id(row)}-{code}" for row, code in PAIRS]
+EVERY_PAIR = in_one_test(
+    ("row", "code"), PAIRS, lambda pair: f"{row_id(pair[0])}-{pair[1]}"
 )
 # One configuration of each operator, for tests that try many bytes.
 SOME = [
@@ -68,7 +76,7 @@ SOME = [
     {"name": "natural-compression"},
 ]
 assert {row["name"] for row in SOME} == set(COMPRESSORS)
-SOME_PAIRS = pytest.mark.parametrize(
+SOME_PAIRS = in_one_test(
     ("row", "code"),
     [
         (row, code)
@@ -76,7 +84,7 @@ SOME_PAIRS = pytest.mark.parametrize(
         for code in (("auto",) if row["name"] in WITHOUT_SYMBOLS else CODES)
         if code != "indices" or make(row).alphabet(9) == (0, 1)
     ],
-    ids=lambda value: value if isinstance(value, str) else row_id(value),
+    lambda pair: f"{row_id(pair[0])}-{pair[1]}",
 )
 STREAM = Stream(3, Purpose.UPLINK, 1, 4)
 
@@ -184,7 +192,7 @@ def test_a_code_without_its_package_says_so() -> None:
         encode(vector(30), StochasticQuantizer(), "entropy")
 
 
-@EVERY
+@ALL_IN_ONE
 def test_header_takes_at_most_48_bytes(row: Row) -> None:
     compressor = make(row)
     empty = encode(vector(0), compressor)
@@ -193,7 +201,7 @@ def test_header_takes_at_most_48_bytes(row: Row) -> None:
     assert len(empty.data) <= header_bytes(compressor) + 1
 
 
-@EVERY
+@ALL_IN_ONE
 def test_auto_is_the_shortest_of_the_fast_codes(row: Row) -> None:
     if row["name"] in WITHOUT_SYMBOLS:
         return
@@ -206,7 +214,7 @@ def test_auto_is_the_shortest_of_the_fast_codes(row: Row) -> None:
         assert auto == min(encode(x, compressor, code).num_bits for code in others)
 
 
-@pytest.mark.parametrize("row", BINARY, ids=row_id)
+@in_one_test("row", BINARY, ids=row_id)
 def test_indices_are_for_supports_alone(row: Row) -> None:
     encode(vector(50), make(row), "indices")
     for compressor in (StochasticQuantizer(), StochasticQuantizer(7)):
@@ -257,7 +265,7 @@ PER_TENSOR = [
 ]
 
 
-@pytest.mark.parametrize("row", SHARED, ids=row_id)
+@in_one_test("row", SHARED, ids=row_id)
 def test_another_version_never_decodes_to_the_same(row: Row) -> None:
     x, compressor = vector(300, 3, 1.0), make(row)
     payload = encode(x, compressor, version=7)
@@ -278,7 +286,7 @@ def test_another_version_never_decodes_to_the_same(row: Row) -> None:
         assert not np.array_equal(other, payload.vector)
 
 
-@pytest.mark.parametrize("row", SHARED, ids=row_id)
+@in_one_test("row", SHARED, ids=row_id)
 def test_without_a_channel_shared_randomness_is_missing(row: Row) -> None:
     payload = encode(vector(30), make(row))
     sizes = make(row).per == "model"
@@ -289,9 +297,7 @@ def test_without_a_channel_shared_randomness_is_missing(row: Row) -> None:
     assert alone.on(channel_of(30)).vector.tobytes() == payload.vector.tobytes()
 
 
-@pytest.mark.parametrize(
-    "row", [r for r in TABLE if r not in SHARED + PER_TENSOR], ids=row_id
-)
+@in_one_test("row", [r for r in TABLE if r not in SHARED + PER_TENSOR], ids=row_id)
 def test_others_need_no_channel(row: Row) -> None:
     for dim in (30, 20_000):
         payload = encode(vector(dim), make(row))
@@ -300,7 +306,7 @@ def test_others_need_no_channel(row: Row) -> None:
         assert alone.num_bits == payload.num_bits
 
 
-@pytest.mark.parametrize("row", PER_TENSOR, ids=row_id)
+@in_one_test("row", PER_TENSOR, ids=row_id)
 def test_other_tensors_are_refused_or_give_another_value(row: Row) -> None:
     x = vector(300, 3, 1.0)
     payload = encode(x, make(row))
@@ -327,8 +333,8 @@ def test_decoded_vectors_are_kept_by_their_channel() -> None:
                 np.testing.assert_array_equal(came, value)
 
 
-@EVERY
-@pytest.mark.parametrize("dim", [60, 20_000])
+@ALL_IN_ONE
+@in_one_test("dim", [60, 20_000])
 def test_payloads_survive_the_state_of_a_client(row: Row, dim: int) -> None:
     """As bytes; what they leave out is put back from the contract's channels."""
     x, compressor = vector(dim, 2), make(row)
@@ -450,7 +456,7 @@ def test_random_bodies_behind_a_true_header_decode_or_are_refused(
     decode_or_refuse(header + body, dim)
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("data", "dim", "message"),
     [
         (b"", 3, "at least 2 bytes"),

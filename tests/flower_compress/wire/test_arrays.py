@@ -20,6 +20,7 @@ from flower_compress.wire.arrays import (
     read_array,
     unfit,
 )
+from tests.cases import in_one_test
 
 ALL_BITS = np.arange(1 << 16, dtype="<u2")
 
@@ -98,7 +99,7 @@ def test_an_array_that_only_says_that_it_is_bfloat16_is_read_as_it_is() -> None:
 NAN, INF = math.nan, math.inf
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("dtype", "entries", "wrong"),
     [
         ("int64", np.array([0.0, -0.0, 3.0, -(2.0**63), 2.0**62]), []),

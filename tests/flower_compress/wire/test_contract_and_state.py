@@ -43,6 +43,7 @@ from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.layout import Layout
+from tests.cases import in_one_test
 
 LAYOUT = Layout.of(
     ArrayRecord(
@@ -80,9 +81,9 @@ def contract(
 # --- Contracts ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("link", LINKS, ids=lambda link: str(link.config()))
-@pytest.mark.parametrize("rate", [None, 0.0, 1.0, 1 / 3])
-@pytest.mark.parametrize("groups", [1, 7, "client"])
+@in_one_test("link", LINKS, ids=lambda link: str(link.config()))
+@in_one_test("rate", [None, 0.0, 1.0, 1 / 3])
+@in_one_test("groups", [1, 7, "client"])
 def test_contract_round_trip(link: Link, rate: float | None, groups: Any) -> None:
     sent = contract(link, rate, groups)
     data = sent.to_bytes()
@@ -146,7 +147,7 @@ def test_other_protocols_are_refused() -> None:
             Contract.from_bytes(changed(protocol=protocol))
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     "data",
     [
         b"",
@@ -319,9 +320,9 @@ def assert_payloads(one: Payload | None, other: Payload | None) -> None:
         assert_vectors(one.vector, other.vector)
 
 
-@pytest.mark.parametrize("receiver", range(len(RECEIVERS)))
-@pytest.mark.parametrize("sender", range(len(SENDERS)))
-@pytest.mark.parametrize("exact", [b"", b"\x00exact"])
+@in_one_test("receiver", range(len(RECEIVERS)))
+@in_one_test("sender", range(len(SENDERS)))
+@in_one_test("exact", [b"", b"\x00exact"])
 def test_state_round_trip(receiver: int, sender: int, exact: bytes) -> None:
     state = ClientState(
         0xFEDCBA98,

@@ -25,6 +25,7 @@ from flower_compress.wire.arrays import (
     write_array,
 )
 from flower_compress.wire.layout import Layout, Tensor
+from tests.cases import in_one_test
 
 FLOATS = ("float16", "float32", "float64")
 EXACT = ("int8", "uint8", "int32", "int64", "uint64", "bool")
@@ -79,8 +80,8 @@ MODEL = {
 # --- Round trips ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", FLOATS + EXACT)
+@in_one_test("shape", SHAPES)
+@in_one_test("dtype", FLOATS + EXACT)
 def test_one_array_round_trip(dtype: str, shape: tuple[int, ...]) -> None:
     arrays = record({"w": entries(dtype, shape)})
     layout = Layout.of(arrays)
@@ -203,8 +204,8 @@ def test_flatten_leaves_the_arrays_alone() -> None:
 # --- Flower's arrays ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", (*FLOATS, *EXACT, ">f4", "longdouble"))
+@in_one_test("shape", SHAPES)
+@in_one_test("dtype", (*FLOATS, *EXACT, ">f4", "longdouble"))
 def test_written_arrays_are_flowers_byte_for_byte(
     dtype: str, shape: tuple[int, ...]
 ) -> None:
@@ -324,12 +325,12 @@ def test_wrong_number_of_exact_bytes_is_refused() -> None:
             layout.unflatten(vector, wrong)
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     ("at", "name", "size"),
     [(0, "conv.weight", 6), (5, "conv.weight", 6), (6, "norm.weight", 4)]
     + [(10, "scale", 1), (11, "head.bias", 3), (13, "head.bias", 3)],
 )
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@in_one_test("value", [math.nan, math.inf, -math.inf])
 def test_check_finite_names_the_array_and_the_count(
     at: int, name: str, size: int, value: float
 ) -> None:

@@ -18,9 +18,6 @@ from simulations.records import Nodes, cut_off, summarise
 from simulations.report import summary_tables, write_report
 from tests.simulations.rows import ALGORITHMS, SETTINGS, comparison, record
 
-# What is drawn once is drawn by one worker.
-pytestmark = pytest.mark.xdist_group("report")
-
 
 class References(HTMLParser):
     """Every address a page refers to, and its text."""

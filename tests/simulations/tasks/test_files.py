@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from torchvision.datasets import CIFAR10
 
 from flower_compress.errors import ConfigurationError, MissingExtraError
 from simulations.tasks import make_task
@@ -43,6 +42,9 @@ def write_mnist(root: Path) -> None:
 
 def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pickled batches, of which torchvision knows the checksums of the real ones."""
+    # Seconds, which no worker takes that runs other tests.
+    from torchvision.datasets import CIFAR10
+
     folder = root / CIFAR10.base_folder
     folder.mkdir()
 

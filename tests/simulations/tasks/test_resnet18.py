@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-import torchvision
 from flwr.app import Array, ArrayRecord
 
 from flower_compress.errors import ConfigurationError, MissingExtraError
@@ -38,8 +37,11 @@ def make_colours(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Ta
 
 
 def test_resnet18_is_that_of_torchvision(make_colours: Callable[[int], Task]) -> None:
+    # Seconds, which no worker takes that runs other tests.
+    from torchvision.models import resnet18
+
     task = make_colours(0)
-    model = torchvision.models.resnet18(num_classes=10).eval()
+    model = resnet18(num_classes=10).eval()
     arrays = task.initial_arrays()
     assert list(arrays) == list(model.state_dict())
     assert sum(p.numel() for p in model.parameters()) == 11_181_642

@@ -20,6 +20,7 @@ from flower_compress.strategies import (
 )
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import InProcessGrid
+from tests.cases import in_one_test
 from tests.strategies.problem import (
     INITIAL,
     NUM_CLIENTS,
@@ -36,8 +37,8 @@ def until_round_four(server_round: int) -> float:
     return 0.05 if server_round <= LAST else 0.0
 
 
-@pytest.mark.parametrize("value", [0, -0.1, float("nan"), float("inf"), "0.1", None])
-@pytest.mark.parametrize("make", [MCM, SparsAMS, lambda **o: MalcomPSGD(ring(5), **o)])
+@in_one_test("value", [0, -0.1, float("nan"), float("inf"), "0.1", None])
+@in_one_test("make", [MCM, SparsAMS, lambda **o: MalcomPSGD(ring(5), **o)])
 def test_what_is_no_positive_number_is_refused(make: Any, value: Any) -> None:
     expected = f"step_size must be positive, .*got {re.escape(repr(value))}$"
     with pytest.raises(ConfigurationError, match=expected):

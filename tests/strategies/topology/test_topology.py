@@ -36,6 +36,7 @@ from flower_compress.strategies.topology import (
     star,
     torus,
 )
+from tests.cases import in_one_test
 
 Matrix = NDArray[np.float64]
 UNDIRECTED = sorted(set(TOPOLOGIES) - {"one-peer-exponential"})
@@ -93,8 +94,8 @@ def changed(matrix: Matrix, *entries: tuple[int, int, float]) -> Matrix:
 # ---------------------------------------------------------------- the constructors
 
 
-@pytest.mark.parametrize("name", UNDIRECTED)
-@pytest.mark.parametrize("n", SIZES)
+@in_one_test("name", UNDIRECTED)
+@in_one_test("n", SIZES)
 def test_every_topology_satisfies_assumption_1(name: str, n: int) -> None:
     topology = named(name, n)
     check_assumption_1(topology)
@@ -360,8 +361,8 @@ def test_what_is_no_undirected_adjacency_is_named(
         metropolis_hastings(adjacency)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", sorted(TOPOLOGIES))
-@pytest.mark.parametrize("n", [0, -3, 2.5, "4"])
+@in_one_test("name", sorted(TOPOLOGIES))
+@in_one_test("n", [0, -3, 2.5, "4"])
 def test_a_number_of_nodes_is_a_positive_integer(name: str, n: int) -> None:
     with pytest.raises(ConfigurationError, match=f"positive integer, got {n!r}"):
         get_topology(name, n)

@@ -1,0 +1,164 @@
+"""A payload is refused, undecoded, unless it is of the operator and code agreed on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flower_compress import (
+    ArrayRule,
+    Identity,
+    PerArray,
+    RandomSparsifier,
+    RotatedQuantizer,
+    StochasticQuantizer,
+    TopK,
+)
+from flower_compress.coding import CODE_NAMES, Symbols, choose_code, code_ids
+from flower_compress.compressors import Compressor, Tied
+from flower_compress.errors import ConfigurationError, CorruptPacket
+from flower_compress.links import Direct, Memory, Payload
+from flower_compress.links.forms import require_form
+from flower_compress.streams import Purpose, Stream
+from tests.flower_compress.operators import TABLE, make, row_id
+
+STREAM = Stream(1, Purpose.UPLINK, 2, 3)
+ARRAYS = [("a", (6, 5)), ("b", (4,)), ("c", (6, 5)), ("d", (7,))]
+DIM = 71
+RULES = PerArray({ArrayRule(max_ndim=1): Identity()}, default=StochasticQuantizer(3))
+
+
+def encode(operator: Compressor, code: str, x: np.ndarray) -> Payload:
+    link = Direct(operator, code).bind(ARRAYS)
+    sizes = tuple(int(np.prod(shape)) for _, shape in ARRAYS)
+    channel = link.channel(STREAM, sizes)
+    return Payload.encode(x, link.compressor, code, channel)
+
+
+def vectors() -> list[np.ndarray]:
+    dense = np.random.default_rng(0).standard_normal(DIM).astype(np.float32)
+    equal = dense.copy()
+    equal[34:64] = equal[:30]
+    return [dense, equal, np.zeros(DIM, np.float32)]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=row_id)
+def test_what_an_operator_makes_has_its_form_in_every_code(row: dict) -> None:
+    operator = make(row)
+    for code in CODE_NAMES:
+        for x in vectors():
+            try:
+                payload = encode(operator, code, x)
+            except ConfigurationError:  # 'indices' is for 0 and 1.
+                continue
+            require_form(payload.data, DIM, (operator,), code)
+
+
+@pytest.mark.parametrize("operator", [RULES, Tied(RULES, ((2, 0),))])
+def test_so_has_what_several_operators_make(operator: Compressor) -> None:
+    bound = operator.bind(ARRAYS)
+    for x in vectors():
+        data = encode(operator, "auto", x).data
+        require_form(data, DIM, (bound,), "auto")
+        for size in range(len(data) if len(data) < 60 else 12):
+            with pytest.raises(CorruptPacket):
+                require_form(data[:size], DIM, (bound,), "auto")
+        for other in (Identity(), StochasticQuantizer(3)):
+            with pytest.raises(CorruptPacket):
+                require_form(encode(other, "auto", x).data, DIM, (bound,), "auto")
+            with pytest.raises(CorruptPacket):
+                require_form(data, DIM, (other,), "auto")
+    part = encode(operator, "elias", vectors()[0]).data
+    with pytest.raises(CorruptPacket):
+        require_form(part, DIM, (bound,), "auto")
+
+
+def test_another_operator_parameter_or_code_is_refused() -> None:
+    asked = (RotatedQuantizer(step=1.5),)
+    x = vectors()[0]
+    for operator, code in (
+        (Identity(), "auto"),
+        (RotatedQuantizer(step=1.4), "auto"),
+        (RotatedQuantizer(step=1.5), "support-vector"),
+        (RotatedQuantizer(step=1.5, per="tensor"), "auto"),
+    ):
+        with pytest.raises(CorruptPacket, match="as the contract says"):
+            require_form(encode(operator, code, x).data, DIM, asked, "auto")
+    for data in (b"", b"\x0a"):
+        with pytest.raises(CorruptPacket):
+            require_form(data, DIM, asked, "auto")
+
+
+def test_auto_allows_what_it_chooses_among_and_no_more() -> None:
+    generator = np.random.default_rng(1)
+    for dim in (5, 300, 5000):
+        for p in (0.01, 0.5, 0.99):
+            x = generator.standard_normal(dim) * (generator.random(dim) < p)
+            for operator in (StochasticQuantizer(1), StochasticQuantizer(2000)):
+                made = operator.compress(x.astype(np.float32), STREAM)
+                assert made.symbols is not None
+                low, high = made.symbols.low, made.symbols.high
+                chosen = choose_code("auto", made.symbols).wire_id
+                assert chosen in code_ids("auto", low, high)
+    assert code_ids("auto", 0, 1) == {1, 3, 6}
+    assert code_ids("auto", -1, 1) == {1, 4, 6}
+    assert code_ids("elias", -1, 1) == {2}
+
+
+def test_a_memory_may_begin_dense_where_its_link_says_so() -> None:
+    operator = StochasticQuantizer(3)
+    assert Memory(operator).operators(begins=True) == (operator,)
+    first = Memory(operator, initial="first")
+    assert first.operators(begins=True) == (operator, Identity())
+    assert first.operators(begins=False) == (operator,)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        StochasticQuantizer(2),
+        StochasticQuantizer(2, bucket_size=500),
+        RandomSparsifier(0.05),
+        TopK(k=30),
+        TopK(fraction=0.02, bucket_size=300),
+    ],
+    ids=repr,
+)
+def test_more_symbols_than_an_operator_makes_are_not_decoded(
+    operator: Compressor,
+) -> None:
+    dim = 5000
+    for seed in range(20):
+        x = np.random.default_rng(seed).choice([-1.0, 1.0], dim).astype(np.float32)
+        made = operator.compress(x, Stream(seed, Purpose.UPLINK, 2, 3)).symbols
+        assert made is not None
+        assert made.num_nonzero <= operator.most_nonzeros(dim)
+    assert operator.most_nonzeros(dim) < 0.2 * dim
+    low, high = made.low, made.high
+    dense = Symbols(dim, low, high, np.ones(dim, made.entries.dtype))
+    code = choose_code("indices" if low == 0 else "nested-golomb", dense)
+    body, _ = code.encode(dense)
+    wire_id, parameters = operator.to_wire()
+    data = bytes((wire_id, code.wire_id)) + parameters + body
+    with pytest.raises(CorruptPacket, match="as the contract says"):
+        require_form(data, dim, (operator,), "auto")
+
+
+@pytest.mark.parametrize(
+    "operator", [StochasticQuantizer(3), TopK(k=4), RULES, Tied(RULES, ((2, 0),))]
+)
+def test_any_bytes_are_of_the_form_or_corrupt(operator: Compressor) -> None:
+    bound, generator = operator.bind(ARRAYS), np.random.default_rng(7)
+    whole = bytearray(encode(operator, "auto", vectors()[1]).data)
+    kept = 0
+    for _ in range(2000):
+        data = bytearray(whole[: int(generator.integers(len(whole) + 1))])
+        for place in generator.integers(0, 12, 2):
+            if place < len(data):
+                data[place] = generator.integers(256)
+        try:
+            require_form(bytes(data), DIM, (bound,), "auto")
+            kept += 1
+        except CorruptPacket:
+            continue
+    assert kept < 2000

@@ -1,0 +1,51 @@
+"""What requests to be synchronised cost, and whom they cost nothing."""
+
+from __future__ import annotations
+
+import json
+
+from flower_compress.strategies.server.sync_budget import SyncBudget
+
+
+def dense_models(rounds: int, answers: str) -> int:
+    """How many dense models a client is sent that asks (a) and updates (u) in turn."""
+    budget, sent, at = SyncBudget(), 0, 0
+    for version in range(1, rounds + 1):
+        if version % 7 == 0:  # A checkpoint makes no difference.
+            saved = json.loads(json.dumps(budget.save()))
+            budget = SyncBudget()
+            budget.restore(saved)
+        if budget.rests(0):
+            continue
+        if answers[at % len(answers)] == "a":
+            sent += 1
+            budget.ask(0, version)
+            budget.ask(0, version)  # Its answer arrives twice.
+        else:
+            budget.pay(0)
+        at += 1
+    return sent
+
+
+def test_a_client_that_goes_on_asking_is_sent_less_and_less() -> None:
+    assert dense_models(1000, "a") < 4 + 6 + 1000 / 60
+    assert dense_models(1000, "au") < 100
+
+
+def test_one_that_restarts_is_not_left_out() -> None:
+    assert dense_models(999, "auu") == 333
+    assert dense_models(4, "a") == 4
+
+
+def test_it_is_told_who_is_left_out_and_what_is_paid_is_forgotten() -> None:
+    budget = SyncBudget()
+    for version in range(1, 6):
+        budget.ask(3, version)
+    assert budget.rests(3)
+    assert not budget.rests(4)
+    (reason,) = budget.left_out()
+    assert "client 3" in reason
+    assert not budget.left_out()
+    for _ in range(10):
+        budget.pay(3)
+    assert budget.save() == []
