@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MessageType, RecordDict, UserConfig
+from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from flower_compress import CompressionMod
+from flower_compress import CompressionMod, Identity
+from flower_compress.links import Direct
 from flower_compress.strategies import (
     MCM,
     Artemis,
@@ -19,12 +26,16 @@ from flower_compress.strategies import (
     Diana,
     Dore,
     RandMCM,
+    compress,
 )
+from flower_compress.strategies.server import vector_store
+from flower_compress.testing import InProcessGrid
+from flower_compress.wire.contract import Contract
+from flower_compress.wire.layout import Layout, Tensor
+from flower_compress.wire.packet import Packet, find_packet, packet_record
 
-from flower_compress.wire.packet import Packet, find_packet
-
-from . import attacks
-from .fleet import Ended, Fleet, Liar, apart, run, targets
+from . import attacks, relay
+from .fleet import STEP, Ended, Fleet, Liar, apart, run, silenced, targets
 
 NUM_CLIENTS = 10
 LIAR = 3
@@ -32,7 +43,7 @@ ROUNDS = 30
 TOLERANCE = 0.05
 MOST_BYTES = 2.0
 MOST_TIME = 10.0
-"""What a liar may cost, against a run without one."""
+"""What a liar may cost the server, against a run without one: bytes down, and time."""
 STRATEGIES: dict[str, type[CompressedStrategy]] = {
     "MCM": MCM,
     "RandMCM": RandMCM,
@@ -71,12 +82,15 @@ class Case:
     quick: bool = True
 
 
-def _strategy(kind: type[CompressedStrategy], **arguments: Any) -> CompressedStrategy:
-    return kind(fraction_evaluate=0.0, **arguments)
+Make = Callable[..., Any]
+
+
+def _strategy(kind: Make, **arguments: Any) -> Any:
+    return kind(**{"fraction_evaluate": 0.0, **arguments})
 
 
 @cache
-def _honest(kind: type[CompressedStrategy]) -> Ended:
+def _honest(kind: Make) -> Ended:
     return run(_strategy(kind), Fleet(NUM_CLIENTS), ROUNDS)
 
 
@@ -95,6 +109,7 @@ def _judge(
         for name, value, expected in (
             ("variance", ended.variance, honest.variance),
             ("counter", ended.batches, honest.batches),
+            ("loss", ended.loss, honest.loss),
         )
         if not abs(value - expected) <= TOLERANCE * abs(expected)
     }
@@ -105,18 +120,14 @@ def _judge(
         happened += f", honest ones refused: {blamed}"
     happened += "".join(f", {name} {value:.2g}" for name, value in spoilt.items())
     holds = not (ended.error or blamed or spoilt) and distance <= TOLERANCE
-    num_bytes = (ended.bytes_up + ended.bytes_down) / (
-        honest.bytes_up + honest.bytes_down
-    )
+    num_bytes = ended.bytes_down / honest.bytes_down
     seconds = ended.seconds / honest.seconds
     affordable = num_bytes <= MOST_BYTES and seconds <= MOST_TIME
-    cost = f"{num_bytes:.1f} x bytes, {seconds:.1f} x time"
+    cost = f"{num_bytes:.1f} x bytes down, {seconds:.1f} x time"
     return Outcome(happened, cost, holds, affordable)
 
 
-def _with_liar(
-    liar: Liar, kind: type[CompressedStrategy] = MCM, **arguments: Any
-) -> Outcome:
+def _with_liar(liar: Liar, kind: Make = MCM, **arguments: Any) -> Outcome:
     fleet = Fleet(NUM_CLIENTS, {LIAR: liar})
     ended, honest = run(_strategy(kind, **arguments), fleet, ROUNDS), _honest(kind)
     return _judge(ended, honest, [honest.model, _optimum({LIAR})])
@@ -126,7 +137,7 @@ def _with_liar(
 
 
 def _leave(
-    kind: type[CompressedStrategy],
+    kind: Make,
     of: int,
     gone: int,
     forget_after: int,
@@ -210,9 +221,67 @@ LIES: dict[str, Callable[[], Liar]] = {
 }
 
 
+def _compressed(**arguments: Any) -> Any:
+    fraction = arguments.pop("fraction_evaluate")
+    return compress(FedAvg(fraction_evaluate=fraction), **arguments)
+
+
+def _evaluates(value: Any) -> Liar:
+    return Liar(evaluation={"num-examples": value, "loss": 1e9})
+
+
+def _pushes(uplink_memory: str) -> Outcome:
+    """Push with all that `max_update_norm` admits: what a mean cannot keep out.
+
+    At rest the honest clients pull back what it pushes: (N - 1) c off = limit.
+    """
+    honest, limit = _honest(MCM), 20.0
+
+    def push(w: NDArray[np.float32], _: int) -> NDArray[np.float32]:
+        return w + np.float32(0.9 * limit / w.size**0.5)
+
+    liar = Liar(training=push)
+    fleet = Fleet(NUM_CLIENTS, {LIAR: liar})
+    arguments = {"uplink_memory": uplink_memory, "max_update_norm": limit}
+    ended = run(_strategy(MCM, **arguments), fleet, 3 * ROUNDS)
+    off = float(np.linalg.norm(ended.model - _optimum({LIAR})))
+    most = limit / ((NUM_CLIENTS - 1) * STEP)
+    blamed = sorted(set(ended.refused) - {LIAR})
+    happened = f"{off:.1f} off, {most:.1f} is what the limit lets it push"
+    if blamed:
+        happened += f", honest ones refused: {blamed}"
+    seconds = ended.seconds / honest.seconds / 3
+    cost = f"{seconds:.1f} x time"
+    return Outcome(happened, cost, not (ended.error or blamed) and off <= 1.1 * most)
+
+
 def _lies() -> Iterator[Case]:
     for name, liar in LIES.items():
         yield Case("lies", name, lambda liar=liar: _with_liar(liar()))  # type: ignore[misc]
+    for name, kind in {**STRATEGIES, "compress(FedAvg)": _compressed}.items():
+        if kind is MCM:
+            continue
+        for lie in ("weights 1e6 away", "num-examples 1e308"):
+            yield Case(
+                "lies",
+                f"{lie}, {name}",
+                lambda kind=kind, lie=lie: _with_liar(LIES[lie](), kind),  # type: ignore[misc]
+                quick=lie.startswith("weights"),
+            )
+    for value in (1e308, float("nan"), -1):
+        yield Case(
+            "lies",
+            f"num-examples {value:g} in an evaluation",
+            lambda value=value: _with_liar(  # type: ignore[misc]
+                _evaluates(value), fraction_evaluate=1.0
+            ),
+        )
+    for memory in ("each", "mean"):
+        yield Case(
+            "lies",
+            f'pushes at its limit, uplink_memory="{memory}"',
+            lambda memory=memory: _pushes(memory),  # type: ignore[misc]
+        )
 
 
 # -- identities ----------------------------------------------------------------------
@@ -265,6 +334,111 @@ def _identities() -> Iterator[Case]:
     yield Case("identity", "one app without the mod", _without_mod)
 
 
+# -- without a server's model --------------------------------------------------------
+
+
+def _letters(
+    topology: str, change: relay.Change, *, once: bool, num_nodes: int = relay.N
+) -> Outcome:
+    started = perf_counter()
+    model, failed, error = relay.run(
+        relay.TOPOLOGIES[topology], change, once=once, num_nodes=num_nodes
+    )
+    off = min(relay.distance(model, set()), relay.distance(model, {relay.LIAR}))
+    happened = error[:60] or f"{off:.1%} off, {failed} answers failed"
+    cost = f"{perf_counter() - started:.1f} s"
+    return Outcome(happened, cost, not error and off <= TOLERANCE and not failed)
+
+
+def _relay() -> Iterator[Case]:
+    for name, change, once in (
+        ("one letter that cannot be read", relay.garbled, True),
+        ("all letters of a node", relay.garbled, False),
+        ("20,000 empty letters a posting", relay.empty, False),
+    ):
+        for topology in relay.TOPOLOGIES:
+            yield Case(
+                "relay",
+                f"{name}, {topology}",
+                lambda t=topology, c=change, o=once: _letters(t, c, once=o),  # type: ignore[misc]
+                quick=topology == "ring" and once,
+            )
+    yield Case(
+        "relay",
+        "a node outside the topology",
+        lambda: _letters("ring", lambda p: p, once=False, num_nodes=relay.N + 1),
+    )
+
+
+# -- against a client, and the server's disk -----------------------------------------
+
+
+def _contract(dim: int, max_dim: int | None) -> Outcome:
+    """A server that sends a contract of a few bytes for a model of many."""
+    layout = Layout((Tensor("w", (dim,), "float32", False),))
+    contract = Contract(layout, Direct(Identity()), None, 3).to_bytes()
+    packet = Packet(7, 0, 1, dim=min(dim, 2**32 - 1), contract=contract)
+    InProcessGrid(lambda msg, _: msg, 1)  # As in a process that runs an app.
+    msg = Message(RecordDict({"arrays": packet_record(packet)}), 7, MessageType.TRAIN)
+    context = Context(1, 7, {"partition-id": 1}, RecordDict(), UserConfig({}))
+    tracemalloc.start()
+    with silenced():
+        reply = CompressionMod(max_dim=max_dim)(msg, context, lambda m, _: m)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    said = reply.error.reason if reply.has_error() else "taken"
+    holds = reply.has_error() and peak < 1 << 20
+    return Outcome(said[:60], f"{peak / 1e3:.0f} kB allocated", holds)
+
+
+def _full_disk() -> Outcome:
+    """Every second checkpoint, and every third memory, cannot be written."""
+    writes = [0]
+    replace, transfer = os.replace, vector_store._repeat
+
+    def fails(every: int) -> None:
+        writes[0] += 1
+        if writes[0] % every == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def move(*names: Any) -> None:
+        fails(2)
+        replace(*names)
+
+    def write(do: Callable[..., Any], vector: Any) -> None:
+        if do.__name__ == "write":
+            fails(3)
+        transfer(do, vector)
+
+    os.replace, vector_store._repeat = move, write
+    try:
+        with TemporaryDirectory() as folder:
+            strategy = _strategy(
+                RandMCM, memory_budget=0, checkpoint_dir=folder, checkpoint_every=3
+            )
+            ended = run(strategy, Fleet(NUM_CLIENTS), ROUNDS)
+    finally:
+        os.replace, vector_store._repeat = replace, transfer
+    said = sum("No space left" in line for line in ended.log)
+    outcome = _judge(ended, _honest(RandMCM), [_honest(RandMCM).model])
+    happened = f"{outcome.happened}, told {said} times"
+    return outcome._replace(happened=happened, holds=outcome.holds and said > 0)
+
+
+def _ends() -> Iterator[Case]:
+    for dim, most in (
+        (400_000_000, 1_000_000),
+        (4_000_000_000, None),
+        (4 * 10**11, None),
+    ):
+        yield Case(
+            "client",
+            f"a contract of a model of {dim:.0e} entries",
+            lambda dim=dim, most=most: _contract(dim, most),  # type: ignore[misc]
+        )
+    yield Case("server", "the disk is full again and again", _full_disk)
+
+
 def cases() -> list[Case]:
     """All that is tried."""
-    return [*_departures(), *_identities(), *_lies()]
+    return [*_departures(), *_identities(), *_lies(), *_relay(), *_ends()]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import LogRecord, StreamHandler, getLogger
 from typing import Any
@@ -23,7 +23,7 @@ STEP = 0.3
 """How far a client goes to its target in a round."""
 
 Answer = Callable[[Message, Message, int], Message]
-"""Makes another answer of an honest one: message, honest answer, how many came before."""
+"""Makes another answer of a message, the honest answer and how many came before."""
 Training = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
 """Trained weights of a client that lies to its own mod: model, how often it trained."""
 
@@ -59,8 +59,10 @@ class Liar:
         Trains otherwise, before the mod.
     variance, batches
         What it says of the norm layer.
-    metrics : dict
-        What it says beside, ``num-examples`` at first.
+    metrics : Callable[[int], list[dict[str, Any]]]
+        What it says beside, by how often it trained: the metrics of each record.
+    evaluation : dict[str, Any]
+        The metrics that it says when it evaluates.
     """
 
     answer: Answer | None = None
@@ -69,6 +71,9 @@ class Liar:
     batches: int | None = None
     metrics: Callable[[int], list[dict[str, Any]]] = field(
         default=lambda _: [{"num-examples": 10, "loss": 1.0}]
+    )
+    evaluation: dict[str, Any] = field(
+        default_factory=lambda: {"num-examples": 10, "loss": 1.0}
     )
 
 
@@ -96,6 +101,7 @@ class Fleet(InProcessGrid):
         self._calls: dict[int, int] = {}
         self._app = ClientApp(mods=[mod()])
         self._app.train()(self._train)
+        self._app.evaluate()(self._evaluate)
         self.on_message: Callable[[Message, Message], None] | None = None
         super().__init__(self._call, num_clients)
 
@@ -153,6 +159,11 @@ class Fleet(InProcessGrid):
             content[f"metrics{i or ''}"] = MetricRecord(metrics)
         return Message(RecordDict(content), reply_to=msg)
 
+    def _evaluate(self, msg: Message, context: Context) -> Message:
+        liar = self.liars.get(int(context.node_config["partition-id"]), Liar())
+        content = RecordDict({"metrics": MetricRecord(liar.evaluation)})
+        return Message(content, reply_to=msg)
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -166,8 +177,21 @@ class Ended:
     bytes_up: int
     bytes_down: int
     seconds: float
-    peak_mb: float
+    loss: float
     log: list[str]
+
+
+@contextmanager
+def silenced() -> Iterator[list[str]]:
+    """Keep Flower's log instead of printing it."""
+    log, kept = getLogger("flwr"), _Kept()
+    handlers, level = log.handlers[:], log.level
+    log.handlers = [kept]
+    try:
+        yield kept.lines
+    finally:
+        log.handlers = handlers
+        log.setLevel(level)
 
 
 class _Kept(StreamHandler):  # type: ignore[type-arg]
@@ -195,17 +219,15 @@ def run(
         return configure(server_round, *rest)
 
     strategy.configure_train = configure_train  # type: ignore[method-assign]
-    log, kept = getLogger("flwr"), _Kept()
-    handlers, level = log.handlers[:], log.level
-    log.handlers, error = [kept], ""
-    started, arrays = time.perf_counter(), initial(dim)
+    started, arrays, loss, error = time.perf_counter(), initial(dim), 1.0, ""
     try:
-        arrays = strategy.start(fleet, arrays, num_rounds=num_rounds).arrays
+        with silenced() as log:
+            result = strategy.start(fleet, arrays, num_rounds=num_rounds)
+        arrays = result.arrays
+        for metrics in result.evaluate_metrics_clientapp.values():
+            loss = float(metrics["loss"])  # type: ignore[arg-type]
     except Exception as raised:  # noqa: BLE001 - that is the outcome
         error = f"{type(raised).__name__}: {raised}"
-    finally:
-        log.handlers = handlers
-        log.setLevel(level)
     return Ended(
         model=arrays["w"].numpy().ravel(),
         variance=float(arrays["norm.running_var"].numpy()[0]),
@@ -215,8 +237,8 @@ def run(
         bytes_up=strategy.ledger.uplink.num_bytes,
         bytes_down=strategy.ledger.downlink.num_bytes,
         seconds=time.perf_counter() - started,
-        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        log=kept.lines,
+        loss=loss,
+        log=log,
     )
 
 
