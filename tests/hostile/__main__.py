@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -23,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--quick", action="store_true", help="the short form")
+    parser.add_argument("--markdown", action="store_true", help="a table for the docs")
     arguments = parser.parse_args()
     chosen = [
         case
@@ -32,6 +34,9 @@ def main() -> None:
     ]
     console, failed = Console(), 0
     table = Table("", "tried", "what happened", "cost", "", title="A hostile fleet")
+    if arguments.markdown:
+        table.title, table.box = None, box.MARKDOWN
+        console = Console(width=500)
     for case in track(chosen, "trying", console=Console(stderr=True)):
         outcome = _tried(case)
         holds = outcome.holds and outcome.affordable
