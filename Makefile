@@ -6,6 +6,7 @@ CHECK_PYTHON = import sys; sys.exit(sys.version_info < (3, 11))
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
+HOSTILE_ARGS ?=
 
 # What may differ on the oldest Flower and NumPy that pyproject.toml admits: all that
 # touches Flower, and the dtypes of results, on which before NumPy 2 the value of a
@@ -62,7 +63,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test bench experiments fuzz dev lint types unit oldest oldest-torch format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev lint types unit oldest oldest-torch format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +99,10 @@ fuzz: $(STAMP) ## 10 million hostile inputs for the decoders; FUZZ_ARGS="--input
 	$(SAY) "fuzzing with Atheris"
 	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install -qq atheris
 	@$(PY) -m tests.fuzz $(FUZZ_ARGS)
+
+hostile: $(STAMP) ## attacks and departures, what came of each, minutes; HOSTILE_ARGS="--only relay"
+	$(SAY) "clients that leave, claim, lie"
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m tests.hostile $(HOSTILE_ARGS)
 
 dev: $(STAMP) ## install for development, with links for editors and the command simulations
 	$(SAY) "links for editors: $(VENV)/editor"
