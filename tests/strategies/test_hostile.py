@@ -350,7 +350,7 @@ def test_what_no_client_sends_is_refused_before_it_is_decoded(
 
 
 def with_ties(change: Alter | None) -> Diana:
-    """Run on two equal matrices and a bias: what travels is Tied, and within PerArray."""
+    """Run on two equal matrices and a bias, which travel as Tied of Parts."""
     first = np.linspace(-1, 1, 80, dtype=np.float32).reshape(8, 10)
 
     def model(scale: float) -> ArrayRecord:
