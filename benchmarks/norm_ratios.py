@@ -197,7 +197,7 @@ def _noted() -> Iterator[tuple[list[float], list[float]]]:
     def of_exact(
         self: ExactBounds, number: int, found: list[float], held: Any
     ) -> float:
-        largest = limit(self, at, found, held)
+        largest = limit(self, number, found, held)
         if held.dtype.kind == "f" and self._ratio is not None and largest:
             distances.extend(each * self._ratio / largest for each in found)
         return largest
