@@ -599,9 +599,10 @@ class LockStep:
         elif strategy.groups == "client":
             assert packet.snapshot is None
         if strategy.downlink_memory == "average" and needed:
-            average = strategy._running.downlinks._mean
-            assert average is not None
-            assert same(packet.snapshot, average.astype(np.float32))
+            averaged = strategy._running.downlinks._averaged
+            assert averaged is not None
+            choices = (averaged.vector, averaged._origin)
+            assert any(same(packet.snapshot, each) for each in choices)
 
     def note_downlink(self, identity: int, packet: Packet) -> None:
         """Note what the client would hold if it received its message.
@@ -827,8 +828,9 @@ class LockStep:
             now.average = now.average + step / self.num_heard_of
         now.heard |= heard | now.to_come
         now.to_come = frozenset()
-        average = strategy._running.downlinks._mean
-        np.testing.assert_allclose(average, now.average, rtol=0, atol=1e-12)
+        averaged = strategy._running.downlinks._averaged
+        assert averaged is not None
+        np.testing.assert_allclose(averaged._mean, now.average, rtol=0, atol=1e-12)
         self.num_compared["average"] += 1
 
     def note_steps_to_come(self) -> None:

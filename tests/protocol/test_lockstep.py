@@ -31,6 +31,7 @@ from flower_compress.mods import compression_mod as mods
 from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import CompressedStrategy
 from flower_compress.strategies.server import strategy as server
+from flower_compress.strategies.server.averaged_memory import AveragedMemory
 from flower_compress.strategies.server.downlink import Downlinks
 from flower_compress.strategies.server.downlink_end import DownlinkEnd
 from flower_compress.strategies.server.uplink import Contribution, UplinkEnd, Uplinks
@@ -173,7 +174,7 @@ def test_a_round_without_any_reply_changes_nothing() -> None:
 
 _acknowledge, _fold = Memory.acknowledge, Uplinks.fold
 _send, _accept = Downlinks.send, mods.accept
-_settle, _catch_up = Downlinks.settle, Broadcast.catch_up
+_settle, _catch_up = AveragedMemory.settle, Broadcast.catch_up
 
 
 def fold_at_once(
@@ -252,10 +253,10 @@ def never_reset(self: Downlinks, *args: Any, **kwargs: Any) -> None:
     """The averaged memory's receivers drift away from it."""
 
 
-def step_twice(self: Downlinks, num_clients: int) -> None:
+def step_twice(self: AveragedMemory, rate: float, num_clients: int) -> None:
     """The averaged memory moves on by the last step once more."""
     heard = dict(self._heard)
-    _settle(self, num_clients)
+    _settle(self, rate, num_clients)
     self._heard = heard
 
 
@@ -319,7 +320,7 @@ def send_no_snapshot(self: Broadcast, held: int | None) -> CatchUp:
         (Uplinks, "_memory_was_lost", lose_nothing, "diana-mean", RESTARTS),
         (Uplinks, "memory", keep_the_memory, "artemis", RESTARTS),
         (Downlinks, "publish", never_reset, "rand-mcm-average", []),
-        (Downlinks, "settle", step_twice, "rand-mcm-average", [Fault.LOSE_REPLY]),
+        (AveragedMemory, "settle", step_twice, "rand-mcm-average", [Fault.LOSE_REPLY]),
         (Broadcast, "catch_up", send_no_snapshot, "mcm", []),
     ],
 )
