@@ -354,6 +354,11 @@ class Uplinks:
             )
         return norm
 
+    def ends_epoch(self, part: Contribution) -> bool:
+        """Whether a contribution makes all memories start from zero."""
+        is_mean = self._memory == "mean"
+        return is_mean and not self._waits(part) and self._memory_was_lost(part)
+
     def fold(
         self, contributions: Sequence[Contribution], num_clients: int
     ) -> Vector | None:
