@@ -30,8 +30,8 @@ __all__ = [
 
 _log = getLogger("flwr")
 
-DEFAULT_NORM_RATIO = 1000.0
-"""Heavier tails than that are no ordinary training's: see :class:`NormBound`."""
+DEFAULT_NORM_RATIO = 250.0
+"""Twelve times the longest honest update that was measured: docs/protocol.md."""
 DEFAULT_WEIGHT_RATIO = 1000.0
 """A client of a thousand times the median's examples still counts as that many."""
 

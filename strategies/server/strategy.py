@@ -123,7 +123,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         always is: counted, logged, and the client is told with the next message. With
         ``uplink_memory="mean"`` lengths are known to about a tenth, and up to half as
         much again is taken in.
-    max_norm_ratio : float or None (default: 1000)
+    max_norm_ratio : float or None (default: 250)
         So is an update that many times longer than the median client's, times what the
         operator's own noise makes of it (:class:`~.bounds.NormBound`), as soon as three
         clients were heard; and exact arrays as far from the model's

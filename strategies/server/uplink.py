@@ -164,6 +164,11 @@ class Uplinks:
         """See :meth:`UplinkChecks.check`."""
         return self._checks.check(end, packet, weight)
 
+    def ends_epoch(self, part: Contribution) -> bool:
+        """Whether a contribution makes all memories start from zero."""
+        is_mean = self._memory == "mean"
+        return is_mean and not self._waits(part) and self._memory_was_lost(part)
+
     def fold(
         self, contributions: Sequence[Contribution], num_clients: int
     ) -> Vector | None:

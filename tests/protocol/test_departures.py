@@ -28,11 +28,12 @@ from tests.protocol.lockstep import (
     LockStep,
     TinyApp,
     TinyGrid,
+    every_case,
+    of_each_kind,
     run,
     run_with_deaths,
 )
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 FORGET_AFTER = 3
 LEAVES, FORGOTTEN, BACK = 3, 6, 8
 """Rounds after which client 0 leaves, of its last absence, and of its return."""
@@ -55,7 +56,7 @@ def come_and_go(lock_step: LockStep, server_round: int) -> None:
         strategy.forget(1)
 
 
-@every_case
+@of_each_kind
 def test_who_is_forgotten_begins_anew_and_in_step(case: Case) -> None:
     grid = TinyApp(case.returns).grid(4)
     strategy = case.strategy(forget_after=FORGET_AFTER, fraction_evaluate=1.0, seed=5)

@@ -21,9 +21,15 @@ from flower_compress.strategies.server.uplink_end import UplinkEnd
 from flower_compress.strategies.server.uplink_memories import UplinkMemories
 from flower_compress.testing import Fault
 from tests.protocol.faulty import DELAYS, DUPLICATES, RESTARTS, random_faults
-from tests.protocol.lockstep import CASES, EVERYONE, Case, TinyApp, run_with_deaths
+from tests.protocol.lockstep import (
+    CASES,
+    EVERYONE,
+    Case,
+    TinyApp,
+    every_case,
+    run_with_deaths,
+)
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 EVERYBODY = {0, 1, 2}
 
 
