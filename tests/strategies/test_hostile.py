@@ -466,7 +466,7 @@ def test_a_lost_memory_ends_the_epoch_of_all_a_few_times_only(
         uplink_memory="mean", step_size=0.05, fraction_evaluate=0.0, forget_after=None
     )
     run(strategy, 30, outer=[Liar(claim)])
-    assert least <= strategy._running.uplinks._epoch <= most
+    assert least <= strategy._running.uplinks.memories.epoch <= most
     assert ("lost its memory too often" in caplog.text) is (every == 1)
     assert not strategy.refused
 
