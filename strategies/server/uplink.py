@@ -166,7 +166,7 @@ class Uplinks:
 
     def ends_epoch(self, part: Contribution) -> bool:
         """Whether a contribution makes all memories start from zero."""
-        is_mean = self._memory == "mean"
+        is_mean = self.memories.kind == "mean"
         return is_mean and not self._waits(part) and self._memory_was_lost(part)
 
     def fold(
