@@ -114,22 +114,22 @@ def _app(setting: Setting, task: Any) -> ClientApp:
     from flower_compress.clients.batches import batches, server_round
     from flower_compress.mods import CompressionMod
 
-    def objective(context: Context, _: ConfigRecord) -> Any:
+    def objective_of(context: Context, _: ConfigRecord) -> Any:
         return task.objective(int(context.node_config["partition-id"]))
 
-    def train(own: Any, arrays: Any, config: ConfigRecord, client: int) -> Any:
+    def train(objective: Any, arrays: Any, config: ConfigRecord, client: int) -> Any:
         current = server_round(config)
         chosen = batches(
-            own.num_examples,
+            objective.num_examples,
             BATCH,
             seed=SEED,
             client=client,
             server_round=current,
-            count=setting.epochs * -(-own.num_examples // BATCH),
+            count=setting.epochs * -(-objective.num_examples // BATCH),
         )
-        return own.local_steps(arrays, chosen, _step_size(setting, current))
+        return objective.local_steps(arrays, chosen, _step_size(setting, current))
 
-    return make_app(objective, train, (CompressionMod(returns="weights"),))
+    return make_app(objective_of, train, (CompressionMod(returns="weights"),))
 
 
 def _step_size(setting: Setting, current: int) -> float:
@@ -137,7 +137,7 @@ def _step_size(setting: Setting, current: int) -> float:
     if setting.event == "drop" and current > half:
         return STEP_SIZE / 10
     if setting.event == "warm-up":
-        return STEP_SIZE * min(1.0, 1000.0 ** (current / half - 1))
+        return float(STEP_SIZE * min(1.0, 1000.0 ** (current / half - 1)))
     return STEP_SIZE
 
 
