@@ -18,6 +18,8 @@ def check_number(
 ) -> None:
     """Raise ConfigurationError unless `value` is a number for which `holds`.
 
+    True and False are none: they would count as 1 and 0.
+
     Parameters
     ----------
     name : str
@@ -29,7 +31,7 @@ def check_number(
     holds : Callable[[float], bool]
         Whether a number will do; False for NaN.
     """
-    if not isinstance(value, Real) or not holds(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
         raise ConfigurationError(f"{name} must {expected}, got {shown(value)}")
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from pathlib import Path
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
+from flower_compress.arguments import folder_of
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.links import Link, Memory
 from flower_compress.wire.layout import EXACT_PATTERN
@@ -155,7 +155,7 @@ def compress(
         downlink_memory=downlink_memory,
         reset_every=reset_every,
         memory_budget=memory_budget,
-        spill_dir=None if spill_dir is None else Path(spill_dir),
+        spill_dir=folder_of("spill_dir", spill_dir),
         max_update_norm=max_update_norm,
         forget_after=forget_after,
         max_norm_ratio=max_norm_ratio,

@@ -143,7 +143,10 @@ class CompressionMod(ClientMod[ClientState]):
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
         if packet.refused:
-            _log.warning("CompressionMod: the server refused this client's last update")
+            _log.warning(
+                "CompressionMod: the server refused this client's last update, or had "
+                "forgotten the client: what its updates left out is dropped"
+            )
             state = replace(state, sender=contract.uplink.refuse(state.sender))
         answer, sender = _answer(
             packet, contract, number, state.sender, update, exact_out

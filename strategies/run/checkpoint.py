@@ -291,15 +291,18 @@ class Checkpoints:
             If there are files, and none is intact.
         """
         rounds = self._rounds()
+        reasons = []
         for path in reversed(rounds.values()):
             try:
                 return Checkpoint.open(path)
             except CheckpointError as error:
                 _log.warning("Skipped a checkpoint: %s", error)
-        if rounds:
+                reasons.append(str(error))
+        if reasons:
             raise CheckpointError(
                 f"none of the {len(rounds)} checkpoints in {self._folder} is intact: "
-                "put a good copy there, or start anew in another folder"
+                "put a good copy there, or start anew in another folder. The newest: "
+                + reasons[0]
             )
         return None
 

@@ -12,7 +12,7 @@ from flower_compress.errors import CheckpointError
 from .checkpoint import Checkpoints
 from .folder_lock import FolderLock
 
-__all__ = ["folder_to_use"]
+__all__ = ["folder_to_use", "refuse_many_runs"]
 
 _log = getLogger("flwr")
 _NAME = re.compile(r"run-(\d{4,})")
@@ -37,11 +37,17 @@ def folder_to_use(root: Path) -> tuple[FolderLock, Path]:
     Raises
     ------
     CheckpointError
-        If it cannot be written, or none of the newest run's checkpoints is intact.
+        If it cannot be written, none of the newest run's checkpoints is intact, or
+        `root` is itself the folder of a run.
     """
-    Checkpoints(root)  # Says at once if it cannot be written.
-    names = map(_NAME.fullmatch, (path.name for path in root.iterdir()))
-    newest = max((int(name[1]) for name in names if name), default=0)
+    # Says at once if it cannot be written.
+    if not Checkpoints(root).is_empty():
+        raise CheckpointError(
+            f'{root} holds checkpoints itself, where resume="auto" expects a folder '
+            f"for each run: to go on with that run give resume=True, or move its files "
+            f"to {root / 'run-0001'}; else give another checkpoint_dir"
+        )
+    newest = max(_numbers(root), default=0)
     for number in count(max(newest, 1)):
         folder = root / f"run-{number:04d}"
         checkpoints = Checkpoints(folder)
@@ -60,3 +66,18 @@ def folder_to_use(root: Path) -> tuple[FolderLock, Path]:
         _log.info("The run in %s has ended: a new one begins", folder)
         lock.release()
     raise AssertionError("unreachable: there is always a next number")
+
+
+def refuse_many_runs(folder: Path) -> None:
+    """Raise CheckpointError if `folder`, to be that of one run, has those of many."""
+    if numbers := _numbers(folder):
+        newest = folder / f"run-{max(numbers):04d}"
+        raise CheckpointError(
+            f'{folder} holds the folders of runs with resume="auto", and no checkpoint '
+            f'itself: give resume="auto", or checkpoint_dir="{newest}"'
+        )
+
+
+def _numbers(root: Path) -> list[int]:
+    names = map(_NAME.fullmatch, (path.name for path in root.iterdir()))
+    return [int(name[1]) for name in names if name]

@@ -26,7 +26,7 @@ from .difference import differences
 from .fields import COUNT, INTEGER, TABLE, fields
 from .folder_lock import FolderLock
 from .metrics_log import MetricsLog
-from .run_folders import folder_to_use
+from .run_folders import folder_to_use, refuse_many_runs
 from .seldom import Seldom
 from .versions import SentVersions
 
@@ -120,7 +120,10 @@ class Saving:
         self._metrics, self._sent = MetricsLog(folder), SentVersions(folder)
         self._failures.over()
         if self.resume:
-            return self._checkpoints.latest()
+            saved = self._checkpoints.latest()
+            if saved is None and self.resume != "auto":
+                refuse_many_runs(folder)
+            return saved
         if not self._checkpoints.is_empty():
             raise ConfigurationError(
                 f"{folder} holds the checkpoints of another run: expected an empty "

@@ -34,6 +34,7 @@ from flower_compress.strategies import (
     RandMCM,
     SparsAMS,
     amsgrad,
+    compress,
     qadam,
 )
 from flower_compress.strategies.topology import ring
@@ -220,3 +221,12 @@ def test_a_run_that_trains_nothing_skips_nothing(
     (told,) = (text for text in found if "is set to 0.0" not in text)  # Flower's.
     assert told.startswith("TopK(k=1000000000) keeps more entries than the model has")
     assert f"({DIM})" in told
+
+
+def test_a_switch_is_no_number_and_a_number_no_folder() -> None:
+    """True would count as 1: forgotten after one round that a client missed."""
+    for name in ("forget_after", "max_update_norm", "max_norm_ratio"):
+        with pytest.raises(ConfigurationError, match=f"^{name} must be .*, got True$"):
+            compress(FedAvg(), **{name: True})
+    with pytest.raises(WrongTypeError, match=r"^spill_dir must be the path.*got 3$"):
+        compress(FedAvg(), spill_dir=3)  # type: ignore[arg-type]

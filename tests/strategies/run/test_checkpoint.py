@@ -319,7 +319,8 @@ def test_nothing_intact_is_an_error(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     for server_round in (1, 2):
         checkpoints.save(server_round, META, arrays()).write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="none of the 2 checkpoints .* is intact"):
+    expected = r"none of the 2 checkpoints .* is intact: .*newest: .*round-00000002"
+    with pytest.raises(CheckpointError, match=expected):
         checkpoints.latest()
     assert not checkpoints.is_empty()
 

@@ -1,11 +1,13 @@
-"""When a run ends itself."""
+"""When a run ends itself, and which one it does not take for a new one."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from flower_compress.errors import RoundFailedError
-from flower_compress.strategies.run.saving import Failures
+from flower_compress.errors import CheckpointError, RoundFailedError
+from flower_compress.strategies.run.saving import Failures, Saving
 
 
 @pytest.mark.parametrize("between", [(1, []), (2, ["one of three"]), (0, [])])
@@ -30,3 +32,22 @@ def test_an_app_that_cannot_work_ends_the_run_at_once() -> None:
     begun.count(1, [reason])
     begun.count(0, [reason])
     assert mixed.in_a_row == begun.in_a_row == 1, "these may still mend themselves"
+
+
+def test_a_folder_of_the_other_kind_is_no_new_run(tmp_path: Path) -> None:
+    """Between resume=True and "auto" a run of weeks must not begin from round 0."""
+    for name, resume in (("one", True), ("many", "auto")):
+        saving = Saving(tmp_path / name, 1, resume)  # type: ignore[arg-type]
+        assert saving.begin() is None
+        assert saving._checkpoints is not None
+        saving._checkpoints.save(7, {"finished": False}, {})
+        saving.end()
+    with pytest.raises(CheckpointError, match=r"one holds checkpoints itself.*=True"):
+        Saving(tmp_path / "one", 1, "auto").begin()
+    with pytest.raises(CheckpointError, match=r'resume="auto", or .*many/run-0001"$'):
+        Saving(tmp_path / "many", 1, True).begin()
+    for name, resume in (("one", True), ("many", "auto")):
+        again = Saving(tmp_path / name, 1, resume)  # type: ignore[arg-type]
+        saved = again.begin()
+        assert saved is not None and saved.server_round == 7
+        again.end()
