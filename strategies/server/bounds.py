@@ -288,7 +288,7 @@ class Bounds:
         refused = {
             i: RefusedUpdateError(
                 f"expected an update of norm at most {limit:g}, by what other clients "
-                f"send (max_norm_ratio), got {each.norm:g}"
+                f"send, got {each.norm:g}: if that is right, raise max_norm_ratio"
             )
             for i, each in given.items()
             if each.norm > limit

@@ -171,8 +171,8 @@ class GuardedStep:
             return self._go_back(session, self._recovery, server_round)
         _log.warning(
             "round %d: every update is NaN, infinite or far too large. If the clients' "
-            "own training does not diverge (a smaller learning rate) and honest updates "
-            "are shorter than max_update_norm, the noise of compression does: "
+            "own training does not diverge (a smaller learning rate) and honest "
+            "updates are shorter than max_update_norm, the noise of compression does: "
             "RotatedQuantizer(step=1.5), a smaller step_size, or "
             'on_divergence="repair", which goes back to an earlier model',
             server_round,
