@@ -134,6 +134,12 @@ class Departures:
             _named(gone),
             why,
         )
+        if any(contract.receives != contract.sends for contract in self._contracts):
+            _log.warning(
+                "The graph changes, and not both ends of its edges hear each other: "
+                "without the nodes that are set apart some count for more than others. "
+                "Give the others a topology of their own, or one that is symmetric"
+            )
         parts = self._office.parts()
         if len(parts) > 1:
             _log.warning(

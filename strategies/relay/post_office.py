@@ -244,6 +244,8 @@ class PostOffice:
             self._break(node)
             for reader in self._readers[node]:
                 broken = self.boxes[reader].broken
+                if reader in self.boxes[node].cut:
+                    continue
                 if node in broken:
                     broken.discard(node)  # It holds nothing of it.
                 elif self._keeps_estimates and not self.boxes[reader].gone:

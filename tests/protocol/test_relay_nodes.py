@@ -499,6 +499,34 @@ def test_the_others_go_on_with_a_node_that_always_fails(
     check(grid, relay)
 
 
+@every_algorithm
+@pytest.mark.parametrize("topology", ["ring", "one-peer-exponential"])
+def test_the_others_keep_in_step_while_a_node_is_set_apart(
+    algorithm: str, topology: str
+) -> None:
+    """Whatever is lost meanwhile: the grid compares what they hold in each exchange."""
+    faults = RandomFaults(seed=5, lose_messages=0.1, lose_replies=0.1)
+    grid, gone = NodesGrid(faults), []
+    relay = make_relay(algorithm, topology, forget_after=6)
+    grid.is_away = lambda exchange, node: (
+        node == 2 and (4 <= exchange < 4 + 16 * relay.num_phases)
+    )
+
+    def after_round(server_round: int) -> None:
+        boxes = relay._running.office.boxes
+        gone.append([node for node, box in enumerate(boxes) if box.gone])
+        if boxes[2].gone:
+            assert not boxes[2].letters
+            assert not any(a.node == 2 for box in boxes for a in box.letters)
+
+    run(relay, grid, 24, after_round=after_round)
+    assert [2] in gone
+    assert gone[-1] == []
+    check(grid, relay)
+    if algorithm != "dpsgd":
+        assert grid.num_compared > 100
+
+
 # -- wrong -----------------------------------------------------------------------------
 
 
