@@ -11,23 +11,24 @@ from numpy.typing import NDArray
 
 from flower_compress.wire.mail import Delivery, Letter
 
+from ..run.fields import COUNT, COUNTS, FLAG, ROWS, fields
 from .letters import LETTER_BYTES
 
 __all__ = ["Box"]
 
-_SAVED = (
-    "first",
-    "answered",
-    "acked",
-    "crc",
-    "rebuild",
-    "contract",
-    "model",
-    "begun",
-    "forget",
-)
-_SAVED_LATER = {"missed": 0, "gone": False}
-"""As above, with what stands for them where an earlier release has saved."""
+_SAVED = {
+    "first": COUNT,
+    "answered": COUNT,
+    "acked": COUNT,
+    "crc": COUNT,
+    "rebuild": FLAG,
+    "contract": FLAG,
+    "model": FLAG,
+    "begun": FLAG,
+    "forget": FLAG,
+    "missed": COUNT,
+    "gone": FLAG,
+}
 
 
 @dataclass(slots=True)
@@ -108,11 +109,14 @@ class Box:
             "broken": sorted(self.broken),
             "unreadable": list(self.unreadable.items()),
             "cut": sorted(self.cut),
-            **{name: getattr(self, name) for name in (*_SAVED, *_SAVED_LATER)},
+            **{name: getattr(self, name) for name in _SAVED},
         }
 
     def restore(self, row: dict[str, Any], data: bytes) -> None:
         """Take over what :meth:`row` and :meth:`letter_bytes` gave."""
+        row = fields(
+            row, letters=ROWS, broken=COUNTS, unreadable=ROWS, cut=COUNTS, **_SAVED
+        )
         place = 0
         for sender, version, phase, size, num_bits, snapshot in row["letters"]:
             part = data[place : place + size]
@@ -121,9 +125,6 @@ class Box:
                 Letter(sender, version, phase, part, num_bits, snapshot)
             )
         self.broken = set(row["broken"])
-        self.unreadable = dict(row.get("unreadable", ()))
-        self.cut = set(row.get("cut", ()))
+        self.unreadable, self.cut = dict(row["unreadable"]), set(row["cut"])
         for name in _SAVED:
             setattr(self, name, row[name])
-        for name, before in _SAVED_LATER.items():
-            setattr(self, name, row.get(name, before))
