@@ -2,13 +2,14 @@
 
     python train.py APP [CONNECTION] [OPTION OF FLWR RUN ...]
 
-Exits 0 when the run has completed or an operator has stopped it, 1 when it failed, for a
-unit or a loop that then calls it again: an app with `resume` goes on from its checkpoint.
+Exits 0 when the run has completed or an operator has stopped it, 1 when it failed, for
+a unit or a loop that then calls it again: an app with `resume` goes on from its
+checkpoint.
 
 A run of the same app that the SuperLink still calls running is stopped first. Its
-ServerApp may be gone: Flower notices that a minute later, and never starts it again. For
-the same reason a run ends here when the SuperLink comes back after it was unreachable,
-since its ServerApps end with it.
+ServerApp may be gone: Flower notices that a minute later, and never starts it again.
+For the same reason a run ends here when the SuperLink comes back after it was
+unreachable, since its ServerApps end with it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from tests.deploy.crashes import (
@@ -31,9 +32,7 @@ def main() -> int:
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fleet-"))
     try:
-        fleet = Fleet(
-            folder / "fleet", DEVICES, say=lambda text: print(text, flush=True)
-        )
+        fleet = Fleet(folder / "fleet", DEVICES, say=partial(print, flush=True))
         with running(fleet):
             operator = Operator(
                 fleet, **{"entries": ENTRIES, "num-server-rounds": given.rounds}

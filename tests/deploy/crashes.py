@@ -9,7 +9,7 @@ import time
 from tests.deploy.fleet import Fleet, supernode
 
 BLOCKED_SECONDS = 60
-"""For so long the heartbeat of a killed SuperNode keeps its key from being used again."""
+"""So long the heartbeat of a killed SuperNode may keep its key from being used."""
 
 
 class Operator:

@@ -1,8 +1,8 @@
 """Bytes on the wire, and seconds a round, on links of so many bits a second.
 
-``python -m tests.deploy.slow_network`` needs root: SuperLink and SuperNodes are put into
-network namespaces of their own, joined by veth pairs that ``tc tbf`` slows down, both
-ways. Bytes are those of the interfaces: what Flower adds, TCP and TLS are in them.
+``python -m tests.deploy.slow_network`` needs root: SuperLink and SuperNodes are put
+into network namespaces of their own, joined by veth pairs that ``tc tbf`` slows down,
+both ways. Bytes are those of the interfaces: what Flower adds, TCP and TLS are in them.
 """
 
 from __future__ import annotations
