@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 SECONDS_BETWEEN_LOOKS = 5.0
-FAILED_LOOKS = 2
-"""So many in a row, and the SuperLink was gone: not merely slow."""
+GONE = "unavailable"
+"""In what `flwr` says where nobody listens; of a SuperLink that is slow it is not."""
 
 
-def flwr(*words: str) -> dict[str, Any] | None:
-    """Return what a command answers as JSON, None if it has failed."""
+def flwr(*words: str) -> dict[str, Any]:
+    """Return what a command answers as JSON, with `success` and `error-message`."""
     done = subprocess.run(
         ["flwr", *words, "--format", "json"],
         stdout=subprocess.PIPE,
@@ -42,9 +42,9 @@ def flwr(*words: str) -> dict[str, Any] | None:
         answer = {}
     if done.returncode == 0 and answer.get("success"):
         return dict(answer)
-    reason = answer.get("error-message") or done.stdout
-    say(f"flwr {words[0]} failed: {' '.join(str(reason).split())[-300:]}")
-    return None
+    reason = " ".join(str(answer.get("error-message") or done.stdout).split())
+    say(f"flwr {words[0]} failed: {reason[-300:]}")
+    return {"success": False, "error-message": reason}
 
 
 def say(text: str) -> None:
@@ -57,7 +57,7 @@ def main(app: str, connection: str = "", *options: str) -> int:
     project = tomllib.loads((Path(app) / "pyproject.toml").read_text())["project"]
     where = [connection] if connection else []
     listed = flwr("list", *where)
-    if listed is None:
+    if not listed["success"]:
         return 1
     for run in listed["runs"]:
         same = run["fab-name"] == project["name"]
@@ -66,15 +66,15 @@ def main(app: str, connection: str = "", *options: str) -> int:
             flwr("stop", run["run-id"], *where)
 
     started = flwr("run", app, *where, *options)
-    if started is None:
+    if not started["success"]:
         return 1
-    run_id, status, failed_looks = started["run-id"], "", 0
+    run_id, status, was_gone = started["run-id"], "", False
     say(f"Run {run_id} started")
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         listed = flwr("list", *where, "--run-id", run_id)
-        if listed is None:
-            failed_looks += 1
+        if not listed["success"]:
+            was_gone |= GONE in listed["error-message"]
             continue
         (run,) = listed["runs"]
         if run["status"] != status:
@@ -82,10 +82,9 @@ def main(app: str, connection: str = "", *options: str) -> int:
             say(f"Run {run_id} is {status}: {run['status-details']}")
         if status.startswith("finished"):
             return 0 if status in ("finished:completed", "finished:stopped") else 1
-        if failed_looks >= FAILED_LOOKS:
+        if was_gone:
             say("The SuperLink was gone, and with it the ServerApp")
             return 1
-        failed_looks = 0
 
 
 if __name__ == "__main__":
