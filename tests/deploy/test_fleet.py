@@ -26,4 +26,4 @@ def test_a_killed_supernode_goes_on_from_its_state(tmp_path: Path) -> None:
         kill_supernode(operator, 1)
         fleet.wait("the training is over", operator.finished, 300)
         rounds = fleet.rounds()
-    check(rounds, ENTRIES, ROUNDS, tolerance=0.5)
+    check(rounds, fleet.devices, ENTRIES, ROUNDS, tolerance=0.5)
