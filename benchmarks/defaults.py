@@ -11,7 +11,8 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from .local_training import limit, run_shares
+from .digits import run_digits
+from .local_training import limit, predicted, run_shares
 from .markdown import Column, columns
 from .measure import Row
 from .suite import Settings, Suite
@@ -32,6 +33,14 @@ STRATEGIES = (
 )
 WITH_MEMORIES = STRATEGIES[:5]
 """Which end at the optimum; the others level off, as those without a memory do."""
+LEVELLING = ("sgd", *STRATEGIES[5:])
+"""Those, and averaging, which levels off too where only some take part in a round."""
+AROUND_THE_LEVEL = {1.0: 1.1, 0.5: 1.4}
+"""How far beyond the level of theory, which is a mean, one run may end: with a share of
+the clients in a round it matters which were drawn last."""
+AT_MOST = {1.0: 1.0, 0.5: 2.0}
+"""Where they are to end whatever theory says, of the distance at the start. With half
+of the clients averaging itself ends near 1."""
 CANDIDATES: dict[str, dict[str, Any]] = {
     "rotated, step 1": {"name": "rotated-quantizer", "step": 1.0},
     "rotated, step 1.5": {"name": "rotated-quantizer", "step": 1.5},
@@ -42,12 +51,12 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 DEFAULT = "default"
 EPOCHS_AND_ROUNDS = ((1, 40), (5, 20), (50, 6))
-_DIGITS_CLIENTS, _BATCH = 10, 32
 
 
 def _cases(_: Settings) -> Iterator[tuple[Any, ...]]:
     for name, operator in product(STRATEGIES, (DEFAULT, *CANDIDATES)):
         yield _shares, name, operator
+    yield _shares, "sgd", DEFAULT
     for model, partition, (epochs, rounds) in product(
         ("mlp", "cnn"), ("iid", "label"), EPOCHS_AND_ROUNDS
     ):
@@ -62,10 +71,9 @@ def _measure(_: Settings, measure: Callable[..., list[Row]], *case: Any) -> list
 
 
 def _shares(name: str, operator: str) -> list[Row]:
-    """All cases for the default, where it is to arrive.
+    """All cases for the default, and for others four clients, which bear noise worst.
 
-    For others four clients, which bear noise worst, and so for strategies that level
-    off.
+    Strategies that level off are to do so where theory says, at any length.
     """
     from flower_compress.compressors import get_compressor
     from flower_compress.errors import NonFiniteError
@@ -73,15 +81,22 @@ def _shares(name: str, operator: str) -> list[Row]:
 
     build: Any = get_algorithm(name)
     dims, clients = DIMS, CLIENTS
-    if operator != DEFAULT or name not in WITH_MEMORIES:
+    fractions = FRACTIONS[1:] if name == "sgd" else FRACTIONS
+    if name not in WITH_MEMORIES:
+        dims, clients = (1_000,), (4, 10)
+    if operator != DEFAULT:
         dims, clients = (1_000,), (4,)
     if operator != DEFAULT:
         build = partial(build, get_compressor(CANDIDATES[operator]))
     rows = []
-    for share, dim, num_clients, fraction in product(SHARES, dims, clients, FRACTIONS):
+    for share, dim, num_clients, fraction in product(SHARES, dims, clients, fractions):
         strategy = build(
             fraction_train=fraction, min_train_nodes=1, fraction_evaluate=0.0
         )
+        allowed, level = limit(share), None
+        if name not in WITH_MEMORIES:
+            level = predicted(strategy, share, dim, num_clients)
+            allowed = min(AROUND_THE_LEVEL[fraction] * level, AT_MOST[fraction])
         try:
             outcome = run_shares(strategy, share, dim, num_clients)
         except NonFiniteError:
@@ -95,7 +110,8 @@ def _shares(name: str, operator: str) -> list[Row]:
                 "dim": dim,
                 "clients": num_clients,
                 "fraction": fraction,
-                "limit": limit(share),
+                "limit": allowed,
+                "level": level,
                 "distance": None if outcome is None else outcome.distance,
                 "up": None if outcome is None else outcome.up,
                 "down": None if outcome is None else outcome.down,
@@ -106,35 +122,9 @@ def _shares(name: str, operator: str) -> list[Row]:
 
 def _digits(model: str, partition: str, epochs: int, rounds: int) -> list[Row]:
     """Federated averaging and every strategy on the same digits."""
-    from flwr.app import ArrayRecord
-
-    from flower_compress.strategies import get_algorithm
-    from flower_compress.testing import InProcessGrid
-    from flower_compress.wire.arrays import read_array, write_array
-    from simulations.client_app import app
-    from simulations.settings import Settings as Run
-
-    problem: dict[str, Any] = {
-        "task": "digits",
-        "model": model,
-        "partition": partition,
-        "clients": _DIGITS_CLIENTS,
-        "batch_size": _BATCH,
-        "client": "local-steps",
-    }
-    task = Run.of("sgd", **problem).task
-    num_examples = task.objective(0).num_examples
-    local_steps = epochs * -(-num_examples // _BATCH)
-    run = Run.of("sgd", local_steps=local_steps, **problem)
-    initial = ArrayRecord({k: write_array(a) for k, a in task.initial_arrays().items()})
     rows: list[Row] = []
     for name in ("sgd", *STRATEGIES):
-        strategy: Any = get_algorithm(name)(fraction_evaluate=0.0)
-        grid = InProcessGrid(app, _DIGITS_CLIENTS)
-        config = run.train_config()
-        result = strategy.start(grid, initial, rounds, train_config=config)
-        arrays = {key: read_array(array) for key, array in result.arrays.items()}
-        ledger = strategy.ledger
+        ended = run_digits(name, model, partition, epochs, rounds)
         rows.append(
             {
                 "part": "digits",
@@ -143,8 +133,8 @@ def _digits(model: str, partition: str, epochs: int, rounds: int) -> list[Row]:
                 "partition": partition,
                 "epochs": epochs,
                 "rounds": rounds,
-                "accuracy": task.accuracy(arrays),
-                "bytes": ledger.uplink.num_bytes + ledger.downlink.num_bytes,
+                "accuracy": ended.accuracy,
+                "bytes": ended.up + ended.down,
             }
         )
     return rows
@@ -153,7 +143,9 @@ def _digits(model: str, partition: str, epochs: int, rounds: int) -> list[Row]:
 def _table(rows: list[Row]) -> str:
     shares = [row for row in rows if row["part"] == "shares"]
     digits = [row for row in rows if row["part"] == "digits"]
-    return f"{_table_of_shares(shares)}\n{_table_of_digits(digits)}"
+    return "\n".join(
+        (_table_of_shares(shares), _table_of_levels(shares), _table_of_digits(digits))
+    )
 
 
 def _table_of_shares(rows: list[Row]) -> str:
@@ -194,6 +186,40 @@ def _table_of_shares(rows: list[Row]) -> str:
         Column("bits down", lambda row: _bits(row["down"])),
         Column("furthest, of the limit", "worst"),
         Column("beyond it", "failed"),
+    )(summaries)
+
+
+def _table_of_levels(rows: list[Row]) -> str:
+    """Strategies that level off: the furthest of all cases, and the level there."""
+    summaries = []
+    for name, fraction in product(LEVELLING, FRACTIONS):
+        own = [
+            row
+            for row in rows
+            if (row["strategy"], row["operator"]) == (name, DEFAULT)
+            and row["fraction"] == fraction
+        ]
+        if not own:
+            continue
+        cells = {}
+        for share in SHARES:
+            ended = (row for row in own if row["share"] == share)
+            row = max(ended, key=lambda row: float(row["distance"]))
+            cells[f"c = {share:g}"] = f"{row['distance']:.2f} ({row['level']:.2f})"
+        summaries.append(
+            {
+                "strategy": "FedAvg" if name == "sgd" else name,
+                "clients": "all" if fraction == 1.0 else "half",
+                "beyond": max(row["distance"] / row["level"] for row in own),
+                **cells,
+            }
+        )
+    return columns(
+        2,
+        Column("levels off", "strategy"),
+        Column("in a round", "clients"),
+        *(Column(f"c = {share:g}", f"c = {share:g}") for share in SHARES),
+        Column("furthest, of its level", "beyond", ".2f"),
     )(summaries)
 
 

@@ -6,11 +6,13 @@ more there is at the end is what compression did.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from flower_compress import CompressionMod
 from flower_compress.strategies import CompressedStrategy
@@ -40,6 +42,34 @@ def limit(share: float) -> float:
     return max(1e-2, 3.0 * (1.0 - share) ** ROUNDS)
 
 
+def optima(dim: int, num_clients: int) -> NDArray[np.float32]:
+    """Return the clients' own optima t_i, shape (N, d), Gaussian."""
+    rng = np.random.default_rng(dim + num_clients)
+    return rng.standard_normal((num_clients, dim)).astype(np.float32)
+
+
+def predicted(
+    strategy: CompressedStrategy, share: float, dim: int, num_clients: int
+) -> float:
+    """Return the distance at which theory has the run of :func:`run_shares` end.
+
+    Its root mean square, that is; infinity where theory knows none.
+    """
+    targets = optima(dim, num_clients).astype(np.float64)
+    optimum = targets.mean(axis=0)
+    apart = float(np.square(targets - optimum).sum()) / num_clients
+    num_active = max(int(strategy.fraction_train * num_clients), 1)
+    level = strategy._compose().level(
+        dim,
+        num_clients,
+        num_active,
+        share=share,
+        spread=apart / float(np.square(optimum).sum()),
+        num_rounds=ROUNDS,
+    )
+    return math.inf if level is None else level
+
+
 def run_shares(
     strategy: CompressedStrategy, share: float, dim: int, num_clients: int
 ) -> Outcome:
@@ -56,8 +86,7 @@ def run_shares(
     num_clients : int
         How many clients there are.
     """
-    rng = np.random.default_rng(dim + num_clients)
-    targets = rng.standard_normal((num_clients, dim)).astype(np.float32)
+    targets = optima(dim, num_clients)
     app = ClientApp(mods=[CompressionMod()])
 
     @app.train()

@@ -7,6 +7,7 @@ from . import (
     defaults,
     device,
     lengths,
+    local_epochs,
     lost_memories,
     operators,
     optimizer,
@@ -28,6 +29,7 @@ SUITES: dict[str, Suite] = {
         server_memory,
         lost_memories,
         defaults,
+        local_epochs,
         device,
     )
 }

@@ -1,4 +1,4 @@
-"""The tables of docs/, from results/*.json.
+"""The tables of README.md and docs/, from results/*.json.
 
 A table stands between ``<!-- results: NAME -->`` and ``<!-- end -->``.
 """
@@ -12,14 +12,15 @@ from pathlib import Path
 from .measure import Row
 from .registry import SUITES
 
-DOCS = Path(__file__).parents[1] / "docs"
+_ROOT = Path(__file__).parents[1]
+PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
 _SLOT = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def write(results: Path, docs: Path = DOCS) -> list[Path]:
+def write(results: Path) -> list[Path]:
     """Fill every slot of every page; return the pages that changed."""
     changed = []
-    for page in sorted(docs.glob("*.md")):
+    for page in PAGES:
         text = page.read_text()
         filled = fill(text, results)
         if filled != text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from numbers import Number
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def check_number(
     holds : Callable[[float], bool]
         Whether a number will do; False for NaN.
     """
-    if not isinstance(value, Number) or not holds(value):
+    if not isinstance(value, Real) or not holds(value):
         raise ConfigurationError(f"{name} must {expected}, got {shown(value)}")
 
 

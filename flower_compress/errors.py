@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _LONGEST_SHOWN = 60
+_MOST_LISTED = 24
 
 
 class FlowerCompressError(Exception):
@@ -51,6 +52,11 @@ class UnknownNameError(ConfigurationError):
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
         nearest = get_close_matches(str(name)[:_LONGEST_SHOWN].lower(), names, n=1)
+        if nearest and len(names) > _MOST_LISTED:
+            super().__init__(
+                f"unknown {kind} {shown(name)}: did you mean {nearest[0]!r}?"
+            )
+            return
         question = f"; did you mean {nearest[0]!r}?" if nearest else ""
         super().__init__(
             f"unknown {kind} {shown(name)}: expected one of {', '.join(names)}"

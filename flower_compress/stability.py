@@ -16,13 +16,18 @@ the spectral radius of their map: below 1 the run contracts, above it diverges, 
 factor a round in ||w - w*||^2.
 
 This is exact for that problem, of any dimension, where the operator has its omega with
-equality (RotatedQuantizer, RandK), and an upper bound where omega is one. What does
-not depend on w (gradient noise, heterogeneity that no memory takes away) only adds a
-level at which a run ends.
+equality (RotatedQuantizer, RandK), and an upper bound where omega is one.
+
+What does not depend on w only adds a level at which a run ends. Here that is how far
+the optima lie apart, z_i = t_i - w* with sum_i z_i = 0: where no memory learns c z_i,
+it is compressed, or missed with the clients that are away, in every round. With the z_i
+among the vectors, whose own moments no round changes, the same map gives the run from
+its start to its :func:`level`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,11 +37,14 @@ from numpy.typing import NDArray
 
 from .errors import ConfigurationError
 
-__all__ = ["LinkNoise", "largest_share", "moment_factor"]
+__all__ = ["LinkNoise", "largest_share", "level", "moment_factor"]
 
 Kind = Literal["direct", "memory", "error-feedback"]
 _Form = NDArray[np.float64]
 _PRECISION = 2.0**-10
+_SETTLED = 1e-9
+_DOUBLINGS = 24
+_FAR = 1e30
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class _Round:
     private: bool
     num_clients: int
     num_active: int
+    apart: bool = False
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -76,7 +85,8 @@ class _Round:
 
         ``w``: the model's distance to the mean optimum; ``seen``: the clients' model
         less that; ``down``: model less downlink memory, or the downlink's error;
-        ``up``: what the uplinks remember.
+        ``up``: what the uplinks remember; ``apart``: the clients' optima less their
+        mean, which stay.
         """
         blocks = {"w": 1}
         if self.carries_update and self.preserved:
@@ -85,6 +95,8 @@ class _Round:
             blocks["down"] = self.num_clients if self.private else 1
         if self.uplink.kind != "direct":
             blocks["up"] = self.num_clients
+        if self.apart:
+            blocks["apart"] = self.num_clients
         return blocks
 
     def __call__(self, moments: _Form, share: float) -> _Form:
@@ -105,6 +117,8 @@ class _Round:
                 update = update - memory / self.num_clients
         for i in range(self.num_active):
             gradient = share * seen[i % len(seen)]
+            if self.apart:
+                gradient = gradient - share * here["apart"][i]
             update = update - self._answer(vectors, here, after, i, gradient)
         self._step(vectors, here, after, w, update)
         rows = [form for name in self.blocks for form in after[name]]
@@ -248,23 +262,124 @@ def moment_factor(
     ConfigurationError
         If the numbers of clients are not positive, or there are fewer than take part.
     """
+    num_active = _checked(num_clients, num_active)
+    round_ = _Round(
+        uplink, downlink, carries_update, preserved, private, num_clients, num_active
+    )
+    basis = _exchangeable(list(round_.blocks.values()), num_clients)
+    return float(np.abs(np.linalg.eigvals(_matrix_of(round_, basis, share))).max())
+
+
+def level(
+    share: float,
+    uplink: LinkNoise,
+    downlink: LinkNoise,
+    *,
+    spread: float,
+    num_clients: int,
+    num_active: int = 0,
+    num_rounds: int | None = None,
+    carries_update: bool = False,
+    preserved: bool = True,
+    private: bool = False,
+) -> float:
+    """Return the E||w - w*||^2 / ||w_0 - w*||^2 at which a run levels off.
+
+    The fixed point of the moments, to which a run goes that does not diverge. Without
+    a memory on the uplink every client compresses c (w_hat - w* - z_i), which stays as
+    long as the z_i are not all zero: for QSGD with all N clients
+
+        E||w_{k+1} - w*||^2 = ((1 - c)^2 + c^2 omega / N) E||w_k - w*||^2
+                              + c^2 omega / N zeta^2,    zeta^2 = sum_i ||z_i||^2 / N
+
+        level = c^2 omega / N zeta^2 / (1 - (1 - c)^2 - c^2 omega / N),
+
+    in units of ||w_0 - w*||^2. Where S of the clients take part, drawn anew each time,
+    their mean optimum is another than that of all, even uncompressed: that adds
+    c^2 zeta^2 (N - S) / (S (N - 1)) a round. Error feedback keeps the same vectors and
+    adds what it left out. With Artemis-ND's downlink what is left out of the updates
+    stays between the clients' model and the server's for good: its level is what has
+    added up by the time that the updates have died out.
+
+    Parameters
+    ----------
+    spread : float
+        zeta^2 / ||w_0 - w*||^2. About N - 1 where the optima are independent draws
+        whose expectation is w_0.
+    num_rounds : int, optional
+        After how many rounds; by default after all, infinity where a run diverges.
+    share, uplink, downlink, num_clients, num_active, carries_update, preserved, private
+        As :func:`moment_factor` has them.
+
+    Raises
+    ------
+    ConfigurationError
+        If the numbers of clients are not positive, or there are fewer than take part,
+        or the spread is negative, or of one client.
+    """
+    num_active = _checked(num_clients, num_active)
+    if not 0 <= spread < math.inf or (num_clients == 1 and spread > 0):
+        raise ConfigurationError(
+            f"expected a finite spread >= 0 of the clients' optima, and 0 for one "
+            f"client, got {spread} for {num_clients}"
+        )
+    round_ = _Round(
+        uplink,
+        downlink,
+        carries_update,
+        preserved,
+        private,
+        num_clients,
+        num_active,
+        apart=spread > 0,
+    )
+    basis = _exchangeable(list(round_.blocks.values()), num_clients)
+    start = np.zeros(len(basis))
+    start[0] = 1.0
+    if spread > 0:  # The two patterns of the optima come last, and sum to zero.
+        start[-2:] = spread, -spread / (num_clients - 1)
+    matrix = _matrix_of(round_, basis, share)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if num_rounds is not None:
+            end = float((np.linalg.matrix_power(matrix, num_rounds) @ start)[0])
+            return max(0.0, end) if math.isfinite(end) else math.inf
+        return _settled(matrix, start)
+
+
+def _settled(matrix: _Form, start: _Form) -> float:
+    """Return the first moment after 2, 4, 8, ... rounds, once it stays."""
+    before = 1.0
+    for _ in range(_DOUBLINGS):
+        matrix = matrix @ matrix
+        now = float((matrix @ start)[0])
+        if not now < _FAR:
+            return math.inf
+        if abs(now - before) <= _SETTLED:
+            break
+        before = now
+    return max(0.0, now)
+
+
+def _checked(num_clients: int, num_active: int) -> int:
+    """Return how many take part, where 0 stands for all."""
     num_active = num_active or num_clients
     if not 1 <= num_active <= num_clients:
         raise ConfigurationError(
             f"expected 1 or more clients and at most all of them in a round, got "
             f"{num_active} of {num_clients}"
         )
-    round_ = _Round(
-        uplink, downlink, carries_update, preserved, private, num_clients, num_active
-    )
-    basis = _exchangeable(list(round_.blocks.values()), num_clients)
+    return num_active
+
+
+def _matrix_of(round_: _Round, basis: list[_Form], share: float) -> _Form:
+    """Return what a round does to moments given as sums of the patterns of `basis`."""
     columns = []
     for pattern in basis:
         # Which clients take part is drawn: the mean over all draws is what is the same
         # for every client.
         moments = round_(pattern, share)
         columns.append([float((moments * p).sum() / p.sum()) for p in basis])
-    return float(np.abs(np.linalg.eigvals(np.array(columns).T)).max())
+    return np.array(columns).T
 
 
 def _exchangeable(counts: list[int], num_clients: int) -> list[_Form]:

@@ -10,6 +10,7 @@ from flwr.app import MetricRecord
 
 from flower_compress.errors import ConfigurationError
 from flower_compress.strategies.run.checkpoint import Checkpoints
+from flower_compress.strategies.run.metrics_log import MetricsLog
 
 from .records import Nodes, RoundRecord
 from .settings import Settings
@@ -65,20 +66,23 @@ class Checkpointing:
     def earlier_rows(self, job: Settings) -> list[RoundRecord]:
         """Return the rows up to the checkpoint from which the run goes on.
 
-        The checkpoint has them, so that they belong to it whatever became of
-        ``rounds.csv`` when the run was interrupted.
+        They are saved with the checkpoint, so that they belong to it whatever became
+        of ``rounds.csv`` when the run was interrupted.
 
         Raises
         ------
         CheckpointError
             If there are checkpoints, and none is intact.
         """
-        saved = Checkpoints(self.folder(job)).latest() if self.resume else None
+        folder = self.folder(job)
+        saved = Checkpoints(folder).latest() if self.resume else None
         if saved is None:
             return []
+        rows = MetricsLog(folder).read(saved.meta["metrics"])
         return [
             _to_record(job, number, values)
-            for number, values in saved.meta["metrics"]["evaluate_at_server"]
+            for kind, number, values in rows
+            if kind == "evaluate_at_server"
         ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from flower_compress.compressors import Identity
 
+from .run.names import refuse_fixed
 from .spars_ams import SparsAMS
 
 __all__ = ["amsgrad"]
@@ -24,4 +25,5 @@ def amsgrad(**kwargs: Any) -> SparsAMS:
     **kwargs
         Every argument of :class:`SparsAMS` but the compressor.
     """
+    refuse_fixed("amsgrad", kwargs, "compressor", "error_feedback")
     return SparsAMS(Identity(), error_feedback=False, **kwargs)

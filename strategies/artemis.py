@@ -12,6 +12,7 @@ from flower_compress.compressors import Compressor
 from flower_compress.links import Direct
 
 from .diana import Diana
+from .run.names import refuse_fixed
 from .server import DEFAULT_COMPRESSOR
 
 __all__ = ["Artemis"]
@@ -43,6 +44,7 @@ class Artemis(Diana):
         downlink_compressor: Compressor | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "downlink", "downlink_carries", "preserved")
         super().__init__(
             compressor,
             downlink=Direct(downlink_compressor or compressor),

@@ -12,7 +12,8 @@ from flower_compress.compressors import Compressor
 from flower_compress.links import Direct
 
 from .diana import Diana
-from .server import DEFAULT_COMPRESSOR
+from .run.names import refuse_fixed
+from .server import QUIET_COMPRESSOR
 
 __all__ = ["ArtemisND"]
 
@@ -30,7 +31,8 @@ class ArtemisND(Diana):
     Parameters
     ----------
     compressor : Compressor
-        C_up.
+        C_up. With the default, a ``RotatedQuantizer`` of step 1, the drift adds up to
+        less than the way from the start to the optimum.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up.
     **kwargs
@@ -40,11 +42,12 @@ class ArtemisND(Diana):
 
     def __init__(
         self,
-        compressor: Compressor = DEFAULT_COMPRESSOR,
+        compressor: Compressor = QUIET_COMPRESSOR,
         *,
         downlink_compressor: Compressor | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "downlink", "downlink_carries")
         super().__init__(
             compressor,
             downlink=Direct(downlink_compressor or compressor),

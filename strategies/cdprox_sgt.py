@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from flower_compress.compressors import Compressor, DitheredQuantizer
 
 from .relay import Relay
+from .run.names import refuse_fixed
 from .run.step_size import StepSize
 from .topology import Schedule, Topology
 
@@ -64,6 +65,7 @@ class CDProxSGT(Relay):
         code: str = "support-vector",
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "algorithm", "parameters", "num_phases")
         super().__init__(
             topology,
             algorithm="cdprox-sgt",

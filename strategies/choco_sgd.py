@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from flower_compress.compressors import Compressor, DitheredQuantizer
 
 from .relay import Relay
+from .run.names import refuse_fixed
 from .run.step_size import StepSize
 from .topology import Schedule, Topology
 
@@ -57,6 +58,7 @@ class ChocoSGD(Relay):
         code: str = "auto",
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "algorithm", "parameters")
         super().__init__(
             topology,
             algorithm="choco",

@@ -24,7 +24,9 @@ from .server import (
 from .server.arrays import SmallArrays
 from .server.bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .server.composition import Composition
+from .server.departures import FORGET_AFTER
 from .server.evaluation import EvaluateOn
+from .server.recovery import OnDivergence
 from .server.roster import Identities
 from .server.wrappable import averages, require_links, require_wrappable
 from .server.wrapper import Compressed, StepInside
@@ -56,11 +58,13 @@ def compress(
     exact_pattern: str = EXACT_PATTERN,
     small_arrays: SmallArrays = "dense",
     evaluate_on: EvaluateOn = "received",
+    on_divergence: OnDivergence = "warn",
     downlink_memory: DownlinkMemory = "each",
     reset_every: ResetEvery = "auto",
     memory_budget: int | None = 1 << 28,
     spill_dir: str | os.PathLike[str] | None = None,
     max_update_norm: float | None = None,
+    forget_after: int | None = FORGET_AFTER,
     max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
     max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
     identities: Identities = "claimed",
@@ -105,10 +109,17 @@ def compress(
     evaluate_on : {"received", "global", "held"} (default: "received")
         As :class:`CompressedStrategy` has it; with ``"held"`` a client that has not
         trained is sent the server's.
+    on_divergence : {"warn", "repair"} (default: "warn")
+        As :class:`CompressedStrategy` has it; ``"repair"`` for strategies that take the
+        plain mean, as FedAvg and FedProx: others keep more than the model, which cannot
+        go back with it.
     small_arrays, downlink_memory, reset_every, memory_budget, spill_dir
         As :class:`CompressedStrategy` has them, and so with `max_update_norm`,
         `max_norm_ratio`, `max_weight_ratio` and `identities`; weights are those that
         the strategy has a ``weighted_by_key`` for.
+    forget_after : int or None (default: 50)
+        Rounds after which a client that is gone is forgotten, with all that is kept of
+        it; see :class:`CompressedStrategy`. Its memory is used only when it answers.
     **kwargs
         Every argument of :class:`~flower_compress.strategies.run.RunStrategy`:
         ``checkpoint_dir``, ``checkpoint_every``, ``resume``, ``greeting_timeout``,
@@ -146,11 +157,18 @@ def compress(
         memory_budget=memory_budget,
         spill_dir=None if spill_dir is None else Path(spill_dir),
         max_update_norm=max_update_norm,
+        forget_after=forget_after,
         max_norm_ratio=max_norm_ratio,
         max_weight_ratio=max_weight_ratio,
         identities=identities,
     )
-    return Compressed(strategy, composition, evaluate_on=evaluate_on, **kwargs)
+    return Compressed(
+        strategy,
+        composition,
+        evaluate_on=evaluate_on,
+        on_divergence=on_divergence,
+        **kwargs,
+    )
 
 
 def _check_names(kwargs: dict[str, Any]) -> None:

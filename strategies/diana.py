@@ -11,6 +11,7 @@ from typing import Any, Literal
 from flower_compress.compressors import Compressor, Identity
 from flower_compress.links import Direct, Link, Memory
 
+from .run.names import refuse_fixed
 from .server import DEFAULT_COMPRESSOR, CompressedStrategy
 
 __all__ = ["Diana"]
@@ -48,6 +49,7 @@ class Diana(CompressedStrategy):
         initial_memory: Literal["zero", "first"] = "zero",
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "uplink")
         super().__init__(
             uplink=Memory(compressor, rate=uplink_rate, initial=initial_memory),
             downlink=downlink,

@@ -12,6 +12,7 @@ from flower_compress.compressors import Compressor
 from flower_compress.links import ErrorFeedback
 
 from .diana import Diana
+from .run.names import refuse_fixed
 from .server import DEFAULT_COMPRESSOR, QUIET_COMPRESSOR
 
 __all__ = ["Dore"]
@@ -30,7 +31,7 @@ class Dore(Diana):
         C_up.
     downlink_compressor : Compressor, optional
         C_down where it differs from C_up. The default C_up goes with a C_down of less
-        noise, ``RotatedQuantizer(step=1.0)``, since the feedback adds to it.
+        noise, ``RotatedQuantizer`` of step 1, since the feedback adds to it.
     eta : float, optional
         Fraction of the error that is fed back; default 1 / (omega + 1) for an unbiased
         operator, since eta^2 omega >= 1 blows the error up, and 1 for a contraction.
@@ -50,6 +51,7 @@ class Dore(Diana):
         if downlink_compressor is None:
             is_default = compressor is DEFAULT_COMPRESSOR
             downlink_compressor = QUIET_COMPRESSOR if is_default else compressor
+        refuse_fixed(self, kwargs, "downlink", "downlink_carries", "preserved")
         super().__init__(
             compressor,
             downlink=ErrorFeedback(downlink_compressor, feedback=eta),

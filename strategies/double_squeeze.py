@@ -13,6 +13,7 @@ from typing import Any
 from flower_compress.compressors import Compressor
 from flower_compress.links import ErrorFeedback
 
+from .run.names import refuse_fixed
 from .server import QUIET_COMPRESSOR, CompressedStrategy
 
 __all__ = ["DoubleSqueeze"]
@@ -44,6 +45,9 @@ class DoubleSqueeze(CompressedStrategy):
         downlink_compressor: Compressor | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(
+            self, kwargs, "uplink", "downlink", "downlink_carries", "preserved"
+        )
         super().__init__(
             uplink=ErrorFeedback(compressor),
             downlink=ErrorFeedback(downlink_compressor or compressor),

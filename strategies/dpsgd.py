@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from flower_compress.compressors import Compressor, Identity
 
 from .relay import Relay
+from .run.names import refuse_fixed
 from .run.step_size import StepSize
 from .topology import Schedule, Topology
 
@@ -53,6 +54,7 @@ class DPSGD(Relay):
         consensus_step: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "algorithm", "parameters")
         super().__init__(
             topology,
             algorithm="dpsgd",

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from flower_compress.compressors import Compressor, DitheredQuantizer
 
 from .relay import Relay
+from .run.names import refuse_fixed
 from .run.step_size import StepSize
 from .topology import Schedule, Topology
 
@@ -60,6 +61,7 @@ class MalcomPSGD(Relay):
         code: str = "support-vector",
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "algorithm", "parameters")
         super().__init__(
             topology,
             algorithm="malcom",

@@ -12,6 +12,7 @@ from flower_compress.compressors import Compressor
 from flower_compress.links import Memory
 
 from .diana import Diana
+from .run.names import refuse_fixed
 from .server import DEFAULT_COMPRESSOR
 
 __all__ = ["MCM"]
@@ -45,6 +46,7 @@ class MCM(Diana):
         downlink_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "downlink")
         super().__init__(
             compressor,
             downlink=Memory(downlink_compressor or compressor, rate=downlink_rate),

@@ -11,6 +11,7 @@ from typing import Any
 from flower_compress.compressors import Compressor, Identity, TopK
 from flower_compress.links import Direct, ErrorFeedback
 
+from .run.names import refuse_fixed
 from .run.step_size import StepSize
 from .server import CompressedStrategy
 
@@ -41,6 +42,7 @@ def qadam(
     **kwargs
         Every other argument of :class:`CompressedStrategy`.
     """
+    refuse_fixed("qadam", kwargs, "uplink", "downlink")
     return CompressedStrategy(
         uplink=ErrorFeedback(compressor),
         downlink=Direct(Identity()),

@@ -11,6 +11,7 @@ from typing import Any
 from flower_compress.compressors import Compressor, Identity
 from flower_compress.links import Direct
 
+from .run.names import refuse_fixed
 from .server import DEFAULT_COMPRESSOR, CompressedStrategy
 
 __all__ = ["QSGD"]
@@ -32,6 +33,7 @@ class QSGD(CompressedStrategy):
         compressor: Compressor = DEFAULT_COMPRESSOR,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "uplink", "downlink")
         super().__init__(
             uplink=Direct(compressor),
             downlink=Direct(Identity()),

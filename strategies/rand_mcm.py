@@ -11,6 +11,7 @@ from typing import Any
 from flower_compress.compressors import Compressor
 
 from .mcm import MCM
+from .run.names import refuse_fixed
 from .server import DEFAULT_COMPRESSOR, DownlinkMemory, Groups, ResetEvery
 
 __all__ = ["RandMCM"]
@@ -55,6 +56,7 @@ class RandMCM(MCM):
         reset_every: ResetEvery = "auto",
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, downlink_memory="it is memory=...")
         super().__init__(
             compressor,
             groups=groups,

@@ -7,6 +7,7 @@ from typing import Any
 from flower_compress.compressors import Identity
 from flower_compress.links import Direct
 
+from .run.names import refuse_fixed
 from .server import CompressedStrategy
 
 __all__ = ["SGD"]
@@ -25,6 +26,7 @@ class SGD(CompressedStrategy):
         self,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "uplink", "downlink")
         super().__init__(
             uplink=Direct(Identity()),
             downlink=Direct(Identity()),

@@ -11,6 +11,7 @@ from typing import Any
 from flower_compress.compressors import Compressor, Identity, TopK
 from flower_compress.links import Direct, ErrorFeedback, Link
 
+from .run.names import refuse_fixed
 from .run.step_size import StepSize
 from .server import AMSGrad, CompressedStrategy
 
@@ -62,6 +63,7 @@ class SparsAMS(CompressedStrategy):
         eps: float = 1e-8,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(self, kwargs, "uplink", "optimizer")
         super().__init__(
             uplink=(ErrorFeedback if error_feedback else Direct)(compressor),
             downlink=downlink,

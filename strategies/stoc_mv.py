@@ -11,6 +11,7 @@ from typing import Any
 
 from flower_compress.compressors import Compressor, MinVarianceSparsifier
 
+from .run.names import refuse_fixed
 from .spars_ams import SparsAMS
 
 __all__ = ["stoc_mv"]
@@ -28,4 +29,5 @@ def stoc_mv(
     **kwargs
         Every other argument of :class:`SparsAMS`.
     """
+    refuse_fixed("stoc_mv", kwargs, "error_feedback")
     return SparsAMS(compressor, error_feedback=False, **kwargs)

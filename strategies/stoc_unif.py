@@ -11,6 +11,7 @@ from typing import Any
 
 from flower_compress.compressors import Compressor, RandK
 
+from .run.names import refuse_fixed
 from .spars_ams import SparsAMS
 
 __all__ = ["stoc_unif"]
@@ -26,4 +27,5 @@ def stoc_unif(compressor: Compressor = RandK(fraction=0.01), **kwargs: Any) -> S
     **kwargs
         Every other argument of :class:`SparsAMS`.
     """
+    refuse_fixed("stoc_unif", kwargs, "error_feedback")
     return SparsAMS(compressor, error_feedback=False, **kwargs)

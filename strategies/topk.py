@@ -10,6 +10,7 @@ from typing import Any
 
 from flower_compress.compressors import Compressor, TopK
 
+from .run.names import refuse_fixed
 from .spars_ams import SparsAMS
 
 __all__ = ["topk"]
@@ -25,4 +26,5 @@ def topk(compressor: Compressor = TopK(fraction=0.01), **kwargs: Any) -> SparsAM
     **kwargs
         Every other argument of :class:`SparsAMS`.
     """
+    refuse_fixed("topk", kwargs, "error_feedback")
     return SparsAMS(compressor, error_feedback=False, **kwargs)

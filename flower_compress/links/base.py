@@ -245,7 +245,8 @@ def accept(
         The version on which the payloads build, and that of the last payload.
     payloads : tuple[Payload, ...]
         If `final`, payloads base + 1, ..., version: an unbroken chain, of which the
-        receiver skips what it has. Else at most one, which replaces a pending one.
+        receiver skips what it has; a pending one is dropped if the chain holds another
+        in its place. Else at most one, which replaces a pending one.
     final : bool
         See :class:`ReceiverState`.
     rate : float, optional
@@ -271,7 +272,9 @@ def accept(
         return ReceiverState(0, None, payloads[-1], version, final)
     if snapshot is not None:
         state = ReceiverState(base, snapshot)
-    elif state.pending is not None and (final or base == state.pending_version):
+    elif final:
+        state = _in_line(state, base, payloads, rate)
+    elif state.pending is not None and base == state.pending_version:
         state = commit(state, rate)
     else:
         state = ReceiverState(state.version, state.vector)
@@ -288,6 +291,28 @@ def accept(
     if not payloads:
         return state
     return replace(state, pending=payloads[-1], pending_version=version, final=final)
+
+
+def _in_line(
+    state: ReceiverState, base: int, payloads: tuple[Payload, ...], rate: float
+) -> ReceiverState:
+    """Fold the pending payload, which nobody takes back, before a chain goes on.
+
+    If the chain holds another one in its place, its sender has died before that was
+    saved, and the one that goes on knows nothing of it: it is dropped.
+    """
+    if state.pending is None:
+        return state
+    place = state.pending_version - base - 1
+    others = payloads[place : place + 1] if place >= 0 else ()
+    if not others or others[0].data == state.pending.data:
+        return commit(state, rate)
+    if base != state.version:
+        raise OutOfSyncError(
+            f"the packet holds another version {state.pending_version} than was "
+            "received before, of a server that died: a snapshot is needed"
+        )
+    return ReceiverState(state.version, state.vector)
 
 
 def commit(state: ReceiverState, rate: float | None) -> ReceiverState:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..compressors import Vector
+from ..compressors import Compressor, Parts, RandK, Tied, Vector
 from ..errors import ConfigurationError
 from .base import Link, ReceiverState, SenderState, accept, commit
 from .payload import Channel, Payload
@@ -20,6 +20,9 @@ from .payload import Channel, Payload
 __all__ = ["Broadcast", "Carries", "CatchUp"]
 
 Carries = Literal["model", "update"]
+
+_MOST_BRIDGED = 64
+"""Most versions that zero payloads stand for."""
 
 _LENGTH_BYTES = 4
 """In a packet, every payload but the last has its length in front."""
@@ -64,6 +67,9 @@ class Broadcast:
         An up-to-date receiver's end.
     log : tuple[Payload, ...]
         The latest payloads, unbroken, the newest last.
+    unsure : tuple[int, int, int]
+        Versions up to the first number, and those after the second up to the third,
+        may have been sent by servers that died.
     """
 
     link: Link
@@ -71,6 +77,7 @@ class Broadcast:
     sender: SenderState
     replica: ReceiverState
     log: tuple[Payload, ...] = field(default=())
+    unsure: tuple[int, int, int] = (0, 0, 0)
 
     @classmethod
     def begin(cls, link: Link, carries: Carries, initial: Vector) -> Broadcast:
@@ -122,18 +129,49 @@ class Broadcast:
         )
         return self._append(payload)
 
-    def skip_to(self, version: int) -> Broadcast:
-        """Go on at a later version, with receivers that hold nothing.
+    def skip_to(self, version: int, dim: int, channel: Channel) -> Broadcast:
+        """Go on after a later version.
 
         For a server that comes back from a checkpoint: its receivers may hold later
-        versions, of rounds that it knows nothing about.
+        versions, of rounds that it knows nothing about. Where those are few, zero
+        payloads stand for them, so that a receiver which holds none of them, or only
+        the first, is still brought up to date by payloads; else every receiver needs a
+        snapshot.
         """
+        unsure = (self.unsure[2], self.version, version)
+        gap = version - self.version
+        if gap <= 0:
+            return replace(self, unsure=unsure)
         sender = self.sender
         if sender.pending is not None:
             sender = self.link.acknowledge(sender, sender.pending_version)
-        replica = ReceiverState(version, commit(self.replica, self.rate).vector)
-        sender = SenderState(version, sender.vector)
-        return replace(self, sender=sender, replica=replica, log=())
+        following = self
+        can_bridge = dim > 0 and not isinstance(self.link.compressor, Tied)
+        if self.rate is not None and gap <= _MOST_BRIDGED and can_bridge:
+            for number in range(self.version + 1, version + 1):
+                blank = _blank(self.link.compressor, dim, channel.at(number))
+                following = following._append(blank)
+        else:
+            held = commit(self.replica, self.rate).vector
+            following = replace(self, replica=ReceiverState(version, held), log=())
+        held = sender.vector
+        if self.link.memory_rate(dim) is not None:
+            # Not its own: a zero payload turns -0.0 into 0.0.
+            held = commit(following.replica, self.rate).vector
+        return replace(following, sender=SenderState(version, held), unsure=unsure)
+
+    def is_sent(self, version: int, crc: int) -> bool:
+        """Whether the payload of a version, of those kept, has that CRC-32."""
+        age = self.version - version
+        return 0 <= age < len(self.log) and self.log[-1 - age].crc == crc
+
+    def is_sure(self, version: int) -> bool:
+        """Whether whoever holds a version holds what this end has sent as that.
+
+        Not if another server, which died, may have sent it.
+        """
+        oldest, first, last = self.unsure
+        return oldest < version <= self.version and not first < version <= last
 
     def _append(self, payload: Payload) -> Broadcast:
         version = self.version + 1
@@ -175,6 +213,14 @@ class Broadcast:
             size -= _LENGTH_BYTES + len(log[first].data)
             first += 1
         return log[first:]
+
+
+def _blank(compressor: Compressor, dim: int, channel: Channel) -> Payload:
+    """Return a zero payload that no link has sent, of a few bytes."""
+    single: Compressor = RandK(k=1)
+    if isinstance(compressor, Parts):
+        single = replace(compressor, operators=(single,) * len(compressor.operators))
+    return Payload.encode(np.zeros(dim, dtype=np.float32), single, "auto", channel)
 
 
 def _num_bytes(payloads: tuple[Payload, ...]) -> int:

@@ -20,6 +20,7 @@ from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import model_record, records_of
 from .client_mod import ClientMod, reply_with, with_record
 from .client_state import ClientState
+from .untrained import UntrainedArrays
 
 __all__ = ["CompressionMod"]
 
@@ -80,6 +81,7 @@ class CompressionMod(ClientMod[ClientState]):
 
     _state = ClientState
     _state_key = "flower_compress"
+    _untrained = UntrainedArrays()
 
     def _answer(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -146,6 +148,8 @@ class CompressionMod(ClientMod[ClientState]):
         answer, sender = _answer(
             packet, contract, number, state.sender, update, exact_out
         )
+        (payload,) = answer.payloads
+        self._untrained.look(packet.session, contract.layout, update, payload.vector)
         reply = with_record(reply, key, packet_record(answer))
         state = replace(state, sender=sender)
         if contract.downlink_rate is None and not contract.held:
@@ -244,8 +248,19 @@ def _asks_for_node(greeting: Packet) -> bool:
 def _answer_greeting(
     msg: Message, key: str, packet: Packet, identity: int, state: ClientState | None
 ) -> Message:
-    held = 0 if state is None else state.receiver.newest
-    about = {"protocol": PROTOCOL, "identity": identity, "held": held}
+    about: dict[str, object] = {
+        "protocol": PROTOCOL,
+        "identity": identity,
+        "held": 0,
+    }
+    if state is not None:
+        receiver, sender = state.receiver, state.sender
+        about |= {
+            "held": receiver.newest,
+            "crc": 0 if receiver.pending is None else receiver.pending.crc,
+            "base": receiver.version,
+            "sent": [sender.version, sender.pending_version],
+        }
     answer = Packet(
         session=packet.session, contract=json.dumps(about).encode(), greeting=True
     )

@@ -105,6 +105,7 @@ class FaultyGrid(Grid):
         self._messages: list[_InFlight] = []
         self._replies: list[_InFlight] = []
         self._pushed: list[tuple[_InFlight, Message]] = []
+        self._away: set[int] = set()
         self._clients = FailingClients(self.happened, self.restart)
         if isinstance(grid, InProcessGrid):
             grid.client_app = self._clients.around(grid.client_app, fault_point)
@@ -143,12 +144,13 @@ class FaultyGrid(Grid):
         )
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return all node ids."""
-        return self._grid.get_node_ids()
+        """Return the ids of all nodes that have not left."""
+        return [n for n in self._grid.get_node_ids() if n not in self._away]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """Return all nodes."""
-        return self._grid.get_nodes()
+        nodes = self._grid.get_nodes()
+        return [node for node in nodes if node.node_id not in self._away]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send what arrives with this exchange; lost messages have ids as well."""
@@ -212,6 +214,14 @@ class FaultyGrid(Grid):
         contexts[new_id] = contexts.pop(node_id)
         contexts[new_id].node_id = new_id
 
+    def leave(self, node_id: int) -> None:
+        """Let a node be listed no more, and hear nothing; it keeps its state."""
+        self._away.add(node_id)
+
+    def come_back(self, node_id: int) -> None:
+        """Let a node that has left be there again."""
+        self._away.discard(node_id)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name in _NOT_PASSED_ON:
             raise AttributeError(name)
@@ -251,6 +261,7 @@ class FaultyGrid(Grid):
                 _InFlight(kind, now + late, message, rest) for late, rest in copies
             ]
         due = _take(self._messages, lambda e: e.kind == kind and e.due <= now)
+        due = [e for e in due if e.message.metadata.dst_node_id not in self._away]
         order = self._faults.order(exchange, "messages", len(due))
         return [due[i] for i in order]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from operator import index
 from typing import Literal, Self
 
 from .packet import Packet
@@ -129,7 +130,7 @@ class Ledger:
     @classmethod
     def from_dict(cls, totals: Mapping[str, Mapping[str, int]]) -> Ledger:
         """Rebuild a ledger from its totals."""
-        return cls(*(Traffic(**totals.get(name, {})) for name in _TOTALS))
+        return cls(*(_traffic(totals.get(name, {})) for name in _TOTALS))
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Return the totals as JSON-able numbers."""
@@ -172,11 +173,15 @@ class EdgeLedger:
     @classmethod
     def from_rows(cls, rows: Iterable[tuple[int, int, Mapping[str, int]]]) -> Self:
         """Rebuild a ledger from :meth:`as_rows`."""
-        return cls({(i, j): Traffic(**traffic) for i, j, traffic in rows})
+        return cls({(i, j): _traffic(traffic) for i, j, traffic in rows})
 
     def as_rows(self) -> list[tuple[int, int, dict[str, int]]]:
         """Return sender, receiver and numbers of each edge, JSON-able, in order."""
         return [(i, j, asdict(t)) for (i, j), t in sorted(self.edges.items())]
+
+
+def _traffic(numbers: Mapping[str, int]) -> Traffic:
+    return Traffic(**{name: index(number) for name, number in numbers.items()})
 
 
 def _sum(parts: Iterable[Traffic]) -> Traffic:

@@ -16,7 +16,7 @@ from flower_compress import (
 )
 from flower_compress.compressors import Compressor
 from flower_compress.errors import ConfigurationError
-from flower_compress.strategies.server.downlink import DownlinkMemory, ResetEvery
+from flower_compress.strategies.server.downlink_rules import DownlinkMemory, ResetEvery
 from flower_compress.strategies.server.sampling import Sampling
 from flower_compress.strategies.server.uplink import UplinkMemory
 

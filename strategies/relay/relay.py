@@ -219,7 +219,7 @@ class Relay(RunStrategy):
 
     def _begin(self, arrays: ArrayRecord) -> None:
         layout = Layout.of(arrays, self.exact_pattern)
-        check_arrays(layout)
+        check_arrays(layout, self.compressor)
         agreement = Agreement(
             self.topology,
             self.algorithm,
@@ -251,6 +251,9 @@ class Relay(RunStrategy):
     def _restore(self, saved: Checkpoint, skip_to: int | None) -> ArrayRecord:
         self._running.restore(saved, skip_to)
         return self._running.collection.mean
+
+    def _newest_version(self) -> int:
+        return self._running.number
 
     def _evaluation(self, result: Result, evaluate_fn: EvaluateFn | None) -> EvaluateFn:
         """Return what evaluates the mean of the models that were collected last."""

@@ -142,7 +142,7 @@ class RelaySession:
             arrived = self.greetings.greet(
                 grid, node_ids, RECORD_KEY, config, CONFIG_KEY, timeout, waits=begins
             )
-            for identity, held, _ in arrived:
+            for identity, held, *_ in arrived:
                 if not held:
                     self.office.lose(identity)
             online = self.greetings.online(node_ids)

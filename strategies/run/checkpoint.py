@@ -9,7 +9,9 @@ A file holds, one after the other:
   next multiple of 64 bytes from the start of the file;
 - the SHA-256 of all bytes before it, 32 bytes.
 
-The digest finds damage. It is no signature: it does not tell who wrote the file.
+The digest finds damage. It is no signature: it does not tell who wrote the file. Only
+the file's owner can read it (mode 0600), where the system has such modes: what clients
+have sent is private.
 """
 
 from __future__ import annotations
@@ -23,20 +25,20 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from logging import getLogger
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flower_compress.errors import CheckpointError, ConfigurationError
 
-__all__ = ["Arrays", "Checkpoint", "Checkpoints", "LazyArray"]
+__all__ = ["Arrays", "Checkpoint", "Checkpoints", "LazyArray", "private_file"]
 
 _log = getLogger("flwr")
-_MAGIC = b"flower-compress checkpoint 1\n"
+_KIND = b"flower-compress checkpoint "
+_MAGIC = _KIND + b"2\n"
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 64
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -44,6 +46,7 @@ _BLOCK_BYTES = 1 << 20
 _DTYPES = frozenset(np.dtype(code).newbyteorder("<").str for code in "?bhiqBHIQefdFD")
 _NAME = re.compile(r"round-(\d{8,})\.ckpt")
 _TEMPORARY_NAME = "unfinished.ckpt.tmp"
+_PRIVATE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +133,42 @@ class Checkpoint:
         """Return the names of the arrays, in the order in which they were saved."""
         return list(self._rows)
 
-    def array(self, name: str) -> NDArray[Any]:
+    def array(
+        self,
+        name: str,
+        shape: tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> NDArray[Any]:
         """Read an array, in its own shape and dtype.
+
+        Parameters
+        ----------
+        name : str
+            The array.
+        shape : tuple[int, ...], optional
+            The shape that it must have.
+        dtype : DTypeLike, optional
+            The dtype that it must have.
 
         Raises
         ------
         CheckpointError
-            If there is none of this name, NumPy has no arrays of its shape, or the
-            file was removed or cut off since it was opened.
+            If there is none of this name, it has another shape or dtype than it must,
+            NumPy has no arrays of its shape, or the file was removed or cut off since
+            it was opened.
         """
         if name not in self._rows:
             raise CheckpointError(f"{self.path} has no array {name!r}")
         row = self._rows[name]
+        wanted = (
+            row.shape if shape is None else shape,
+            row.dtype if dtype is None else _little_endian(dtype),
+        )
+        if (row.shape, row.dtype) != wanted:
+            raise CheckpointError(
+                f"{self.path} is of another model: expected array {name!r} of shape "
+                f"{wanted[0]} and dtype {wanted[1]}, got {row.shape} and {row.dtype}"
+            )
         size = math.prod(row.shape)
         try:
             array = np.fromfile(self.path, row.dtype, size, offset=row.offset)
@@ -152,9 +179,14 @@ class Checkpoint:
             ) from error
         return array.astype(row.dtype.newbyteorder("="), copy=False)
 
-    def find(self, name: str) -> NDArray[Any] | None:
+    def find(
+        self,
+        name: str,
+        shape: tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> NDArray[Any] | None:
         """Read an array as :meth:`array` does; None if there is none of this name."""
-        return self.array(name) if name in self._rows else None
+        return self.array(name, shape, dtype) if name in self._rows else None
 
 
 class Checkpoints:
@@ -227,7 +259,8 @@ class Checkpoints:
         header = _make_header(server_round, meta, arrays)
         try:
             try:
-                with temporary.open("wb") as file:
+                temporary.unlink(missing_ok=True)  # Of a killed run, of any mode.
+                with private_file(temporary, "wb") as file:
                     _write(file, header, arrays)
                     file.flush()
                     os.fsync(file.fileno())
@@ -270,26 +303,6 @@ class Checkpoints:
             )
         return None
 
-    def log_resume(self, server_round: int) -> int:
-        """Note that the run goes on from a checkpoint; return how often it has so far.
-
-        The log is ``resumes.log``, a line each. It counts also what no checkpoint
-        knows: resumes that ended before the next one was saved.
-        """
-        path = self._folder / "resumes.log"
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        try:
-            with path.open("a+", encoding="utf-8") as file:
-                file.write(f"{now} after round {server_round}\n")
-                file.flush()
-                os.fsync(file.fileno())
-                file.seek(0)
-                return sum(1 for _ in file)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write {path} ({error}): make room, or mend its permissions"
-            ) from error
-
     def is_empty(self) -> bool:
         """Whether there is no checkpoint, intact or not."""
         return not self._rounds()
@@ -299,6 +312,14 @@ class Checkpoints:
         names = map(_NAME.fullmatch, os.listdir(self._folder))
         rounds = sorted((int(name[1]), name[0]) for name in names if name)
         return {number: self._folder / name for number, name in rounds}
+
+
+def private_file(path: Path, mode: str) -> BinaryIO:
+    """Open a binary file that only its owner can read, if it is made now."""
+    return cast(
+        BinaryIO,
+        open(path, mode, opener=lambda name, flags: os.open(name, flags, _PRIVATE)),
+    )
 
 
 def _make_header(
@@ -349,7 +370,13 @@ def _check_digest(file: BinaryIO, end: int) -> None:
     """Check the magic line, and that the digest of the bytes before `end` follows."""
     magic = file.read(len(_MAGIC))
     if magic != _MAGIC:
-        raise ValueError("it does not begin as one of this format version does")
+        if magic.startswith(_KIND):
+            raise ValueError(
+                f"it is of format version {_version(magic)}, and this release reads "
+                f"{_version(_MAGIC)}: go on with the release that wrote it, or start "
+                "anew from its model in another folder"
+            )
+        raise ValueError("it does not begin as one of any format version does")
     digest = hashlib.sha256(magic)
     left = end - len(magic)
     while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
@@ -357,6 +384,10 @@ def _check_digest(file: BinaryIO, end: int) -> None:
         left -= len(block)
     if file.read(_DIGEST_BYTES) != digest.digest():
         raise ValueError("it is torn or altered, its SHA-256 does not match")
+
+
+def _version(magic: bytes) -> str:
+    return magic[len(_KIND) :].decode(errors="replace").strip()
 
 
 def _read_header(file: BinaryIO, end: int) -> object:
@@ -393,6 +424,8 @@ def _little_endian(dtype: DTypeLike) -> np.dtype[Any]:
 
 def _sync_folder(folder: Path) -> None:
     """Put the folder's entries on disk, as fsync does with a file's content."""
+    if os.name == "nt":  # Windows does not open folders.
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

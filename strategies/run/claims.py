@@ -13,6 +13,17 @@ NOWHERE = 0
 """No node's id."""
 
 
+class Ends(NamedTuple):
+    """Where a client's ends of its two links stand."""
+
+    crc: int
+    """CRC-32 of the payload that it received last, 0 for none."""
+    base: int
+    """The version before, to which it can go back."""
+    sent: tuple[int, int]
+    """The version of its own that it has folded, and that of its last payload."""
+
+
 class Greeted(NamedTuple):
     """What a node says of itself."""
 
@@ -22,6 +33,8 @@ class Greeted(NamedTuple):
     """The newest version that it holds of this session, 0 for none."""
     protocol: int
     """The version of the protocol that it speaks."""
+    ends: Ends | None = None
+    """More of what it holds; None from an older release, and from a node of a relay."""
 
 
 class Claims:

@@ -325,6 +325,10 @@ class Greetings:
             f"{_listed(refused)}"
         )
 
+    def forget(self, identity: int) -> None:
+        """Forget a client: a node that says it is that one is a new one."""
+        self._claims.release(identity)
+
     # -- checkpoints ---------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:

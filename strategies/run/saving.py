@@ -1,37 +1,51 @@
-"""When a run saves itself, and what every run saves of its metrics."""
+"""When a run saves itself, and when it ends itself."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from logging import getLogger
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from flwr.app import MetricRecord
 from flwr.serverapp.strategy import Result
 
 from flower_compress.arguments import check_number, folder_of
-from flower_compress.errors import CheckpointError, ConfigurationError, RoundFailedError
+from flower_compress.errors import (
+    CheckpointError,
+    ConfigurationError,
+    FlowerCompressError,
+    RoundFailedError,
+    UnknownNameError,
+)
 
 from .checkpoint import Arrays, Checkpoint, Checkpoints
 from .difference import differences
+from .fields import COUNT, INTEGER, TABLE, fields
+from .folder_lock import FolderLock
+from .metrics_log import MetricsLog
+from .run_folders import folder_to_use
+from .seldom import Seldom
+from .versions import SentVersions
 
 __all__ = [
-    "VERSIONS_A_RESUME",
     "Failures",
     "KeepsClients",
+    "Resume",
     "Saving",
     "check_same_run",
-    "restore_metrics",
-    "save_metrics",
+    "reading",
 ]
 
-VERSIONS_A_RESUME = 1 << 20
-"""How many versions a resumed run skips: clients may have seen newer ones."""
+Resume = bool | Literal["auto"]
+"""Whether a run goes on from its checkpoints; see :class:`Saving`."""
 
+_log = getLogger("flwr")
 _MOST_DIFFERENCES = 3
-_MAX_RESUMES = (1 << 32) // VERSIONS_A_RESUME - 1
+_UNKNOWN_VERSIONS = 1 << 20
+"""How many versions are left out where nobody has noted which ones were sent."""
 
 
 @runtime_checkable
@@ -51,89 +65,141 @@ class Saving:
     Parameters
     ----------
     folder : path, optional
-        Folder of this run only; None for no checkpoints.
+        Folder of this run only, of many runs with ``"auto"``; None for no checkpoints.
     every : int
         Rounds between checkpoints; the last round is always saved.
-    resume : bool
-        Go on from the newest intact checkpoint, if there is one.
+    resume : bool or "auto"
+        Go on from the newest intact checkpoint, if there is one. With ``"auto"`` each
+        run has a folder of its own within `folder`, and only a run that has not ended
+        goes on; see :func:`folder_to_use`.
 
     Raises
     ------
     ConfigurationError
         If `every` is not positive, or there is nothing to resume from.
+    UnknownNameError
+        If `resume` is another word.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None, every: int, resume: bool
+        self, folder: str | os.PathLike[str] | None, every: int, resume: Resume
     ) -> None:
         check_number("checkpoint_every", every, "be positive", lambda n: n >= 1)
+        if not isinstance(resume, bool) and resume != "auto":
+            raise UnknownNameError("resume", resume, ["True", "False", "auto"])
         if resume and folder is None:
             raise ConfigurationError(
-                "resume=True needs the folder with the checkpoints: give checkpoint_dir"
+                f"resume={resume!r} needs the folder with the checkpoints: give "
+                "checkpoint_dir"
             )
         self.every, self.resume = every, resume
         self.folder = folder_of("checkpoint_dir", folder)
         self._checkpoints: Checkpoints | None = None
+        self._lock: FolderLock | None = None
+        self._failures = Seldom()
 
     def begin(self) -> Checkpoint | None:
-        """Return the checkpoint to go on from, None for a new run.
+        """Take the folder, and return the checkpoint to go on from, None for a new run.
 
         Raises
         ------
         CheckpointError
-            If the folder cannot be written, or holds no intact checkpoint.
+            If the folder cannot be written, is in use by another run, or holds no
+            intact checkpoint.
         ConfigurationError
             If there are checkpoints and the run is not to be resumed.
         """
+        self.end()
         if self.folder is None:
             return None
-        self._checkpoints = Checkpoints(self.folder)
+        folder = self.folder
+        if self.resume == "auto":
+            self._lock, folder = folder_to_use(folder)
+        self._checkpoints = Checkpoints(folder)
+        self._lock = self._lock or FolderLock(folder)
+        self._metrics, self._sent = MetricsLog(folder), SentVersions(folder)
+        self._failures.over()
         if self.resume:
             return self._checkpoints.latest()
         if not self._checkpoints.is_empty():
             raise ConfigurationError(
-                f"{self.folder} holds the checkpoints of another run: "
-                "expected an empty folder, or resume=True to go on with that run"
+                f"{folder} holds the checkpoints of another run: expected an empty "
+                "folder, or resume=True to go on with that run"
             )
         return None
+
+    def end(self) -> None:
+        """Let other runs have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = self._checkpoints = None
 
     def after_round(
         self,
         server_round: int,
         is_last: bool,
+        result: Result,
         save: Callable[[Arrays], dict[str, Any]],
     ) -> None:
         """Save the round if it is time: what `save` returns, and puts into arrays.
 
+        If it cannot be written, that is logged, the checkpoints before stay as they
+        were, and the next one that is due is tried.
+
         Raises
         ------
-        CheckpointError
-            If no checkpoint can be written.
+        FlowerCompressError
+            If there is something that no checkpoint can hold.
         """
         due = is_last or server_round % self.every == 0
-        if self._checkpoints is not None and due:
+        if self._checkpoints is None or not due:
+            return
+        try:
+            mark = self._metrics.append(result, server_round)
             arrays: Arrays = {}
-            meta = save(arrays)
+            meta = {"finished": is_last, "metrics": mark, **save(arrays)}
             self._checkpoints.save(server_round, meta, arrays)
-
-    def count_resume(self, saved: Checkpoint, before: int) -> int:
-        """Return how often the run has gone on without its clients' states.
-
-        Raises
-        ------
-        CheckpointError
-            If that was too often for the numbers of versions.
-        """
-        logged = 0
-        if self._checkpoints is not None:
-            logged = self._checkpoints.log_resume(saved.server_round)
-        count = max(before + 1, logged)
-        if count > _MAX_RESUMES:
-            raise CheckpointError(
-                f"a run can be resumed {_MAX_RESUMES} times: start a new one with the "
-                "model of this checkpoint"
+        except FlowerCompressError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            self._failures.warn(
+                "round %d is not saved: %s. The run goes on, and %s",
+                server_round,
+                error,
+                "has ended without its last checkpoint"
+                if is_last
+                else f"tries again every {self.every} rounds",
             )
-        return count
+            return
+        if missed := self._failures.over():
+            _log.info("round %d is saved, after %d in vain", server_round, missed)
+
+    def restore_metrics(self, saved: Checkpoint, result: Result) -> None:
+        """Put the metrics that belong to a checkpoint into a result."""
+        mark = fields(saved.meta, metrics=TABLE)["metrics"]
+        mark = fields(mark, bytes=INTEGER, crc=COUNT)
+        self._metrics.restore(
+            {"bytes": mark["bytes"], "crc": mark["crc"]}, saved.server_round, result
+        )
+
+    def note_sent(self, newest: int) -> None:
+        """Note the newest version, before it is sent."""
+        if self._checkpoints is not None:
+            self._sent.note(newest)
+
+    def newest_sent(self, newest: int) -> int:
+        """Return the newest version that the run may have sent.
+
+        Parameters
+        ----------
+        newest : int
+            The newest that the checkpoint knows.
+        """
+        noted = self._sent.read()
+        if noted is None:
+            # The checkpoint was copied here without it, and perhaps elsewhere too.
+            return newest + _UNKNOWN_VERSIONS + secrets.randbelow(_UNKNOWN_VERSIONS)
+        return max(noted, newest)
 
 
 @dataclass
@@ -182,35 +248,42 @@ class Failures:
             )
 
 
-def check_same_run(own: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """Raise ConfigurationError if a checkpoint's ``"run"`` differs from `own`."""
-    saved = {name: checkpoint.meta["run"].get(name) for name in own}
-    found = list(islice(differences(saved, own), _MOST_DIFFERENCES))
-    if found:
-        raise ConfigurationError(
-            f"{checkpoint.path} is of another run: {'; '.join(found)}. Give another "
-            "checkpoint_dir, or the run's own settings"
-        )
+def check_same_run(name: str, own: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise ConfigurationError if a checkpoint's ``"run"`` differs from `own`.
+
+    Parameters
+    ----------
+    name : str
+        What the strategy is called: the first that is said where they differ.
+    own : dict[str, Any]
+        What must not change.
+    checkpoint : Checkpoint
+        The checkpoint.
+    """
+    run, before = checkpoint.meta.get("run"), checkpoint.meta.get("name")
+    saved = run if isinstance(run, dict) else {}
+    found = list(differences({key: saved.get(key) for key in own}, own))
+    if not found:
+        return
+    if before != name:
+        found.insert(0, f"it was {before} and is {name}")
+    raise ConfigurationError(
+        f"{checkpoint.path} is of another run: "
+        f"{'; '.join(found[:_MOST_DIFFERENCES])}. Give another checkpoint_dir, or the "
+        "run's own settings"
+    )
 
 
-def save_metrics(result: Result) -> dict[str, list[list[Any]]]:
-    """Return all metrics of a result, for JSON."""
-    return {
-        name: [[number, dict(row)] for number, row in rows.items()]
-        for name, rows in _metrics_of(result).items()
-    }
-
-
-def restore_metrics(result: Result, saved: dict[str, list[list[Any]]]) -> None:
-    """Put what :func:`save_metrics` gave into a result."""
-    for name, rows in _metrics_of(result).items():
-        for number, row in saved[name]:
-            rows[number] = MetricRecord(row)
-
-
-def _metrics_of(result: Result) -> dict[str, dict[int, MetricRecord]]:
-    return {
-        "train": result.train_metrics_clientapp,
-        "evaluate": result.evaluate_metrics_clientapp,
-        "evaluate_at_server": result.evaluate_metrics_serverapp,
-    }
+@contextmanager
+def reading(checkpoint: Checkpoint) -> Iterator[None]:
+    """Raise CheckpointError where what is read lacks a field, or has it otherwise."""
+    try:
+        yield
+    except FlowerCompressError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as err:
+        raise CheckpointError(
+            f"{checkpoint.path} does not hold what this release saves "
+            f"({type(err).__name__}: {err}): go on with the release that wrote it, or "
+            "start anew in another folder"
+        ) from err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from functools import partial
 from logging import getLogger
 from typing import Any
 
@@ -17,15 +18,16 @@ from flower_compress.arguments import check_number
 from flower_compress.errors import WrongTypeError
 
 from .checkpoint import Arrays, Checkpoint
+from .fields import COUNT, fields
+from .names import refuse_unknown
 from .rounds import EvaluateFn, Rounds, ShouldStop
 from .saving import (
-    VERSIONS_A_RESUME,
     Failures,
     KeepsClients,
+    Resume,
     Saving,
     check_same_run,
-    restore_metrics,
-    save_metrics,
+    reading,
 )
 
 __all__ = ["RunStrategy"]
@@ -41,11 +43,16 @@ class RunStrategy(Strategy):
     Parameters
     ----------
     checkpoint_dir : path, optional
-        Folder for checkpoints, of this run only. See :meth:`start`.
+        Folder for checkpoints, of this run only; with ``resume="auto"`` the folder of
+        many runs. See :meth:`start`.
     checkpoint_every : int (default: 10)
-        Rounds between checkpoints; the last round is always saved.
-    resume : bool (default: False)
-        Go on from the newest intact checkpoint, if there is one.
+        Rounds between checkpoints; the last round is always saved. With 1 a server
+        that is killed costs its clients nothing but a repeated round.
+    resume : bool or "auto" (default: False)
+        Go on from the newest intact checkpoint, if there is one. With ``"auto"``, for
+        a server that is always started by the same command, only a run that has not
+        ended goes on: each has a folder of its own within `checkpoint_dir`
+        (``run-0001``, ``run-0002``), and after one that has ended the next begins.
     greeting_timeout : float (default: 60.0)
         Seconds for which answers to the first greeting are waited for, at most the
         timeout of :meth:`start`. Later nodes are greeted while others train.
@@ -72,7 +79,7 @@ class RunStrategy(Strategy):
         *,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
-        resume: bool = False,
+        resume: Resume = False,
         greeting_timeout: float = 60.0,
         max_failed_rounds: int = 3,
         **kwargs: Any,
@@ -83,6 +90,7 @@ class RunStrategy(Strategy):
         check_number(
             "greeting_timeout", greeting_timeout, "be positive", lambda t: t > 0
         )
+        refuse_unknown(type(self), RunStrategy, kwargs)
         super().__init__(**kwargs)
         self.saving = Saving(checkpoint_dir, checkpoint_every, resume)
         self.greeting_timeout = greeting_timeout
@@ -90,7 +98,7 @@ class RunStrategy(Strategy):
         self.resumed_from = 0
         self._greeting_timeout = greeting_timeout
         self._failures = Failures(max_failed_rounds)
-        self._num_resumes = self._num_rounds = 0
+        self._num_rounds = 0
 
     def start(
         self,
@@ -124,7 +132,9 @@ class RunStrategy(Strategy):
         Raises
         ------
         CheckpointError
-            If no checkpoint can be written, or none of those found is intact.
+            At the start: if no checkpoint can be written to the folder, another run
+            uses it, none of the checkpoints found is intact, or they hold something
+            else than this release saves. Later a full disk is logged, and tried again.
         ConfigurationError
             If the folder holds checkpoints and the run is not to be resumed, or they
             are of a run with another model or other links.
@@ -136,40 +146,59 @@ class RunStrategy(Strategy):
                 initial_arrays,
             )
         self._greeting_timeout = min(self.greeting_timeout, timeout)
-        saved = self.saving.begin()
-        self._begin_run(initial_arrays)
-        self._num_rounds = num_rounds
-        result = Result(arrays=initial_arrays)
-        if saved is not None:
-            self._go_on(saved, grid, result)
-            _log.info("Resuming after round %d (%s)", saved.server_round, saved.path)
-        _log.info("Starting %s strategy:", self.name or type(self).__name__)
-        log_strategy_start_info(
-            num_rounds, result.arrays, train_config, evaluate_config
-        )
-        self.summary()
-        _log.info("")
-        rounds = Rounds(
-            grid,
-            num_rounds,
-            timeout,
-            ConfigRecord() if train_config is None else train_config,
-            ConfigRecord() if evaluate_config is None else evaluate_config,
-            self._evaluation(result, evaluate_fn),
-            should_stop,
-            self.num_phases,
-            self._on_send,
-        )
-
-        def after_round(server_round: int, is_last: bool) -> None:
-            if is_last and server_round < num_rounds:
-                self._end_early(server_round, rounds, result)
-            self.saving.after_round(
-                server_round, is_last, lambda into: self._to_save(result, grid, into)
+        try:
+            result = self._begin_or_go_on(self.saving.begin(), grid, initial_arrays)
+            self._num_rounds = num_rounds
+            _log.info("Starting %s strategy:", self._title)
+            log_strategy_start_info(
+                num_rounds, result.arrays, train_config, evaluate_config
+            )
+            self.summary()
+            _log.info("")
+            rounds = Rounds(
+                grid,
+                num_rounds,
+                timeout,
+                ConfigRecord() if train_config is None else train_config,
+                ConfigRecord() if evaluate_config is None else evaluate_config,
+                self._evaluation(result, evaluate_fn),
+                should_stop,
+                self.num_phases,
+                partial(self._before_sending, isinstance(grid, KeepsClients)),
             )
 
-        rounds.run(self, result, self.resumed_from + 1, after_round)
+            def after_round(server_round: int, is_last: bool) -> None:
+                if is_last and server_round < num_rounds:
+                    self._end_early(server_round, rounds, result)
+                self.saving.after_round(
+                    server_round, is_last, result, partial(self._to_save, grid)
+                )
+
+            rounds.run(self, result, self.resumed_from + 1, after_round)
+        finally:
+            self.saving.end()
         return result
+
+    @property
+    def _title(self) -> str:
+        return self.name or type(self).__name__
+
+    def _begin_or_go_on(
+        self, saved: Checkpoint | None, grid: Grid, arrays: ArrayRecord
+    ) -> Result:
+        self._begin_run(arrays)
+        result = Result(arrays=arrays)
+        if saved is not None:
+            check_same_run(self._title, self._fingerprint(), saved)
+            with reading(saved):
+                self._go_on(saved, grid, result)
+            _log.info("Resuming after round %d (%s)", saved.server_round, saved.path)
+        return result
+
+    def _before_sending(self, keeps_clients: bool, messages: list[Message]) -> None:
+        self._on_send(messages)
+        if not keeps_clients:  # Else the clients go back with the checkpoint.
+            self.saving.note_sent(self._newest_version())
 
     def _begin_without_start(self, arrays: ArrayRecord) -> None:
         """Begin a run whose rounds another loop configures."""
@@ -178,41 +207,39 @@ class RunStrategy(Strategy):
                 "%s saves no checkpoints, and resumes from none: this run was begun by "
                 "another start() (a subclass's own, or a wrapper's), and it is ours "
                 "that uses checkpoint_dir. Let it call super().start()",
-                self.name or type(self).__name__,
+                self._title,
             )
         self._begin_run(arrays)
 
     def _begin_run(self, arrays: ArrayRecord) -> None:
         self._failures = Failures(self.max_failed_rounds)
-        self.resumed_from = self._num_resumes = self._num_rounds = 0
+        self.resumed_from = self._num_rounds = 0
         self._begin(arrays)
 
-    def _to_save(self, result: Result, grid: Grid, arrays: Arrays) -> dict[str, Any]:
+    def _to_save(self, grid: Grid, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold of the run; add the rest to `arrays`."""
         if isinstance(grid, KeepsClients):
             arrays["clients"] = np.frombuffer(grid.save_clients(), dtype=np.uint8)
         return {
+            "name": self._title,
             "run": self._fingerprint(),
-            "num_resumes": self._num_resumes,
+            "newest_version": self._newest_version(),
             "failed_rounds": self._failures.in_a_row,
-            "metrics": save_metrics(result),
             **self._save(arrays),
         }
 
     def _go_on(self, saved: Checkpoint, grid: Grid, result: Result) -> None:
         """Take over a checkpoint."""
-        check_same_run(self._fingerprint(), saved)
-        self._failures.in_a_row = saved.meta["failed_rounds"]
-        self._num_resumes = saved.meta["num_resumes"]
+        meta = fields(saved.meta, failed_rounds=COUNT, newest_version=COUNT)
+        self._failures.in_a_row = meta["failed_rounds"]
         clients, skip_to = saved.find("clients"), None
         if clients is not None and isinstance(grid, KeepsClients):
             grid.load_clients(clients.tobytes())
         else:
             # Clients may have heard of newer versions than the checkpoint knows.
-            self._num_resumes = self.saving.count_resume(saved, self._num_resumes)
-            skip_to = self._num_resumes * VERSIONS_A_RESUME
+            skip_to = self.saving.newest_sent(meta["newest_version"])
         result.arrays = self._restore(saved, skip_to)
-        restore_metrics(result, saved.meta["metrics"])
+        self.saving.restore_metrics(saved, result)
         self.resumed_from = saved.server_round
 
     # -- what subclasses say ---------------------------------------------------------
@@ -238,9 +265,13 @@ class RunStrategy(Strategy):
         saved : Checkpoint
             The checkpoint.
         skip_to : int, optional
-            The version from which the run goes on, where clients are not back where
-            they were then; None if they are.
+            The newest version that was sent, after which the run goes on, where
+            clients are not back where they were then; None if they are.
         """
+
+    @abstractmethod
+    def _newest_version(self) -> int:
+        """Return the newest version of anything that was made to be sent."""
 
     def _evaluation(
         self, result: Result, evaluate_fn: EvaluateFn | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .defaults import DEFAULT_COMPRESSOR, QUIET_COMPRESSOR
-from .downlink import DownlinkMemory, Groups, ResetEvery
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .optimizers import AMSGrad, GradientDescent, ServerOptimizer
 from .sampling import Sampling
 from .strategy import CompressedStrategy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from flower_compress.errors import (
 )
 from flower_compress.links import Carries, ErrorFeedback, Link
 from flower_compress.links.checks import require_link
-from flower_compress.stability import LinkNoise, largest_share
+from flower_compress.stability import LinkNoise, largest_share, level
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 
 from .arrays import SmallArrays, describe_arrays, resolve, ties_of
 from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO, Bounds
-from .downlink import DownlinkMemory, Downlinks, Groups, ResetEvery
+from .departures import FORGET_AFTER, check_forget_after
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery, check_downlink
 from .optimizers import GradientDescent, ServerOptimizer
 from .roster import Identities
 from .uplink import UplinkMemory
@@ -61,6 +63,7 @@ class Composition:
     spill_dir: Path | None = None
     max_update_norm: float | None = None
     small_arrays: SmallArrays = "dense"
+    forget_after: int | None = FORGET_AFTER
     max_norm_ratio: float | None = DEFAULT_NORM_RATIO
     max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO
     identities: Identities = "claimed"
@@ -77,7 +80,7 @@ class Composition:
             )
         if not isinstance(self.seed, int | np.integer):
             raise WrongTypeError("seed", "an integer", self.seed)
-        Downlinks.check(
+        check_downlink(
             self.downlink,
             self.downlink_carries,
             self.groups,
@@ -110,6 +113,7 @@ class Composition:
                 "be positive",
                 lambda norm: norm > 0,
             )
+        check_forget_after(self.forget_after)
         for name in ("max_norm_ratio", "max_weight_ratio"):
             if (ratio := getattr(self, name)) is not None:
                 check_number(name, ratio, "be at least 1", lambda ratio: ratio >= 1)
@@ -157,22 +161,65 @@ class Composition:
         num_clients, num_active : int
             How many clients there are, and how many take part in a round.
         """
+        # More clients than these are borne better, and take longer to work out.
+        counted = min(num_clients, _MANY_CLIENTS)
+        active = max(1, min(counted, round(num_active * counted / num_clients)))
+        links = self._in_theory(dim)
+        if links is None:
+            return None
+        return largest_share(**links, num_clients=counted, num_active=active)
+
+    def level(
+        self,
+        dim: int,
+        num_clients: int,
+        num_active: int,
+        *,
+        share: float,
+        spread: float,
+        num_rounds: int | None = None,
+    ) -> float | None:
+        """Return how far from the optimum a run levels off, of the way at its start.
+
+        The root of :func:`flower_compress.stability.level`, for clients that go `share`
+        of the way to their own optima, times the server's step size; None where it is
+        not known, as in :meth:`largest_share`.
+
+        Parameters
+        ----------
+        dim : int
+            Length d of the model.
+        num_clients, num_active : int
+            How many clients there are, and how many take part in a round.
+        share, spread, num_rounds
+            As that function has them.
+        """
+        links = self._in_theory(dim)
+        if links is None:
+            return None
+        found = level(
+            share,
+            **links,
+            spread=spread,
+            num_clients=num_clients,
+            num_active=num_active,
+            num_rounds=num_rounds,
+        )
+        return math.sqrt(found)
+
+    def _in_theory(self, dim: int) -> dict[str, Any] | None:
+        """Return the links as :mod:`flower_compress.stability` has them, if it does."""
         uplink, downlink = _noise(self.uplink, dim), _noise(self.downlink, dim)
         plain = isinstance(self.optimizer, GradientDescent)
         if uplink is None or downlink is None or not plain:
             return None
-        # More clients than these are borne better, and take longer to work out.
-        counted = min(num_clients, _MANY_CLIENTS)
-        active = max(1, min(counted, round(num_active * counted / num_clients)))
-        return largest_share(
-            uplink,
-            downlink,
-            num_clients=counted,
-            num_active=active,
-            carries_update=self.downlink_carries == "update",
-            preserved=self.preserved,
-            private=self.groups == "client",
-        )
+        return {
+            "uplink": uplink,
+            "downlink": downlink,
+            "carries_update": self.downlink_carries == "update",
+            "preserved": self.preserved,
+            "private": self.groups == "client",
+        }
 
     def describe(self, layout: Layout | None, num_clients: int) -> list[str]:
         """Return lines on both links and the step, for the log.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from operator import index
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flower_compress.compressors import Vector
-from flower_compress.errors import ConfigurationError
 from flower_compress.links import (
     Broadcast,
     Carries,
@@ -23,75 +23,19 @@ from flower_compress.links import (
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.claims import Ends
+from ..run.fields import COUNT, ROWS, fields
+from .downlink_end import DownlinkEnd
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .saved_links import (
     restore_broadcast,
     restore_payload,
     save_broadcast,
     save_payload,
 )
-from .vector_store import Slot, VectorStore
+from .vector_store import VectorStore
 
-__all__ = ["DownlinkEnd", "DownlinkMemory", "Downlinks", "Groups", "ResetEvery"]
-
-Groups = int | Literal["client"]
-DownlinkMemory = Literal["each", "average"]
-ResetEvery = int | Literal["auto"] | None
-
-
-@dataclass(slots=True)
-class DownlinkEnd:
-    """The server's end of one client's downlink.
-
-    Attributes
-    ----------
-    memory : Slot
-        H_i where each client has its own; empty as long as it is the initial model.
-    held : int, optional
-        Newest version that the client is known to hold, None if it holds nothing.
-    sent : int
-        Version sent to it last.
-    sender : SenderState
-        The rest of the link's state where each client has its own.
-    epoch, sent_epoch : int
-        The reset of an averaged memory that the client took part in last, and that of
-        the message sent to it last.
-    """
-
-    memory: Slot
-    held: int | None = None
-    sent: int = 0
-    sender: SenderState = field(default_factory=SenderState)
-    epoch: int = 0
-    sent_epoch: int = 0
-
-    def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
-        """Return what JSON can hold; add memory and pending payload to `arrays`."""
-        self.memory.save(arrays, name)
-        save_payload(arrays, f"{name}/pending", self.sender.pending)
-        return {
-            "held": self.held,
-            "sent": self.sent,
-            "version": self.sender.version,
-            "pending_version": self.sender.pending_version,
-            "epoch": self.epoch,
-            "sent_epoch": self.sent_epoch,
-        }
-
-    def restore(
-        self,
-        meta: dict[str, Any],
-        checkpoint: Checkpoint,
-        name: str,
-        dim: int,
-        channel: Channel,
-    ) -> None:
-        """Take over what :meth:`save` gave."""
-        self.held, self.sent = meta["held"], meta["sent"]
-        self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
-        self.memory.restore(checkpoint, name)
-        version = meta["pending_version"]
-        pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
-        self.sender = SenderState(meta["version"], None, pending, version)
+__all__ = ["Downlinks"]
 
 
 class Downlinks:
@@ -146,7 +90,8 @@ class Downlinks:
         if carries == "model":
             initial = link.start(initial)
         self._initial, self._store = initial, store
-        self._used = 1  # Version 1 is the initial model.
+        self._floor = 0  # Versions of clients that are forgotten lie below it.
+        self._used = self._newest = 1  # Version 1 is the initial model.
         self._outstanding: dict[int, DownlinkEnd] = {}
         # Groups, or clients with links of their own, that were sent the model as it is
         # to evaluate it, and no training since.
@@ -164,65 +109,6 @@ class Downlinks:
                 Broadcast.begin(link, carries, initial) for _ in range(groups)
             ]
 
-    @staticmethod
-    def check(
-        link: Link,
-        carries: Carries,
-        groups: Groups,
-        preserved: bool,
-        memory: DownlinkMemory,
-        reset_every: ResetEvery,
-    ) -> None:
-        """Raise ConfigurationError for a combination that cannot work."""
-        if memory not in ("each", "average"):
-            raise ConfigurationError(
-                f'downlink_memory must be "each" or "average", got {memory!r}'
-            )
-        if memory == "average" and (groups != "client" or link.kind != "memory"):
-            raise ConfigurationError(
-                "only memories of the clients' own can be averaged: expected "
-                f'groups="client" and a Memory link, got {groups!r} and '
-                f"{type(link).__name__}"
-            )
-        if not (
-            reset_every is None
-            or reset_every == "auto"
-            or (isinstance(reset_every, int) and reset_every >= 1)
-        ):
-            raise ConfigurationError(
-                'reset_every must be a positive number of rounds, "auto" or None, got '
-                f"{reset_every!r}"
-            )
-        if carries not in ("model", "update"):
-            raise ConfigurationError(
-                f'downlink_carries must be "model" or "update", got {carries!r}'
-            )
-        if groups != "client" and not (isinstance(groups, int) and groups >= 1):
-            raise ConfigurationError(
-                f'groups must be a positive number or "client", got {groups!r}'
-            )
-        if carries == "update" and groups == "client":
-            raise ConfigurationError(
-                "updates add up at the receivers, so none may be dropped: expected "
-                'groups to be a number, got "client"'
-            )
-        if not preserved and (carries != "update" or groups != 1):
-            raise ConfigurationError(
-                "a degraded model takes the update that all clients receive: expected "
-                f'downlink_carries="update" and groups=1, got {carries!r} and '
-                f"{groups!r}"
-            )
-        if carries == "model" and link.kind == "error-feedback":
-            raise ConfigurationError(
-                "with ErrorFeedback what is left out of one model would be added to "
-                'the next: expected downlink_carries="update"'
-            )
-        if carries == "update" and link.kind == "memory":
-            raise ConfigurationError(
-                "a Memory link carries the model: expected Direct or ErrorFeedback "
-                'with downlink_carries="update"'
-            )
-
     @property
     def receiver_rate(self) -> float | None:
         """Rate of the memory that receivers keep; see Contract.downlink_rate."""
@@ -231,13 +117,23 @@ class Downlinks:
         return self._link.memory_rate(self._dim)
 
     @property
+    def newest(self) -> int:
+        """Newest version of any payload."""
+        shared = (broadcast.version for broadcast in self._shared or [])
+        return max(shared, default=self._newest)
+
+    @property
     def degraded_model(self) -> Vector | None:
         """The model that every client of the one group holds."""
         return self._shared[0].value if self._shared else None
 
     def begin(self) -> DownlinkEnd:
-        """Return the end of a client that was never heard of."""
-        return DownlinkEnd(self._store.slot())
+        """Return the end of a client that is not known, or not any more.
+
+        It may remember versions from when it was: with a link of its own it goes on
+        above them all, where a shared link goes on by itself.
+        """
+        return DownlinkEnd(self._store.slot(), sent=self._floor)
 
     def publish(
         self, x: Vector, identities: list[int], server_round: int, *, trains: bool
@@ -305,6 +201,7 @@ class Downlinks:
             self._channel(identity).at(version),
         )
         end.sender, end.sent = replace(sender, vector=None), version
+        self._newest = max(self._newest, version)
         end.sent_epoch = self._epoch
         self._outstanding[identity] = end
         is_behind = end.held is None or (
@@ -329,19 +226,27 @@ class Downlinks:
 
     def acknowledge(self, identity: int, end: DownlinkEnd, version: int) -> None:
         """Note that the client holds `version`."""
-        end.held, end.epoch = version, end.sent_epoch
-        if self._shared is not None:
+        if self._shared is None and not self._fold_heard(identity, end, version):
             return
+        end.held, end.epoch = version, end.sent_epoch
+
+    def _fold_heard(self, identity: int, end: DownlinkEnd, version: int) -> bool:
+        """Let a client's own link move on; False if its memory cannot be kept.
+
+        Then it stays where it was, as if the client had not been heard: the next
+        payload builds on the version before, to which the client can go back.
+        """
         if self._mean is not None:
             if end.sender.is_pending(version) and end.sender.pending is not None:
                 self._heard[identity, version] = end.sender.pending.compact()
             end.sender = SenderState(version)
-            return
+            return True
         sender = replace(end.sender, vector=self._memory(end))
         sender = self._link.acknowledge(sender, version)
-        if sender.vector is not None:
-            end.memory.vector = sender.vector
+        if sender.vector is not None and not end.memory.keep(sender.vector):
+            return False
         end.sender = replace(sender, vector=None)
+        return True
 
     def settle(self, num_clients: int) -> None:
         """Finish a training: move an averaged memory; the model is about to move."""
@@ -372,6 +277,7 @@ class Downlinks:
     ) -> None:
         """Let a client's end take over what its `save` gave."""
         end.restore(meta, checkpoint, name, self._dim, self._channel(identity))
+        self._newest = max(self._newest, end.sent)
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold; add the shared ends to `arrays`."""
@@ -388,20 +294,26 @@ class Downlinks:
             "groups": groups,
             "epoch": self._epoch,
             "ahead": sorted(self._ahead),
+            "floor": self._floor,
             "heard": sorted(self._heard),
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        self._epoch, self._ahead = meta["epoch"], set(meta.get("ahead", ()))
-        for identity, version in meta.get("heard", ()):
+        meta = fields(
+            meta, epoch=COUNT, floor=COUNT, ahead=ROWS, heard=ROWS, groups=ROWS
+        )
+        self._epoch, self._floor = meta["epoch"], meta["floor"]
+        self._ahead = set(map(index, meta["ahead"]))
+        for identity, version in meta["heard"]:
             name = f"downlink/heard/{identity}/{version}"
             channel = self._channel(identity)
             payload = restore_payload(checkpoint, name, self._dim, channel, version)
             if payload is not None:
                 self._heard[identity, version] = payload
-        self._mean = checkpoint.find("downlink/mean")
-        self._initial = checkpoint.array("downlink/initial")
+        shape = (self._dim,)
+        self._mean = checkpoint.find("downlink/mean", shape, np.float64)
+        self._initial = checkpoint.array("downlink/initial", shape, np.float32)
         if self._shared is not None:
             groups = zip(self._shared, meta["groups"], strict=True)
             self._shared = [
@@ -414,22 +326,71 @@ class Downlinks:
     def skip_to(self, version: int) -> None:
         """Leave out versions that a server which was killed may have used.
 
-        Receivers of a shared link with memory are brought up to date with a snapshot.
+        Parameters
+        ----------
+        version : int
+            The newest of them.
         """
-        self._used = version
+        shared = self._shared or []
+        for group, broadcast in enumerate(shared):
+            # Updates are made before they are sent, and trained on once.
+            is_used = self._carries == "update" and broadcast.version <= version
+            shared[group] = broadcast.skip_to(
+                version + is_used, self._dim, self._channel(group)
+            )
+        self._used = self._newest = version
         self.outdate()
-        self._shared = self._shared and [b.skip_to(version) for b in self._shared]
 
-    def confirm(self, identity: int, end: DownlinkEnd, held: int) -> None:
-        """Compare what a client says it holds with what it was sent (0: nothing)."""
-        if held not in (end.held, end.sent):
-            self.forget(identity, end)
+    def confirm(
+        self, identity: int, end: DownlinkEnd, held: int, told: Ends | None
+    ) -> bool:
+        """Return whether the next payload can build on what a client holds.
+
+        If it can go back by one payload, that is enough.
+
+        Parameters
+        ----------
+        identity, end
+            The client.
+        held : int
+            The newest version that it says it holds, 0 for none.
+        told : Ends, optional
+            What else it says of its ends.
+        """
+        if held in (end.held, end.sent):
+            return True
+        if told is None or end.held is None or not held:
+            return False
+        if self.receiver_rate is None:
+            return True  # A payload is the whole model.
+        if self._shared is None:
+            # A reset since then has put another memory in that version's place.
+            resets = self._mean is not None and self._reset_every is not None
+            return told.base == end.sender.version and not resets
+        broadcast = self._shared[self.group(identity)]
+        if broadcast.is_sent(held, told.crc):
+            end.held = held
+        elif told.base and broadcast.is_sure(told.base):
+            end.held = told.base
+        else:
+            return False
+        return True
 
     def forget(self, identity: int, end: DownlinkEnd) -> None:
         """Note that the client holds nothing."""
         end.held = None
         if self._shared is None:
             self._ahead.discard(identity)
+
+    def remove(self, identity: int, end: DownlinkEnd) -> None:
+        """Free what is kept of a client that is forgotten."""
+        self.forget(identity, end)
+        end.memory.vector = None
+        if self._shared is None:
+            self._floor = max(self._floor, end.sent + 1)
+            self._outstanding.pop(identity, None)
+            heard = self._heard.items()
+            self._heard = {key: q for key, q in heard if key[0] != identity}
 
     def group(self, identity: int) -> int:
         """Return the group of a client."""

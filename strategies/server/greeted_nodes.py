@@ -34,6 +34,11 @@ class GreetedNodes(Grid):
         Keys of the records in a greeting.
     timeout : float
         Seconds that new nodes are given for their answer.
+
+    Attributes
+    ----------
+    seen : list[int], optional
+        The nodes of the grid when it was last asked for them; None if it never was.
     """
 
     def __init__(
@@ -47,13 +52,14 @@ class GreetedNodes(Grid):
         self._grid, self._roster = grid, roster
         self._config, self._keys, self._timeout = config, keys, timeout
         self._greeted_at = float("-inf")
+        self.seen: list[int] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grid, name)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes of the grid that are clients, in the grid's order."""
-        node_ids = list(self._grid.get_node_ids())
+        node_ids = self.seen = list(self._grid.get_node_ids())
         # A strategy asks twice in a row, and again each second if it waits for nodes.
         if time.monotonic() - self._greeted_at >= _AGAIN_SECONDS:
             self._roster.greet(

@@ -37,6 +37,7 @@ _ASKS = "asks to be synchronised"
 class Accepted(NamedTuple):
     """A reply that takes part in the round."""
 
+    identity: int
     part: Contribution
     exact: bytes
     message: Message
@@ -147,7 +148,7 @@ class Inbox:
         except (RefusedUpdateError, NonFiniteError, CorruptPacket):
             client.uplink.refused = True
             raise
-        return Accepted(part, exact, msg)
+        return Accepted(client.identity, part, exact, msg)
 
     def _count_refused(self, msg: Message) -> None:
         client = self._session.roster.find(msg.metadata.src_node_id)

@@ -8,15 +8,30 @@ from time import sleep
 
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from flower_compress.arguments import check_number
 
 from .outbox import Keys
 from .roster import Client, Roster
 from .sampling import Sampling, sample
 
-__all__ = ["Participants"]
+__all__ = ["Participants", "check_participation"]
 
 _log = getLogger("flwr")
 _RETRY_SECONDS = 0.5
+
+
+def check_participation(strategy: FedAvg) -> None:
+    """Raise ConfigurationError for shares and numbers of nodes that are none."""
+    for name in ("fraction_train", "fraction_evaluate"):
+        share = getattr(strategy, name)
+        check_number(name, share, "lie in [0, 1]", lambda x: 0 <= x <= 1)
+    for name in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
+        number = getattr(strategy, name)
+        check_number(
+            name, number, "be a whole number >= 0", lambda n: n >= 0 and n % 1 == 0
+        )
 
 
 @dataclass(frozen=True)

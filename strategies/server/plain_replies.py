@@ -97,6 +97,7 @@ def plain_replies(
     for node_id in used.keys() - usual:
         reasons.append(_ODD)
         _refuse(session, used.pop(node_id), _ODD)
+    session.departures.end(entry.identity for entry in used.values())
     session.uplinks.take_in([entry.part for entry in used.values()])
     unheard = {msg.metadata.src_node_id for msg in packed} - used.keys()
     plain += others

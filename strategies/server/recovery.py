@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from logging import getLogger
+from typing import Literal
 
 from flwr.app import ArrayRecord
 
-from flower_compress.errors import NonFiniteError
+from flower_compress.errors import NonFiniteError, RefusedUpdateError
 
-from .inbox import Accepted
 from .session import Session
 from .watch import NoiseWatch
 
-__all__ = ["GuardedStep", "Recovery"]
+__all__ = ["GuardedStep", "OnDivergence", "Recovery"]
 
 _log = getLogger("flwr")
 _HALF = 0.5
+_SPOILT = (NonFiniteError.__name__, RefusedUpdateError.__name__)
+
+OnDivergence = Literal["warn", "repair"]
+"""What happens when the noise of compression feeds itself."""
 
 
 class Recovery:
@@ -97,24 +101,25 @@ class GuardedStep:
     """
 
     def __init__(
-        self, watch: NoiseWatch, recovery: Recovery | None, weighted_by: str
+        self, watch: NoiseWatch, recovery: Recovery | None, weighted_by: str = ""
     ) -> None:
         self._watch, self._recovery = watch, recovery
         self._weighted_by = weighted_by
 
     def take(
-        self, session: Session, accepted: Sequence[Accepted], server_round: int
+        self, session: Session, server_round: int, step: Callable[[], bool]
     ) -> Session:
-        """Step on what was accepted, and return the session that the run goes on with.
+        """Step, and return the session that the run goes on with.
 
         Parameters
         ----------
         session : Session
             The run.
-        accepted : Sequence[Accepted]
-            The usable replies, at least one.
         server_round : int
             The round.
+        step : Callable[[], bool]
+            Moves the session's model and notes the update's norm; returns whether there
+            was a step.
 
         Raises
         ------
@@ -122,10 +127,8 @@ class GuardedStep:
             If the step is not finite, and the run does not repair itself.
         """
         before = session.arrays
-        parts = [entry.part for entry in accepted]
-        exact = [entry.exact for entry in accepted]
         try:
-            moves = session.step(parts, exact, server_round)
+            moves = step()
         except NonFiniteError:
             if self._recovery is None:
                 raise
@@ -143,6 +146,36 @@ class GuardedStep:
         if diverges:
             return self._go_back(session, self._recovery, server_round)
         self._recovery.note(server_round, session.update_norm, before)
+        return session
+
+    def without_replies(
+        self, session: Session, server_round: int, reasons: Sequence[str]
+    ) -> Session:
+        """Return the session that goes on after a round without a usable reply.
+
+        Where every answer is NaN, infinite or far too large, the model that the clients
+        were sent has diverged beyond what the norms of updates could tell.
+
+        Parameters
+        ----------
+        session : Session
+            The run.
+        server_round : int
+            The round.
+        reasons : Sequence[str]
+            Why the answers cannot be used.
+        """
+        if not reasons or not all(reason.startswith(_SPOILT) for reason in reasons):
+            return session
+        if self._recovery is not None:
+            return self._go_back(session, self._recovery, server_round)
+        _log.warning(
+            "round %d: every update is NaN, infinite or far too large. If the clients' "
+            "own training does not diverge (a smaller learning rate), the noise of "
+            "compression does: RotatedQuantizer(step=1.5), a smaller step_size, or "
+            'on_divergence="repair", which goes back to an earlier model',
+            server_round,
+        )
         return session
 
     def _go_back(

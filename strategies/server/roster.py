@@ -21,14 +21,19 @@ from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.claims import Ends
+from ..run.fields import COUNT, FLAG, INTEGER, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
-from .downlink import DownlinkEnd, Downlinks
+from .downlink import Downlinks
+from .downlink_end import DownlinkEnd
 from .uplink import UplinkEnd, Uplinks
 
 __all__ = ["Client", "Identities", "Roster"]
 
 Identities = Literal["claimed", "trusted", "node"]
 """What an identity is worth; see :class:`CompressedStrategy`."""
+
+_MOST_LISTED = 3
 
 
 @dataclass(slots=True)
@@ -46,12 +51,19 @@ class Client:
         The server's end of its downlink.
     uplink : UplinkEnd
         The server's end of its uplink.
+    missed : int
+        How often in a row it took no part in a round though it could have, see
+        :class:`Departures`.
+    is_unnamed : bool
+        Whether its identity is its node id: it has no other one.
     """
 
     identity: int
     node_id: int
     downlink: DownlinkEnd
     uplink: UplinkEnd
+    missed: int = 0
+    is_unnamed: bool = False
 
 
 class Roster:
@@ -78,7 +90,8 @@ class Roster:
         identities: Identities = "claimed",
     ) -> None:
         self._downlinks, self._uplinks = downlinks, uplinks
-        asks = json.dumps(BY_NODE).encode() if identities == "node" else None
+        self._by_node = identities == "node"
+        asks = json.dumps(BY_NODE).encode() if self._by_node else None
         greeting = Packet(session=session, greeting=True, contract=asks)
         self._greetings = Greetings(
             packet_record(greeting),
@@ -117,20 +130,50 @@ class Roster:
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
-        for identity, held, _ in arrived:
-            client = self._clients.get(identity) or self._take_in(identity)
+        for identity, held, _, ends in arrived:
+            client = self._clients.get(identity)
+            if client is None:
+                client = self._take_in(identity, had_state=held > 0)
             client.node_id = self._greetings.node_id(identity)
+            client.is_unnamed = not self._by_node and identity == client.node_id
             self._uplinks.hand_over(client.uplink, client.node_id)
-            self._downlinks.confirm(identity, client.downlink, held)
+            if not (
+                self._downlinks.confirm(identity, client.downlink, held, ends)
+                and self._uplinks.confirm(client.uplink, ends)
+            ):
+                self._downlinks.forget(identity, client.downlink)
 
     def keep_claims(self, before: Roster) -> None:
         """Let every node have the first claim to the identity that it had before."""
         self._greetings.restore(before._greetings.save(), heard=False)
 
-    def _take_in(self, identity: int) -> Client:
-        client = Client(identity, 0, self._downlinks.begin(), self._uplinks.begin())
+    def _take_in(self, identity: int, *, had_state: bool = False) -> Client:
+        uplink = self._uplinks.begin(identity, had_state=had_state)
+        client = Client(identity, 0, self._downlinks.begin(), uplink)
         self._clients[identity] = client
         return client
+
+    def forget(self, identities: Iterable[int]) -> None:
+        """Free all that is kept of clients; those that come back begin as new ones.
+
+        Raises
+        ------
+        ConfigurationError
+            If one of them is not known; then none is forgotten.
+        """
+        gone = list(identities)
+        for identity in gone:
+            if identity not in self._clients:
+                known = ", ".join(map(str, sorted(self._clients)[:_MOST_LISTED]))
+                raise ConfigurationError(
+                    f"there is no client {identity!r} to forget: expected one of the "
+                    f"{len(self)} identities that are known, as {known or 'none yet'}"
+                )
+        for identity in gone:
+            client = self._clients.pop(identity)
+            self._downlinks.remove(identity, client.downlink)
+            self._greetings.forget(identity)
+        self._uplinks.forget(gone)
 
     # -- checkpoints ---------------------------------------------------------------
 
@@ -142,6 +185,8 @@ class Roster:
                     "identity": identity,
                     "downlink": client.downlink.save(arrays, f"downlink/{identity}"),
                     "uplink": client.uplink.save(arrays, f"uplink/{identity}"),
+                    "missed": client.missed,
+                    "is_unnamed": client.is_unnamed,
                 }
                 for identity, client in self._clients.items()
             ],
@@ -162,7 +207,15 @@ class Roster:
             greeted anew, and say what they hold.
         """
         self._greetings.restore(meta["greetings"], heard=clients_too)
-        for row in meta["clients"]:
+        for row in fields(meta, clients=ROWS, greetings=TABLE)["clients"]:
+            row = fields(
+                row,
+                identity=INTEGER,
+                downlink=TABLE,
+                uplink=TABLE,
+                missed=COUNT,
+                is_unnamed=FLAG,
+            )
             name = row["identity"]
             client = self._take_in(name)
             client.node_id = self._greetings.node_id(name)
@@ -170,6 +223,7 @@ class Roster:
                 name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
             )
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
+            client.missed, client.is_unnamed = row["missed"], row["is_unnamed"]
             if client.node_id:
                 self._uplinks.hand_over(client.uplink, client.node_id)
 
@@ -184,7 +238,12 @@ def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
         raise MissingModError("it gave the greeting back as it was")
     try:
         about = json.loads(packet.contract or b"")
-        greeted = Greeted(int(about["identity"]), int(about["held"]), about["protocol"])
+        held, protocol = int(about["held"]), about["protocol"]
+        ends = None
+        if "sent" in about:  # Not from a release before 0.2.
+            folded, pending = map(int, about["sent"])
+            ends = Ends(int(about["crc"]), int(about["base"]), (folded, pending))
+        greeted = Greeted(int(about["identity"]), held, protocol, ends)
     except (
         ValueError,
         KeyError,

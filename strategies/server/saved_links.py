@@ -16,6 +16,7 @@ from flower_compress.links import (
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, COUNTS, fields
 
 __all__ = ["restore_broadcast", "restore_payload", "save_broadcast", "save_payload"]
 
@@ -30,7 +31,7 @@ def restore_payload(
     checkpoint: Checkpoint, name: str, dim: int, channel: Channel, version: int
 ) -> Payload | None:
     """Return what :func:`save_payload` added, None if nothing."""
-    data = checkpoint.find(name)
+    data = checkpoint.find(name, dtype=np.uint8)
     if data is None:
         return None
     return Payload(data.tobytes(), dim, channel.at(version))
@@ -51,6 +52,7 @@ def save_broadcast(arrays: Arrays, name: str, broadcast: Broadcast) -> dict[str,
         "folded": replica.version,
         "newest": broadcast.version,
         "log": len(broadcast.log),
+        "unsure": list(broadcast.unsure),
     }
 
 
@@ -63,10 +65,19 @@ def restore_broadcast(
     channel: Channel,
 ) -> Broadcast:
     """Return `broadcast` with what :func:`save_broadcast` gave."""
+    meta = fields(
+        meta,
+        version=COUNT,
+        pending_version=COUNT,
+        folded=COUNT,
+        newest=COUNT,
+        log=COUNT,
+        unsure=COUNTS,
+    )
     newest, version = meta["newest"], meta["pending_version"]
     log = tuple(
         payload
-        for age in reversed(range(meta["log"]))
+        for age in reversed(range(min(meta["log"], newest)))
         if (
             payload := restore_payload(
                 checkpoint, f"{name}/log/{age}", dim, channel, newest - age
@@ -74,11 +85,12 @@ def restore_broadcast(
         )
     )
     pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
-    sender = SenderState(
-        meta["version"], checkpoint.find(f"{name}/sender"), pending, version
-    )
-    held = checkpoint.find(f"{name}/replica")
+    memory = checkpoint.find(f"{name}/sender", (dim,), np.float32)
+    sender = SenderState(meta["version"], memory, pending, version)
+    held = checkpoint.find(f"{name}/replica", (dim,), np.float32)
     replica = ReceiverState(meta["folded"], held)
     if newest > meta["folded"]:
         replica = ReceiverState(meta["folded"], held, log[-1], newest, final=True)
-    return replace(broadcast, sender=sender, replica=replica, log=log)
+    oldest, first, last = meta["unsure"]
+    unsure = (oldest, first, last)
+    return replace(broadcast, sender=sender, replica=replica, log=log, unsure=unsure)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
+from collections.abc import Iterable
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,10 @@ from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, NUMBER, ROWS, TABLE, fields
 from ..run.model_arrays import check_arrays
 from .composition import Composition
+from .departures import Departures
 from .downlink import Downlinks
 from .roster import Roster
 from .sync_budget import SyncBudget
@@ -62,6 +66,8 @@ class Session:
         What clients are told with their first model.
     downlinks, uplinks, roster
         All clients, with the server's ends of their links.
+    departures : Departures
+        Which of them are gone.
     ledger : Ledger
         What was sent.
     refused : Counter[int]
@@ -87,7 +93,9 @@ class Session:
         keeps_held: bool = False,
     ) -> None:
         layout = Layout.of(arrays, composition.exact_pattern)
-        check_arrays(layout)
+        check_arrays(
+            layout, composition.uplink.compressor, composition.downlink.compressor
+        )
         self.layout = layout
         self.id = secrets.randbits(32) or 1
         self._take_over(arrays, "the initial model")
@@ -138,6 +146,7 @@ class Session:
         self.roster = Roster(
             self.id, self.downlinks, self.uplinks, self.ledger, links.identities
         )
+        self.departures = Departures(self.roster, self.uplinks, links.forget_after)
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
         """Take over a model that is not the one of the last round.
@@ -187,6 +196,29 @@ class Session:
         session.roster.keep_claims(self.roster)
         return session
 
+    # -- clients that leave ----------------------------------------------------------
+
+    def begin_training(self, there: Iterable[int]) -> None:
+        """Begin a training with the clients of those identities connected."""
+        for identity in self.departures.begin(there):
+            self._forget_counts(identity)
+
+    def forget(self, identity: int) -> None:
+        """Forget a client.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is not known.
+        """
+        self.roster.forget([identity])
+        self._forget_counts(identity)
+
+    def _forget_counts(self, identity: int) -> None:
+        self.sync_budget.forget(identity)
+        for counter in (self.refused, self.odd_metrics):
+            counter.pop(identity, None)
+
     # -- the server's step -----------------------------------------------------------
 
     def step(
@@ -228,6 +260,13 @@ class Session:
             self.exact = self.layout.average_exact(exact, weights)
         self.arrays = self.layout.unflatten(self.model, self.exact)
         return True
+
+    def on_the_way_to(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the model that goes `damping` of the way to another."""
+        model, exact = self.layout.flatten(arrays)
+        with np.errstate(over="ignore", invalid="ignore"):  # check_finite says so
+            model = self.model + np.float32(self.damping) * (model - self.model)
+        return self.layout.unflatten(model, exact)
 
     def pause(self) -> None:
         """Note a round without a step."""
@@ -275,6 +314,7 @@ class Session:
             "downlinks": self.downlinks.save(arrays),
             "uplinks": self.uplinks.save(arrays),
             "roster": self.roster.save(arrays),
+            "departures": self.departures.save(),
         }
 
     def restore(self, saved: Checkpoint, skip_to: int | None) -> None:
@@ -288,22 +328,41 @@ class Session:
             The version from which the links go on, where clients are not back where
             they were then and have to be greeted anew; None if they are.
         """
-        meta = saved.meta
+        meta = fields(
+            saved.meta,
+            session=COUNT,
+            damping=NUMBER,
+            ledger=TABLE,
+            refused=ROWS,
+            odd_metrics=ROWS,
+            bounds=TABLE,
+            sync_budget=ROWS,
+            departures=TABLE,
+            optimizer=ROWS,
+            downlinks=TABLE,
+            uplinks=TABLE,
+            roster=TABLE,
+        )
         self.id, self.damping = meta["session"], meta["damping"]
-        self.model = saved.array("model")
-        self.exact = saved.array("exact").tobytes()
+        self.model = saved.array("model", (self.layout.dim,), np.float32)
+        self.exact = saved.array("exact", (len(self.exact),), np.uint8).tobytes()
         self._optimizer_state = {
             name: saved.array(f"optimizer/{name}") for name in meta["optimizer"]
         }
         self.ledger = Ledger.from_dict(meta["ledger"])
-        self.refused = Counter(dict(meta["refused"]))
-        self.odd_metrics = Counter(dict(meta["odd_metrics"]))
+        self.refused = _counter(meta["refused"])
+        self.odd_metrics = _counter(meta["odd_metrics"])
         self._begin_ends()
         self.bounds.restore(meta["bounds"])
         self.sync_budget.restore(meta["sync_budget"])
         self.downlinks.restore(meta["downlinks"], saved)
         self.uplinks.restore(meta["uplinks"], saved)
         self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)
+        self.departures.restore(meta["departures"])
         if skip_to is not None:
             self.downlinks.skip_to(skip_to)
         self.arrays = self.layout.unflatten(self.model, self.exact)
+
+
+def _counter(rows: list[Any]) -> Counter[int]:
+    return Counter({index(identity): index(count) for identity, count in rows})

@@ -30,9 +30,9 @@ class SessionStrategy(RunStrategy):
         What was sent, in bytes and bits.
     refused : Counter[int]
         How many updates were refused, here or by the client's own mod, by the client's
-        identity.
+        identity; not of clients that are forgotten.
     odd_metrics : Counter[int]
-        How many replies' metrics were left out, by the client's identity.
+        How many replies' metrics were left out, likewise.
     """
 
     _not_begun: ClassVar[str]
@@ -70,9 +70,34 @@ class SessionStrategy(RunStrategy):
         self._running.restore(saved, skip_to)
         return self._running.arrays
 
+    def forget(self, identity: int) -> None:
+        """Forget a client at once, as one that was gone for ``forget_after`` rounds.
+
+        Its memory leaves the mean, it leaves the number of clients, and all that is
+        kept of it is freed. If it is still there, or comes back, it begins as a new
+        client. To be called between rounds, as from an ``evaluate_fn``.
+
+        Parameters
+        ----------
+        identity : int
+            The client's number: its ``partition-id``, or its node id without one.
+
+        Raises
+        ------
+        ConfigurationError
+            If no run has begun, or there is no such client.
+        """
+        self._running.forget(identity)
+
+    def _newest_version(self) -> int:
+        return self._running.downlinks.newest
+
     def _add_counts(self, metrics: MetricRecord, refused_before: int) -> None:
-        """Add what a round has refused and sent to its metrics."""
+        """Add what a round has refused and sent, and who was away, to its metrics."""
         metrics["refused-updates"] = self.refused.total() - refused_before
+        share = None if self._session is None else self._session.departures.share
+        if share is not None:
+            metrics["absent-memory-share"] = share
         metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
         metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
 

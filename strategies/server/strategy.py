@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from logging import getLogger
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -24,14 +25,15 @@ from ..run.step_size import StepSize
 from .arrays import SmallArrays
 from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .composition import Composition
-from .downlink import DownlinkMemory, Groups, ResetEvery
+from .departures import FORGET_AFTER
+from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
 from .inbox import Accepted, Inbox
 from .metrics import mean_metrics, mean_of_evaluations
 from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, messages_with_model
-from .participants import Participants
-from .recovery import GuardedStep, Recovery
+from .participants import Participants, check_participation
+from .recovery import GuardedStep, OnDivergence, Recovery
 from .roster import Identities
 from .sampling import Sampling
 from .session import Session
@@ -43,7 +45,6 @@ from .weighting import UNIFORM, weight_of
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
-OnDivergence = Literal["warn", "repair"]
 _CLIPPING_NORM = "clipping_norm"
 """Flower's wrappers for privacy at the clients tell them so what to clip to."""
 
@@ -59,7 +60,8 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                              w += what arrives of u  (degraded)
 
     Arrays that are equal in the initial model, as those of layers that share their
-    weights, are sent once as long as they are, and so stay equal.
+    weights, are compressed once as long as they are, and so stay equal; what travels
+    dense holds them all.
 
     The clients need :class:`~flower_compress.CompressionMod` and no configuration.
     The algorithms of this package are this class with their links filled in.
@@ -133,6 +135,12 @@ class CompressedStrategy(SessionStrategy, FedAvg):
     max_weight_ratio : float or None (default: 1000)
         A client counts with no more than that many times the median of the clients'
         weights, and what is more is logged. None for no cap.
+    forget_after : int or None (default: 50)
+        A client that took no part in so many rounds in a row in which it could have,
+        since it was not connected, or was asked and gave no usable answer, is gone: its
+        memory leaves the mean, and all that is kept of it is freed. If it comes back it
+        begins as a new one. None to keep all for ever. See :class:`Departures`, and
+        :meth:`forget`.
     identities : {"claimed", "trusted", "node"} (default: "claimed")
         What it is worth that a client says who it is (its ``partition-id``, or what the
         mod's `identity` gives). A claim: an identity belongs to the node that had it
@@ -146,9 +154,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         A round with fewer usable replies leaves the model as it is.
     on_divergence : {"warn", "repair"} (default: "warn")
         What happens when the noise of compression feeds itself, so that updates grow
-        exponentially: it is logged, with what to change; or the server also goes back
-        to an earlier model, sends it dense, and takes smaller steps from there on, half
-        of what the links bear.
+        exponentially, or every answer of a round is NaN or infinite: it is logged, with
+        what to change; or the server also goes back to an earlier model, sends it
+        dense, and takes smaller steps from there on, half of what the links bear.
     weighted_by_key : str or None (default: "num-examples")
         Key in the clients' metrics that holds their weight, a number >= 0, of which a
         client with 0 has no say; None weights all alike, as the papers do.
@@ -194,6 +202,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         spill_dir: str | os.PathLike[str] | None = None,
         sampling: Sampling = "fixed",
         max_update_norm: float | None = None,
+        forget_after: int | None = FORGET_AFTER,
         max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
         max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
         identities: Identities = "claimed",
@@ -212,6 +221,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self.reset_every: ResetEvery = reset_every
         self.memory_budget = memory_budget
         self.spill_dir = folder_of("spill_dir", spill_dir)
+        self.forget_after = forget_after
         self.max_update_norm, self.max_norm_ratio = max_update_norm, max_norm_ratio
         self.max_weight_ratio = max_weight_ratio
         self.identities: Identities = identities
@@ -228,6 +238,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
+        check_participation(self)
         self.evaluate_on: EvaluateOn = evaluate_on
         self.min_replies = min_replies
         self.sampling: Sampling = sampling
@@ -256,6 +267,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             self.spill_dir,
             self.max_update_norm,
             self.small_arrays,
+            self.forget_after,
             self.max_norm_ratio,
             self.max_weight_ratio,
             self.identities,
@@ -320,7 +332,9 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             session.roster, grid, config, self._keys, self._greeting_timeout
         )
         num_clients = len(clients)
+        session.begin_training(client.identity for client in clients)
         clients = participants.draw(clients, server_round)
+        session.departures.ask(client.identity for client in clients)
         self._watch.begin(num_clients, len(clients))
         self._refused_before = self.refused.total()
         return messages_with_model(
@@ -334,11 +348,15 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         session = self._session
         if session is None:
             return None, None
+        if self.fraction_train == 0.0:  # Nobody was asked.
+            session.pause()
+            return session.arrays, None
         valid, errors = self._check_and_log_replies(
             list(replies), is_train=True, validate=False
         )
         inbox = Inbox(session, lambda msg: weight_of(msg, self.weighted_by_key))
         accepted, reasons = inbox.read(valid, errors)
+        session.departures.end(entry.identity for entry in accepted)
         self._failures.count(len(accepted), reasons)
         if len(accepted) < self.min_replies:
             _log.warning(
@@ -348,8 +366,15 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                 self.min_replies,
             )
             session.pause()
+            if not accepted:
+                session = self._session = self._step.without_replies(
+                    session, server_round, reasons
+                )
             return session.arrays, None
-        session = self._session = self._step.take(session, accepted, server_round)
+        parts = [entry.part for entry in accepted]
+        exact = [entry.exact for entry in accepted]
+        step = partial(session.step, parts, exact, server_round)
+        session = self._session = self._step.take(session, server_round, step)
         return session.arrays, self._train_metrics(session, accepted)
 
     def _train_metrics(

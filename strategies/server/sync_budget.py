@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..run.fields import NUMBER
+
 __all__ = ["SyncBudget"]
 
 _FREE = 4.0
@@ -75,6 +77,8 @@ class SyncBudget:
 
     def restore(self, meta: list[list[Any]]) -> None:
         """Take over what :meth:`save` gave."""
+        if not all(NUMBER.fits(number) for row in meta for number in row):
+            raise ValueError(f"expected rows of numbers, got {meta!r:.60}")
         self._debts = {identity: debt for identity, debt, _, _ in meta}
         self._rests = {identity: rests for identity, _, rests, _ in meta if rests}
         self._asked = {identity: version for identity, _, _, version in meta}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,9 @@ from flower_compress.links.forms import require_form
 from flower_compress.wire.packet import Packet
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.claims import Ends
+from ..run.fields import COUNT, FLAG, INTEGER, NUMBER, OPTIONAL_INTEGER, fields
+from .memory_sum import MemorySum, add_weighted
 from .sketch import SLACK, Sketch, Sketched, length
 from .vector_store import Slot, VectorStore
 
@@ -24,7 +27,17 @@ __all__ = ["Contribution", "UplinkEnd", "UplinkMemory", "Uplinks"]
 UplinkMemory = Literal["each", "mean", "sampled"]
 """What the server keeps of the uplinks' memories; see :class:`Uplinks`."""
 
-_SAVED = ("version", "crc", "weight", "epoch", "refused", "asked", "owner", "anew")
+_SAVED = (
+    "version",
+    "crc",
+    "weight",
+    "epoch",
+    "refused",
+    "asked",
+    "bound",
+    "owner",
+    "anew",
+)
 
 
 @dataclass(slots=True)
@@ -47,6 +60,8 @@ class UplinkEnd:
         Whether the client's last update was refused, and it was not told yet.
     asked : int
         How often it was asked since its last update was taken in.
+    bound : float
+        Of ||h_i||, where it is kept.
     sketch : NDArray[np.float64], optional
         S h_i, where its length is all that is kept of the memory; None for zero.
     holder : int
@@ -64,6 +79,7 @@ class UplinkEnd:
     epoch: int = 0
     refused: bool = False
     asked: int = 0
+    bound: float = 0.0
     sketch: Sketched | None = None
     holder: int = 0
     owner: int = 0
@@ -78,8 +94,11 @@ class UplinkEnd:
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
         """Take over what :meth:`save` gave."""
-        for number in _SAVED:
-            setattr(self, number, meta.get(number, 0))
+        kinds = {"weight": NUMBER, "bound": NUMBER, "refused": FLAG, "anew": FLAG}
+        kinds |= {"owner": INTEGER, "holder": INTEGER}
+        saved = fields(meta, **{name: kinds.get(name, COUNT) for name in _SAVED})
+        for number, value in saved.items():
+            setattr(self, number, value)
         self.memory.restore(checkpoint, name)
         self.sketch = checkpoint.find(f"{name}/sketch")
 
@@ -150,6 +169,10 @@ class Uplinks:
     With ``memory="sampled"`` every h_i is kept, and those of absent clients are not
     used: g = sum_{i in S} (h_i + q_i) / |S|. Its noise is larger where clients differ.
 
+    A client that is forgotten is taken out of hbar and of N. With ``"mean"`` its h_i is
+    not known: it stays in both, with its weight (:attr:`orphaned_weight`), until a new
+    epoch begins.
+
     Parameters
     ----------
     link : Link
@@ -185,19 +208,38 @@ class Uplinks:
     ) -> None:
         self._link, self._dim, self._memory, self._store = link, dim, memory, store
         self._rate = link.memory_rate(dim)
+        self._feeds_back = link.kind == "error-feedback"
+        self._sum = MemorySum(dim)  # sum_i w_i h_i
+        self._ends: dict[int, UplinkEnd] = {}
         self._sketch: Sketch | None = None
         measures |= max_norm is not None
         if memory == "mean" and self._rate is not None and measures:
             self._sketch = Sketch(dim)
         self._max_norm, self._trusted = max_norm, trusted
-        self._memory_sum: NDArray[np.float64] | None = None  # sum_i w_i h_i
-        self._weight_sum = 0.0
         self._num_known = 0
+        self._orphaned_weight, self._num_orphaned = 0.0, 0
         self._epoch = 0
 
-    def begin(self) -> UplinkEnd:
-        """Return the end of a client that was never heard of."""
-        return UplinkEnd(self._store.slot(), epoch=self._epoch)
+    @property
+    def memory_sum(self) -> NDArray[np.float64] | None:
+        """sum_i w_i h_i, shape (d,), where the estimate uses it; None for zero."""
+        return self._sum.vector
+
+    def begin(self, identity: int, *, had_state: bool = False) -> UplinkEnd:
+        """Return the end of a client that is not known, or not any more.
+
+        Parameters
+        ----------
+        identity : int
+            The client.
+        had_state : bool
+            Whether it remembers this run. A memory starts from zero, as it is told; an
+            error has to be dropped, since nobody knows what of it has arrived.
+        """
+        end = UplinkEnd(self._store.slot(), epoch=self._epoch)
+        end.refused = had_state and self._feeds_back
+        self._ends[identity] = end
+        return end
 
     def acked(self, end: UplinkEnd) -> tuple[int, int]:
         """Return version and CRC-32 of the payload that the client shall fold.
@@ -207,6 +249,16 @@ class Uplinks:
         if self._rate is not None and (end.anew or end.epoch != self._epoch):
             return 0, 0
         return end.version, end.crc
+
+    def confirm(self, end: UplinkEnd, told: Ends | None) -> bool:
+        """Return whether a client's memory is what this end takes it for, or can be.
+
+        It goes back by one payload if that was not taken in.
+        """
+        version, _ = self.acked(end)
+        if self._rate is None or told is None or not version:
+            return True
+        return version in told.sent
 
     def hand_over(self, end: UplinkEnd, node_id: int) -> None:
         """Note on which node the client runs from now on."""
@@ -266,7 +318,7 @@ class Uplinks:
             rate=self._rate,
         )
         num_inputs = 1
-        if self._link.kind == "error-feedback":
+        if self._feeds_back:
             # As many as it says, but no more than it was asked for.
             num_inputs = max(1, min(packet.detail, end.asked))
         sketch = None if is_new or end.epoch != self._epoch else end.sketch
@@ -314,15 +366,27 @@ class Uplinks:
         begins_epoch = self._memory == "mean" and bool(lost)
         used = [part for part in contributions if not begins_epoch or part not in lost]
         if lost and not used:  # All lost theirs: q_i is their whole gradient.
-            used, self._memory_sum = lost, None
+            used = lost
+            self._clear()
         for part in contributions:
             self._settle(part)
         estimate = self._estimate(used, num_clients)
         if begins_epoch:
-            self._memory_sum = None
-            self._epoch += 1
+            self.begin_epoch()
         self._advance(contributions, moves_memory=not begins_epoch)
         return estimate
+
+    def begin_epoch(self) -> None:
+        """Let every memory start from zero; between rounds, as answers build on them.
+
+        With ``"mean"``, where nobody knows what is to be taken out of hbar.
+        """
+        self._clear()
+        self._epoch += 1
+
+    def _clear(self) -> None:
+        self._sum.clear()
+        self._orphaned_weight, self._num_orphaned = 0.0, 0
 
     def take_in(self, contributions: Sequence[Contribution]) -> None:
         """Take contributions in without an estimate: every value was used by itself."""
@@ -345,14 +409,16 @@ class Uplinks:
         self, contributions: Sequence[Contribution], *, moves_memory: bool
     ) -> None:
         for part in contributions:
-            if self._rate is not None and moves_memory:
-                self._move_memory(part)
             end = part.end
+            if self._rate is not None and moves_memory and not self._move_memory(part):
+                self._take_back(end)
+                continue
             if part.is_new:
                 end.owner, end.anew = end.holder, False
             elif end.owner != end.holder:
                 end.owner = 0  # From now on it tells of two nodes.
             end.version, end.crc, end.asked = part.version, part.payload.crc, 0
+        self._renew_sum(max((_bound(part.end) for part in contributions), default=0.0))
 
     def _waits(self, part: Contribution) -> bool:
         """Whether a memory cannot begin yet, since its weight would stay 0."""
@@ -373,12 +439,16 @@ class Uplinks:
         estimate = np.zeros(self._dim, dtype=np.float64)
         for part in parts:
             if self._memory == "sampled" and part.state.vector is not None:
-                _add(estimate, part.state.vector, part.weight)
-            _add(estimate, part.payload.vector, part.weight)
+                add_weighted(estimate, part.state.vector, part.weight)
+            add_weighted(estimate, part.payload.vector, part.weight)
         estimate /= total
-        if self._memory_sum is not None:
-            mean_weight = self._weight_sum / self._num_known
-            estimate += self._memory_sum / (mean_weight * num_clients)
+        if self._sum.vector is not None:
+            # In an order of their own: whoever came first, the result is the same.
+            weights = sorted(end.weight for end in self._ends.values())
+            num_known = self._num_known + self._num_orphaned
+            mean_weight = (sum(weights) + self._orphaned_weight) / num_known
+            num_clients += self._num_orphaned
+            estimate += self._sum.vector / (mean_weight * num_clients)
         return estimate.astype(np.float32)
 
     def _settle(self, part: Contribution) -> None:
@@ -387,68 +457,133 @@ class Uplinks:
         if self._memory == "mean" and end.weight:
             return
         counted = 0.0 if part.is_new else part.weight
-        if self._memory_sum is not None and counted != end.weight:
+        if self._memory == "each" and counted != end.weight:
             held = end.memory.vector
             if held is not None:
-                _add(self._memory_sum, held, counted - end.weight)
+                bound = max(counted, end.weight) * end.bound
+                self._sum.add(held, counted - end.weight, bound)
         if part.is_new:
-            end.memory.vector = None
+            end.memory.vector, end.bound = None, 0.0
         self._num_known += end.version == 0
-        self._weight_sum += part.weight - end.weight
         end.weight = part.weight
 
-    def _move_memory(self, part: Contribution) -> None:
-        """h_i += alpha q_i, and the sum of all memories with it."""
+    def _take_back(self, end: UplinkEnd) -> None:
+        """Count a client not yet whose first memory could not be kept.
+
+        It is told that its payload was not taken in: its memory, too, stays as it was.
+        """
+        if end.version == 0:
+            self._num_known -= 1
+            end.weight = 0.0
+
+    def _move_memory(self, part: Contribution) -> bool:
+        """h_i += alpha q_i, and the sum of all memories with it.
+
+        False if h_i cannot be kept: then nothing has moved.
+        """
         end = part.end
         if part.is_new or end.epoch != self._epoch:
             end.sketch = None
-        end.epoch = self._epoch
         if self._memory == "mean":
+            end.epoch = self._epoch
             step = fold(None, part.payload, self._rate or 0.0)
-            self._add_to_sum(step, end.weight)
+            self._sum.add(step, end.weight)
             if self._sketch is not None:
                 moved = self._sketch.of(step)
                 end.sketch = moved if end.sketch is None else end.sketch + moved
-            return
+            return True
         after = commit(part.state, self._rate).vector
+        if after is not None and not end.memory.keep(after):
+            return False
+        end.epoch, before = self._epoch, end.bound
+        # ||h + alpha q|| <= (1 - alpha) ||h|| + alpha ||h + q||, and h + q if lossless.
+        rate = 1.0 if part.payload.compressor.lossless else self._rate or 0.0
+        end.bound = (1.0 - rate) * before + rate * part.norm
         if self._memory == "each" and after is not None:
             # In float64 from the float32 memories: the sum never drifts from them.
             change = after.astype(np.float64)
             if part.state.vector is not None:
                 change -= part.state.vector
-            self._add_to_sum(change, end.weight)
-        end.memory.vector = after
+            self._sum.add(change, end.weight, end.weight * max(before, end.bound))
+        return True
+
+    def _renew_sum(self, bound: float) -> None:
+        """Make the sum anew if it is worn; `bound` is that of some terms of today."""
+        if self._memory != "each" or not self._sum.is_worn(bound):
+            return
+        bound = max((_bound(end) for end in self._ends.values()), default=0.0)
+        if self._sum.is_worn(bound):
+            held = (
+                (vector, end.weight)
+                for _, end in sorted(self._ends.items())
+                if (vector := end.memory.vector) is not None
+            )
+            self._sum.renew(held, bound)
+
+    # -- clients that are gone -------------------------------------------------------
+
+    def forget(self, identities: Iterable[int]) -> None:
+        """Take clients out of the sums, and free what is kept of them."""
+        for identity in identities:
+            end = self._ends.pop(identity)
+            self._num_known -= end.version > 0
+            held = end.memory.vector
+            if self._memory == "each" and held is not None:
+                self._sum.add(held, -end.weight, _bound(end))
+            elif self._memory == "mean" and (weight := self.weight_in_mean(end)):
+                self._orphaned_weight += weight
+                self._num_orphaned += 1
+            end.memory.vector = None
+        self._renew_sum(0.0)
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether the estimate uses memories of clients that took no part."""
+        return self._rate is not None and self._memory != "sampled"
+
+    def weight_in_mean(self, end: UplinkEnd) -> float:
+        """Return w_i of a client whose h_i is in hbar, else 0."""
+        is_in = self.has_mean and end.version > 0 and end.epoch == self._epoch
+        return end.weight if is_in else 0.0
+
+    @property
+    def orphaned_weight(self) -> float:
+        """The sum of the weights of forgotten clients whose h_i are still in hbar."""
+        return self._orphaned_weight
+
+    # -- checkpoints -----------------------------------------------------------------
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold; add the sum of the memories to `arrays`."""
-        if self._memory_sum is not None:
-            arrays["uplink/sum"] = self._memory_sum
         return {
-            "weight_sum": self._weight_sum,
+            "peak": self._sum.save(arrays),
             "num_known": self._num_known,
+            "orphaned_weight": self._orphaned_weight,
+            "num_orphaned": self._num_orphaned,
             "epoch": self._epoch,
             "sketch": None if self._sketch is None else self._sketch.key,
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
-        self._weight_sum = meta["weight_sum"]
+        meta = fields(
+            meta,
+            peak=NUMBER,
+            num_known=COUNT,
+            orphaned_weight=NUMBER,
+            num_orphaned=COUNT,
+            epoch=COUNT,
+            sketch=OPTIONAL_INTEGER,
+        )
+        self._sum.restore(meta["peak"], checkpoint)
         self._num_known, self._epoch = meta["num_known"], meta["epoch"]
-        self._memory_sum = checkpoint.find("uplink/sum")
-        key = meta.get("sketch")
+        self._orphaned_weight = meta["orphaned_weight"]
+        self._num_orphaned = meta["num_orphaned"]
+        key = meta["sketch"]
         if self._sketch is not None and key is not None:
             self._sketch = Sketch(self._dim, key)
 
-    def _add_to_sum(self, change: NDArray[np.floating], weight: float) -> None:
-        if self._memory_sum is None:
-            self._memory_sum = np.zeros(self._dim, dtype=np.float64)
-        _add(self._memory_sum, change, weight)
 
-
-def _add(
-    total: NDArray[np.float64], vector: NDArray[np.floating], weight: float
-) -> None:
-    if weight == 1.0:
-        total += vector
-    else:
-        total += vector.astype(np.float64) * weight
+def _bound(end: UplinkEnd) -> float:
+    """Return a bound of ||w_i h_i||."""
+    return end.weight * end.bound

@@ -16,8 +16,13 @@ from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError, LayoutMismatchError
 
 from ..run.checkpoint import Arrays, Checkpoint, LazyArray
+from ..run.seldom import Seldom
 
-__all__ = ["Slot", "VectorStore"]
+__all__ = ["Slot", "SpillError", "VectorStore"]
+
+
+class SpillError(ConfigurationError):
+    """The file cannot take a vector, or give it back."""
 
 
 class VectorStore:
@@ -26,7 +31,8 @@ class VectorStore:
     A vector goes to RAM while the budget has room for it, else to a file. The file is
     made when it is first needed and has no name where the system allows that (POSIX),
     so that not even a killed process leaves it behind. It is as long as its content
-    ever was: places given back are filled first.
+    ever was, and one vector: places given back are filled first, and a new vector is
+    written beside the one that it replaces.
 
     It is read and written, not mapped: a full disk raises an error where a store into
     a mapping would kill the process (SIGBUS), and nothing of it stays resident.
@@ -59,6 +65,7 @@ class VectorStore:
         self._num_in_ram = self._num_places = 0
         self._free_places: list[int] = []
         self._file: FileIO | None = None
+        self._failures = Seldom()
 
     @property
     def num_bytes_in_ram(self) -> int:
@@ -89,10 +96,16 @@ class VectorStore:
                 f"shape {vector.shape} and dtype {vector.dtype}"
             )
 
-    def _put(self, vector: Vector) -> Vector | int:
-        """Return the vector if it may stay in RAM, else its place in the file."""
+    def _put(self, vector: Vector, before: Vector | int | None) -> Vector | int:
+        """Return the vector if it may stay in RAM, else its place in the file.
+
+        What it replaces is given back, once nothing can fail any more.
+        """
         room = self.num_bytes_in_ram + self._vector_bytes
+        if before is not None and not isinstance(before, int):
+            room -= self._vector_bytes
         if self._budget is None or room <= self._budget:
+            self._release(before)
             self._num_in_ram += 1
             held = vector.view()
             held.flags.writeable = False
@@ -102,7 +115,9 @@ class VectorStore:
             self._num_places += 1
         with self._at(self._free_places[-1]) as file:
             _repeat(file.write, np.ascontiguousarray(vector))
-        return self._free_places.pop()
+        place = self._free_places.pop()
+        self._release(before)
+        return place
 
     def _get(self, place: int) -> Vector:
         vector = np.empty(self._dim, dtype=np.float32)
@@ -111,10 +126,10 @@ class VectorStore:
         vector.flags.writeable = False
         return vector
 
-    def _release(self, held: Vector | int) -> None:
+    def _release(self, held: Vector | int | None) -> None:
         if isinstance(held, int):
             self._free_places.append(held)
-        else:
+        elif held is not None:
             self._num_in_ram -= 1
 
     @contextmanager
@@ -131,7 +146,7 @@ class VectorStore:
             self._file.seek(place * self._vector_bytes)
             yield self._file
         except OSError as error:
-            raise ConfigurationError(
+            raise SpillError(
                 f"cannot keep vectors of {self._vector_bytes} bytes in "
                 f"{self._folder or tempfile.gettempdir()} ({error}): give another "
                 f"folder, or a budget above {self._budget} bytes of RAM"
@@ -158,22 +173,32 @@ class Slot:
         In RAM it is the array that was set, not a copy, so do not write to that one
         any more. From the file it is a new array each time.
 
-        Setting it raises LayoutMismatchError on another shape or dtype, with the slot
-        left as it was, and ConfigurationError if the file cannot take it, with the
-        slot left empty.
+        Setting it raises LayoutMismatchError on another shape or dtype, and SpillError
+        if the file cannot take it; the slot is left as it was.
         """
         held = self._held
         return self._store._get(held) if isinstance(held, int) else held
 
     @vector.setter
     def vector(self, vector: Vector | None) -> None:
-        if vector is not None:
-            self._store._check(vector)
-        if self._held is not None:
+        if vector is None:
             self._store._release(self._held)
             self._held = None
-        if vector is not None:
-            self._held = self._store._put(vector)
+            return
+        self._store._check(vector)
+        self._held = self._store._put(vector, self._held)
+
+    def keep(self, vector: Vector) -> bool:
+        """Set the vector; if the file cannot take it, log that and return False."""
+        try:
+            self.vector = vector
+        except SpillError as error:
+            self._store._failures.warn(
+                "a client's memory stays as it was, on both ends: %s", error
+            )
+            return False
+        self._store._failures.over()
+        return True
 
     def save(self, arrays: Arrays, name: str) -> None:
         """Add the vector to `arrays`, unless the slot is empty.
@@ -189,7 +214,7 @@ class Slot:
 
     def restore(self, checkpoint: Checkpoint, name: str) -> None:
         """Take over what :meth:`save` gave; empty the slot if that was nothing."""
-        self.vector = checkpoint.find(name)
+        self.vector = checkpoint.find(name, (self._store._dim,), np.float32)
 
 
 def _repeat(transfer: Callable[[memoryview], int | None], vector: Vector) -> None:

@@ -8,6 +8,7 @@ from math import inf, isfinite
 from statistics import median
 
 from .composition import Composition
+from .missed import tell_of_missed
 from .optimizers import GradientDescent
 
 __all__ = ["NoiseWatch"]
@@ -53,7 +54,7 @@ class NoiseWatch:
         self._lowest = inf
 
     def begin(self, num_clients: int, num_active: int) -> None:
-        """Say once, before the first round, what the links do not bear.
+        """Say once, before the first round, what the links do not bear, or cost.
 
         Parameters
         ----------
@@ -63,6 +64,7 @@ class NoiseWatch:
         if self._has_begun or not num_active:
             return
         self._has_begun = True
+        tell_of_missed(self._composition, num_clients, num_active)
         self.bearable = self._composition.largest_share(
             self._dim, num_clients, num_active
         )

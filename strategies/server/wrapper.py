@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from logging import getLogger
 from typing import Any, get_args
 
@@ -30,10 +31,11 @@ from .outbox import Keys
 from .outgoing import Outgoing
 from .plain import as_initial, as_yielded
 from .plain_replies import Asked, plain_replies, unusable
+from .recovery import GuardedStep, OnDivergence, Recovery
 from .session import Session
 from .session_strategy import SessionStrategy
 from .watch import NoiseWatch
-from .wrappable import client_side_clipping, weight_key
+from .wrappable import averages, client_side_clipping, weight_key
 
 __all__ = ["Compressed", "StepInside"]
 
@@ -70,6 +72,8 @@ class Compressed(SessionStrategy):
         The links.
     evaluate_on : {"received", "global", "held"}
         Which model clients evaluate.
+    on_divergence : {"warn", "repair"}
+        What happens when the noise of compression feeds itself.
     **kwargs
         Those of :class:`~flower_compress.strategies.run.RunStrategy`.
 
@@ -91,13 +95,25 @@ class Compressed(SessionStrategy):
         composition: Composition,
         *,
         evaluate_on: EvaluateOn = "received",
+        on_divergence: OnDivergence = "warn",
         **kwargs: Any,
     ) -> None:
-        if evaluate_on not in get_args(EvaluateOn):
-            raise UnknownNameError("evaluate_on", evaluate_on, get_args(EvaluateOn))
+        for name, value, choices in (
+            ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
+            ("on_divergence", on_divergence, get_args(OnDivergence)),
+        ):
+            if value not in choices:
+                raise UnknownNameError(name, value, choices)
+        if on_divergence == "repair" and not averages(strategy):
+            raise ConfigurationError(
+                f"{type(strategy).__name__} makes a step of its own, and keeps what it "
+                'remembers of the steps before: on_divergence="repair" goes with plain '
+                "averaging (FedAvg, FedProx), or with MCM(optimizer=...)"
+            )
         super().__init__(**kwargs)
         self.strategy = strategy
         self.evaluate_on: EvaluateOn = evaluate_on
+        self.on_divergence: OnDivergence = on_divergence
         self.name = f"compressed {type(strategy).__name__}"
         self._composition = composition
         self._clipping = client_side_clipping(strategy)
@@ -129,6 +145,9 @@ class Compressed(SessionStrategy):
             )
         dim = session.layout.dim
         self._watch = NoiseWatch(self.name, session.composition, dim)
+        repairs = self.on_divergence == "repair"
+        recovery = Recovery(session.arrays) if repairs else None
+        self._step = GuardedStep(self._watch, recovery)
         self._round, self._can_save = None, False
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -167,7 +186,11 @@ class Compressed(SessionStrategy):
         plain = as_yielded(
             self.strategy.configure_train(server_round, arrays, config, nodes)
         )
+        if nodes.seen is not None:
+            there = session.roster.online(nodes.seen)
+            session.begin_training(client.identity for client in there)
         outgoing = Outgoing(session, plain, arrays)
+        session.departures.ask(entry.client.identity for entry in outgoing.addressed)
         self._watch.begin(len(session.roster), len(outgoing.addressed))
         sent = outgoing.with_model(server_round, trains=True)
         self._round = Asked(arrays, sent, self.refused.total())
@@ -191,15 +214,28 @@ class Compressed(SessionStrategy):
             self._can_save = True
         if arrays is None:
             self._follow(this.arrays)
+            if not num_usable:
+                before = session
+                session = self._step.without_replies(session, server_round, reasons)
+                self._session = session
+                if session is not before:
+                    return session.arrays, metrics
             return None, metrics
-        before = session.model
-        arrays = as_initial(arrays, session.layout)
-        session.follow(arrays, f"the model of {type(self.strategy).__name__}")
-        session.update_norm = float(np.linalg.norm(session.model - before))
-        self._watch.note(server_round, session.update_norm)
+        step = partial(self._take_over, as_initial(arrays, session.layout))
+        session = self._session = self._step.take(session, server_round, step)
         metrics = MetricRecord() if metrics is None else MetricRecord(dict(metrics))
         self._add_counts(metrics, this.refused_before)
-        return arrays, metrics
+        return session.arrays, metrics
+
+    def _take_over(self, arrays: ArrayRecord) -> bool:
+        """Make the model that the strategy has made the session's, or go part of it."""
+        session = self._running
+        before = session.model
+        if session.damping != 1.0:
+            arrays = session.on_the_way_to(arrays)
+        session.follow(arrays, f"the model of {type(self.strategy).__name__}")
+        session.update_norm = float(np.linalg.norm(session.model - before))
+        return True
 
     # -- evaluation ------------------------------------------------------------------
 

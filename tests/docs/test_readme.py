@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks import tables
+from benchmarks.__main__ import RESULTS
+from benchmarks.registry import SUITES
 from tests.command import Command
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +61,18 @@ def test_pip_line_installs_this_package() -> None:
     ]
 
 
-@pytest.mark.parametrize("line", [x for x in lines() if x.startswith("python")])
+SIMULATIONS = "python -m simulations "
+BENCHMARKS = "python -m benchmarks --only "
+
+
+def test_benchmark_lines_name_suites_whose_results_are_shown() -> None:
+    named = [x.removeprefix(BENCHMARKS) for x in lines() if x.startswith(BENCHMARKS)]
+    assert named == ["local-epochs"]
+    assert set(named) <= set(SUITES)
+    assert tables.fill(README, RESULTS) == README, "run: python -m benchmarks.tables"
+
+
+@pytest.mark.parametrize("line", [x for x in lines() if x.startswith(SIMULATIONS)])
 def test_simulation_line_runs(line: str, tmp_path: Path, simulate: Command) -> None:
     """As it stands, but for one round and one seed, in one process, unsaved."""
     python, flag, module, *words = shlex.split(line)
@@ -72,7 +86,8 @@ def test_simulation_line_runs(line: str, tmp_path: Path, simulate: Command) -> N
 
 
 def test_every_line_is_covered() -> None:
-    assert all(line.split()[0] in ("make", "pip", "python") for line in lines())
+    known = ("make", "pip", SIMULATIONS, BENCHMARKS)
+    assert all(line.startswith(known) for line in lines())
 
 
 def test_links_lead_somewhere() -> None:

@@ -393,6 +393,9 @@ class Lineage:
     """Those heard with an evaluation, which it makes with the next training."""
     average: NDArray[np.float64] | None = None
     """Hbar, once a step was made."""
+    epoch: int = 0
+    orphans: tuple[tuple[float, Vector], ...] = ()
+    """Weights and memories of forgotten clients that are in a mean still."""
 
     def copy(self) -> Lineage:
         return replace(
@@ -412,6 +415,8 @@ class LockStep:
     """
 
     strategy: CompressedStrategy
+    memories_may_fail = False
+    """Whether the server may be unable to keep what a client is known to hold."""
 
     def __init__(self, grid: TinyGrid) -> None:
         self.grid = grid
@@ -424,10 +429,21 @@ class LockStep:
     def follow(self, strategy: CompressedStrategy) -> None:
         """Turn to a server that is about to start."""
         self.strategy, self.is_new = strategy, True
+        configure_train = strategy.configure_train
+
+        def configure(*arguments: Any) -> list[Message]:
+            messages = list(configure_train(*arguments))
+            if not messages:  # Nobody is drawn, and no exchange follows.
+                self.before_round([])
+            return messages
+
+        strategy.configure_train = configure  # type: ignore[method-assign]
 
     def begin(self) -> None:
         """Go on where the server does: at its checkpoint, or with nothing."""
         self.is_new, self.taken_in = False, None
+        self.known: dict[int, Client] = {}
+        self.reborn: set[int] = set()
         if self.strategy.resumed_from:
             self.now = self.saved[self.strategy.resumed_from].copy()
             # Who was told of its last payload, and who was not, nobody knows.
@@ -487,6 +503,14 @@ class LockStep:
         """Check each message, and note what it brings."""
         if self.is_new:
             self.begin()
+        gone = self.drop_forgotten()
+        # What they had heard with an evaluation counts only where training has ended.
+        to_come = self.now.to_come
+        self.now.to_come = frozenset(key for key in to_come if key[0] not in gone)
+        if (epoch := self.strategy._running.uplinks._epoch) != self.now.epoch:
+            assert self.now.orphans, "an epoch between rounds is for those"
+            self.begin_epoch()
+            assert epoch == self.now.epoch
         self.num_heard_of = len(self.strategy._running.roster)
         for client, packet, _ in self.check_messages(messages, 0):
             before = self.trained_on.get(client.identity, 0)
@@ -658,6 +682,32 @@ class LockStep:
             return vector
         return layout.flatten(received)[0] - vector
 
+    # -- clients that the server has forgotten -----------------------------------------
+
+    def drop_forgotten(self) -> set[int]:
+        """Expect of the clients that were forgotten what is expected of new ones."""
+        gone = set()
+        now, clients = self.now, {c.identity: c for c in self.strategy._running.roster}
+        for i in {*now.accepted, *now.memories, *self.known}:
+            if i in clients and clients[i] is self.known.get(i, clients[i]):
+                continue
+            self.num_compared["forgotten"] += 1
+            gone.add(i)
+            now.accepted.pop(i, None)
+            memory, weight = now.memories.pop(i, None), now.weights.pop(i, 0.0)
+            if memory is not None and self.strategy.uplink_memory == "mean":
+                now.orphans += ((weight, memory),)
+            self.grid.lives[i] += 1  # What it remembers counts no more.
+            self.reborn.add(i)
+        self.known = clients
+        return gone
+
+    def begin_epoch(self) -> None:
+        self.now.memories.clear()
+        self.now.orphans = ()
+        self.now.epoch += 1
+        self.num_compared["epochs"] += 1
+
     # -- after a round -----------------------------------------------------------------
 
     def after_round(self, server_round: int) -> None:
@@ -699,6 +749,7 @@ class LockStep:
         return self.taken_in
 
     def _take_in(self) -> dict[int, Answer]:
+        self.drop_forgotten()
         now, rate = self.now, self.uplink_rate
         accepted: dict[int, Answer] = {}
         for client in self.clients:
@@ -719,7 +770,7 @@ class LockStep:
         self.num_compared["anew"] += num_lost
         begins_epoch = only_mean and num_lost > 0
         if begins_epoch:
-            now.memories.clear()
+            self.begin_epoch()
         for i, answer in accepted.items():
             key = i, answer.packet.version
             now.accepted[i] = answer.packet.version, answer.payload.crc
@@ -740,13 +791,17 @@ class LockStep:
 
     def check_uplink_sum(self) -> None:
         """The server's sum is that of all memories, weighted."""
-        memory_sum = self.strategy._running.uplinks._memory_sum
+        memory_sum = self.strategy._running.uplinks.memory_sum
         if self.uplink_rate is None or self.strategy.uplink_memory == "sampled":
             assert memory_sum is None
             return
-        total = np.zeros(self.dim)
+        total, weights = np.zeros(self.dim), self.now.weights
+        if self.memories_may_fail:  # Those of the last answers, taken in or not.
+            weights = {c.identity: c.uplink.weight for c in self.clients}
         for i, memory in self.now.memories.items():
-            total += self.now.weights[i] * memory.astype(np.float64)
+            total += weights[i] * memory.astype(np.float64)
+        for weight, memory in self.now.orphans:
+            total += weight * memory.astype(np.float64)
         if memory_sum is None:
             memory_sum = np.zeros(self.dim)
         # Of a mean the server has added up the steps, not the rounded memories.
@@ -801,7 +856,8 @@ class LockStep:
         is_evaluated = end.sent > self.trained_on.get(client.identity, 0)
         if self.has_lost_state(client):
             return
-        assert end.held == end.sent or not accepted or is_evaluated
+        was_kept = end.held == end.sent or self.memories_may_fail
+        assert was_kept or not accepted or is_evaluated
         if end.held != end.sent:
             return
         assert state.receiver.newest == end.sent
@@ -846,6 +902,11 @@ class LockStep:
         vector = np.zeros(self.dim) if following.vector is None else following.vector
         error = np.append(vector, following.num_inputs)
         inputs = self.inputs.get(account, np.zeros(self.dim + 1))
+        if i in self.reborn:
+            if accepted:
+                self.delivered[account] = inputs - error
+                self.reborn.discard(i)
+            return
         if self.strategy.resumed_from and account not in self.delivered:
             if accepted:
                 self.delivered[account] = inputs - error

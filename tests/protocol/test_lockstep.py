@@ -31,7 +31,8 @@ from flower_compress.mods import compression_mod as mods
 from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import CompressedStrategy
 from flower_compress.strategies.server import strategy as server
-from flower_compress.strategies.server.downlink import DownlinkEnd, Downlinks
+from flower_compress.strategies.server.downlink import Downlinks
+from flower_compress.strategies.server.downlink_end import DownlinkEnd
 from flower_compress.strategies.server.uplink import Contribution, UplinkEnd, Uplinks
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import Fault, RandomFaults, Schedule
@@ -487,7 +488,7 @@ def outcome(
         grid.rename(old_id, new_id)
     strategy = case.strategy(seed=11, **kwargs)
     result, _ = run(strategy, grid, 7)
-    memory_sum = strategy._running.uplinks._memory_sum
+    memory_sum = strategy._running.uplinks.memory_sum
     return (
         model_bytes(result.arrays),
         None if memory_sum is None else memory_sum.tobytes(),

@@ -90,7 +90,7 @@ def test_checkpoints_change_nothing(whole: Path, tmp_path: Path) -> None:
     assert results(tmp_path) == results(whole)
     folder = tmp_path / "checkpoints" / "rand-mcm-seed0"
     names = ["round-00000010.ckpt", "round-00000012.ckpt"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.glob("*.ckpt")) == names
     assert not (whole / "checkpoints").exists()
 
 

@@ -112,12 +112,14 @@ def run(
     *inner: Mod,
     rounds: int = ROUNDS,
     grid: Grid | None = None,
+    arrays: ArrayRecord | None = None,
     **settings: Any,
 ) -> Result:
     random.seed(1)  # Flower's strategies sample with it.
     np.random.seed(1)  # noqa: NPY002 - Flower's wrappers draw their noise with it
     grid = grid or make_grid(strategy, *inner)
-    return strategy.start(grid, to_record(INITIAL), rounds, **settings)
+    arrays = to_record(INITIAL) if arrays is None else arrays
+    return strategy.start(grid, arrays, rounds, **settings)
 
 
 Make = Callable[..., Strategy]

@@ -21,10 +21,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from flower_compress import CompressionMod
+from flower_compress import (
+    CompressionMod,
+    Identity,
+    RotatedQuantizer,
+    StochasticQuantizer,
+)
 from flower_compress.clients import GossipMod
 from flower_compress.errors import ConfigurationError
-from flower_compress.strategies import DPSGD, MCM, SGD
+from flower_compress.strategies import DEFAULT_COMPRESSOR, DPSGD, MCM, SGD
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import InProcessGrid
 from flower_compress.wire.arrays import array_of_bytes, encode_entries, read_array
@@ -191,6 +196,37 @@ def test_clients_that_return_the_head_leave_the_rest_as_it_was() -> None:
         "steps": 5,
         "seen": 10,
     }
+
+
+@pytest.mark.parametrize("returns_all", [True, False])
+def test_noise_on_a_frozen_array_is_told_and_per_tensor_keeps_it(
+    returns_all: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    body = np.linspace(-1, 1, 600).reshape(20, 30)
+    initial = record(body=body, head=np.zeros((10, 30)))
+    before = initial["body"].data
+
+    def train(client: int, content: RecordDict) -> dict[str, ArrayRecord]:
+        arrays = content.array_records["arrays"]
+        changed = record(head=arrays["head"].numpy() + client)
+        if returns_all:
+            changed["body"] = arrays["body"]
+        return {"arrays": changed}
+
+    def body_after(operator: Any) -> tuple[bytes, list[str]]:
+        caplog.clear()
+        strategy = MCM(operator, fraction_evaluate=0.0)
+        result = start(strategy, initial, train, rounds=3)
+        said = (each.getMessage() for each in caplog.records)
+        return result.arrays["body"].data, [text for text in said if "left" in text]
+
+    moved, (told,) = body_after(RotatedQuantizer(step=1.5))
+    assert moved != before
+    assert "training left 1 of 2 arrays as they were (body)" in told
+    assert 'per="tensor"' in told
+    for operator in (DEFAULT_COMPRESSOR, StochasticQuantizer(levels=4), Identity()):
+        assert body_after(operator) == (before, [])
 
 
 def test_a_node_may_return_the_head_under_a_key_of_its_own() -> None:

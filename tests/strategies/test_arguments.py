@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -12,25 +13,31 @@ from flower_compress import (
     Direct,
     Identity,
     Memory,
+    PerArray,
     RotatedQuantizer,
     StochasticQuantizer,
     TopK,
 )
 from flower_compress.clients import QAdamMod
-from flower_compress.errors import ConfigurationError, WrongTypeError
+from flower_compress.errors import ConfigurationError, UnknownNameError, WrongTypeError
 from flower_compress.strategies import (
     ALGORITHMS,
     DECENTRALIZED,
+    DPSGD,
     MCM,
     SGD,
     CompressedStrategy,
     Diana,
     Dore,
+    DoubleSqueeze,
     MalcomPSGD,
+    RandMCM,
     SparsAMS,
     amsgrad,
+    qadam,
 )
 from flower_compress.strategies.topology import ring
+from tests.strategies.pulls import DIM, run
 
 OPERATOR = "compressor must be an operator, as RotatedQuantizer(step=1.5), got "
 LINK = "must be a link, as Direct(Identity()) or Memory(RotatedQuantizer(step=1.5)), "
@@ -117,6 +124,19 @@ def test_what_came_is_named_and_what_to_give(make: Any, said: str) -> None:
         (lambda: QAdamMod("x"), "beta1 must lie in [0, 1), got 'x'"),  # type: ignore[arg-type]
         (lambda: MCM(max_update_norm="x"), "max_update_norm must be positive, got 'x'"),
         (lambda: MCM(min_replies=None), "min_replies must be positive, got None"),
+        *(
+            (
+                lambda name=name, value=value: MCM(**{name: value}),
+                f"{name} must lie in [0, 1], got ",
+            )
+            for name in ("fraction_train", "fraction_evaluate")
+            for value in (None, float("nan"), "0.3", 3, 1j)
+        ),
+        (lambda: MCM(min_train_nodes=1.5), "min_train_nodes must be a whole number"),
+        (
+            lambda: Diana(min_available_nodes=float("inf")),
+            "min_available_nodes must be a whole number >= 0, got inf",
+        ),
         (lambda: MCM(checkpoint_every="x"), "checkpoint_every must be positive, got "),
         (lambda: MCM(max_failed_rounds="x"), "max_failed_rounds must be at least 1, "),
         (lambda: MCM(greeting_timeout="x"), "greeting_timeout must be positive, got "),
@@ -135,3 +155,68 @@ def test_what_is_no_number_is_told_as_a_wrong_number_is(make: Any, said: str) ->
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: MCM(fraction_tran=0.5),
+            "unknown argument of MCM 'fraction_tran': did",
+        ),
+        (lambda: MCM(fraction_tran=0.5), "you mean 'fraction_train'?"),
+        (lambda: SparsAMS(beta3=0.5), "you mean 'beta2'?"),
+        (lambda: Diana(uplink_rat=0.5), "you mean 'uplink_rate'?"),
+        (
+            lambda: MalcomPSGD(ring(5), colect_every=2),
+            "unknown argument of MalcomPSGD 'colect_every': expected one of ",
+        ),
+        (
+            lambda: RandMCM(downlink_memory="average"),
+            "RandMCM takes no downlink_memory: it is memory=...",
+        ),
+        (
+            lambda: MCM(uplink=Direct(Identity())),
+            "MCM takes no uplink: it is what the algorithm is; CompressedStrategy(",
+        ),
+        (lambda: Dore(preserved=True), "Dore takes no preserved: it is what the "),
+        (lambda: DoubleSqueeze(downlink=LINK), "DoubleSqueeze takes no downlink: "),
+        (lambda: amsgrad(compressor=TopK(k=3)), "amsgrad takes no compressor: "),
+        (lambda: qadam(uplink=Direct(Identity())), "qadam takes no uplink: "),
+        (lambda: DPSGD(ring(5), algorithm="choco"), "DPSGD takes no algorithm: "),
+    ],
+)
+def test_names_that_nothing_takes_or_that_an_algorithm_sets(
+    make: Any, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        make()
+
+
+class Own(MCM):
+    """Takes an argument of its own, and passes on the others."""
+
+    def __init__(self, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+
+
+def test_a_subclass_takes_its_own() -> None:
+    assert Own(rate=0.1, fraction_train=0.5, min_replies=2).fraction_train == 0.5
+    with pytest.raises(UnknownNameError, match="argument of Own 'ratte'.*'rate'"):
+        Own(rate=0.1, ratte=0.1)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_run_that_trains_nothing_skips_nothing(
+    fraction: float, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an operator that is to keep more than there is says that it keeps all."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    rules = PerArray({"a": TopK(k=10**9)}, default=RotatedQuantizer())
+    strategy = MCM(rules, fraction_train=fraction, fraction_evaluate=0.0)
+    run(strategy, rounds=2)
+    found = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    (told,) = (text for text in found if "is set to 0.0" not in text)  # Flower's.
+    assert told.startswith("TopK(k=1000000000) keeps more entries than the model has")
+    assert f"({DIM})" in told

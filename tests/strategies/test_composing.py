@@ -101,7 +101,7 @@ def test_under_faults_every_plain_reply_is_what_the_client_returned() -> None:
 def test_error_feedback_gives_the_mean_of_what_a_payload_brings() -> None:
     link = ErrorFeedback(Identity())
     uplinks = Uplinks(link, 4, "sampled", VectorStore(4, None), None)
-    end, sender = uplinks.begin(), SenderState()
+    end, sender = uplinks.begin(0), SenderState()
     channel = Channel(Stream(1, Purpose.UPLINK, 0, 1))
     for version in (1, 2):  # The first payload is lost.
         x = np.full(4, version, np.float32)

@@ -75,11 +75,12 @@ def test_payload_bits_are_those_of_the_packets(name: str) -> None:
     scales = Scales()
     strategy = ALGORITHMS[name](step_size=0.05, fraction_evaluate=0.0)
     start(strategy, scales)
-    for traffic, packets in (
-        (strategy.ledger.downlink, scales.down_packets),
-        (strategy.ledger.uplink, scales.up_packets),
+    contract = strategy._running.contract  # Which arrays have a scale each.
+    for traffic, packets, channel in (
+        (strategy.ledger.downlink, scales.down_packets, contract.downlink_channel(0)),
+        (strategy.ledger.uplink, scales.up_packets, contract.uplink_channel(0)),
     ):
-        bits = sum(Packet.parse(data).payload_bits for data in packets)
+        bits = sum(Packet.parse(data).on(channel).payload_bits for data in packets)
         assert traffic.payload_bits == bits
         assert traffic.messages == len(packets)
         assert traffic.num_bytes == traffic.framing_bytes + bits // 8

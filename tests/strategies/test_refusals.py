@@ -235,7 +235,7 @@ def test_too_few_replies_leave_model_and_memories_as_they_are(
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         models[server_round] = to_vector(arrays).tobytes()
-        memory_sum = strategy._running.uplinks._memory_sum
+        memory_sum = strategy._running.uplinks.memory_sum
         sums[server_round] = b"" if memory_sum is None else memory_sum.tobytes()
         return None
 

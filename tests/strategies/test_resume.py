@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,15 @@ import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flower_compress import StochasticQuantizer, TopK
-from flower_compress.errors import CheckpointError, ConfigurationError
+from flower_compress.errors import (
+    CheckpointError,
+    ConfigurationError,
+    UnknownNameError,
+)
 from flower_compress.links import commit
 from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import (
@@ -28,6 +36,7 @@ from flower_compress.strategies import (
     DoubleSqueeze,
     RandMCM,
 )
+from flower_compress.strategies.run.checkpoint import Arrays, Checkpoint, Checkpoints
 from flower_compress.testing import InProcessGrid
 from flower_compress.wire.contract import Contract
 from tests.strategies.problem import (
@@ -254,26 +263,58 @@ def assert_equal(one: Vector | None, other: Vector | None) -> None:
     assert one.tobytes() == other.tobytes()
 
 
-def test_each_client_costs_a_dense_model_and_its_memory(tmp_path: Path) -> None:
-    extra = {"fraction_train": 1.0, "sampling": "fixed"}
-    before = InProcessGrid(make_app(), NUM_CLIENTS)
-    with pytest.raises(KilledError):
-        start(make(MCM, extra, checkpoint_dir=tmp_path), 13, Remote(before))
-    strategy = make(MCM, extra, checkpoint_dir=tmp_path, resume=True)
-    start(strategy, grid=Remote(before))
-    assert strategy.ledger.downlink.snapshot_bytes == (1 + 2) * NUM_CLIENTS * 4 * DIM
+@pytest.mark.parametrize("fraction_evaluate", [0.0, 1.0])
+@pytest.mark.parametrize("cls", [Diana, Artemis, Dore, MCM, RandMCM])
+def test_clients_one_round_ahead_are_sent_nothing_dense(
+    cls: type[CompressedStrategy], fraction_evaluate: float, tmp_path: Path
+) -> None:
+    """Those that are further ahead are sent the model and their memory."""
+    extra = {
+        "fraction_train": 1.0,
+        "sampling": "fixed",
+        "fraction_evaluate": fraction_evaluate,
+    }
+    dense = 4 * DIM * NUM_CLIENTS
+    for last, num_dense in ((10, 0), (11, 2 if cls is not Diana else 1)):
+        folder = tmp_path / str(last)
+        before = InProcessGrid(make_app(), NUM_CLIENTS)
+        with pytest.raises(KilledError):
+            start(make(cls, extra, checkpoint_dir=folder), last, Remote(before))
+        strategy = make(cls, extra, checkpoint_dir=folder, resume=True)
+        start(strategy, grid=Remote(before))
+        assert strategy.resumed_from == 10
+        first = 0 if cls is Diana else 1
+        assert strategy.ledger.downlink.snapshot_bytes == (first + num_dense) * dense
+        assert assert_in_step(strategy, before) == NUM_CLIENTS
 
 
 def test_clients_that_missed_nothing_cost_nothing(tmp_path: Path) -> None:
-    """Two of the five take part in the rounds that the resumed server knows not."""
-    extra = {"fraction_train": 0.4, "sampling": "fixed"}
+    """Two of the five take part in the round that the resumed server knows not."""
+    extra = {"fraction_train": 0.4, "sampling": "fixed", "fraction_evaluate": 0.0}
     before = InProcessGrid(make_app(), NUM_CLIENTS)
     with pytest.raises(KilledError):
         start(make(RandMCM, extra, checkpoint_dir=tmp_path), 10, Remote(before))
     strategy = make(RandMCM, extra, checkpoint_dir=tmp_path, resume=True)
     start(strategy, grid=Remote(before))
-    assert strategy.ledger.downlink.snapshot_bytes == (NUM_CLIENTS + 2 * 2) * 4 * DIM
+    assert strategy.ledger.downlink.snapshot_bytes == NUM_CLIENTS * 4 * DIM
     assert assert_in_step(strategy, before) == NUM_CLIENTS
+
+
+def test_a_run_of_many_versions_goes_on(tmp_path: Path) -> None:
+    """Beyond 2^20, and wherever the checkpoint was copied to."""
+    before = InProcessGrid(make_app(), NUM_CLIENTS)
+    with pytest.raises(KilledError):
+        start(make(MCM, {}, checkpoint_dir=tmp_path), 13, Remote(before))
+    (tmp_path / "versions.sent").unlink()
+    for last in (22, ROUNDS):
+        strategy = make(MCM, {}, checkpoint_dir=tmp_path, resume=True)
+        with pytest.raises(KilledError):
+            start(strategy, last - 1, grid=Remote(before))
+        assert strategy.resumed_from == (10 if last == 22 else 20)
+        assert strategy._running.downlinks.newest > 1 << 20
+        assert sum(strategy.refused.values()) == 0
+        assert assert_in_step(strategy, before) > 0
+    assert int((tmp_path / "versions.sent").read_bytes()) < 1 << 22
 
 
 def test_a_run_can_be_killed_again_and_again(tmp_path: Path) -> None:
@@ -311,7 +352,8 @@ def test_a_new_run_does_not_take_the_folder_of_another(tmp_path: Path) -> None:
             {"compressor": StochasticQuantizer(levels=3)},
             "downlink.compressor.levels was 2 and is 3",
         ),
-        (RandMCM, {}, 'contract.downlink_groups was 1 and is "client"'),
+        (RandMCM, {}, "it was MCM and is RandMCM; contract.downlink_groups was 1 and"),
+        (Diana, {}, "it was MCM and is Diana; "),
         (MCM, {"uplink_memory": "mean"}, 'uplink_memory was "each" and is "mean"'),
     ],
 )
@@ -319,7 +361,7 @@ def test_a_run_does_not_go_on_as_another(
     cls: type[CompressedStrategy], extra: dict[str, Any], match: str, tmp_path: Path
 ) -> None:
     start(make(MCM, {}, checkpoint_dir=tmp_path))
-    with pytest.raises(ConfigurationError, match=re.escape(f"{match}. Give another")):
+    with pytest.raises(ConfigurationError, match=re.escape(match)):
         start(make(cls, extra, checkpoint_dir=tmp_path, resume=True))
 
 
@@ -352,3 +394,151 @@ def test_no_intact_checkpoint_is_an_error(tmp_path: Path) -> None:
         path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
         start(make(MCM, {}, checkpoint_dir=tmp_path, resume=True))
+
+
+def test_a_folder_is_one_runs_until_that_ends(tmp_path: Path) -> None:
+    def start_another(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        other = make(MCM, {}, checkpoint_dir=tmp_path, resume=True)
+        with pytest.raises(CheckpointError, match=r"in use by process \d+ on "):
+            start(other)
+        raise KilledError
+
+    strategy = make(MCM, {}, checkpoint_dir=tmp_path)
+    grid = InProcessGrid(make_app(), NUM_CLIENTS)
+    with pytest.raises(KilledError):
+        strategy.start(grid, to_record(INITIAL), 1, evaluate_fn=start_another)
+    start(make(MCM, {}, checkpoint_dir=tmp_path, resume=True))
+
+
+# --- A disk that fills up, files of others --------------------------------------------
+
+
+@pytest.mark.parametrize("fails", ["os.fsync", "os.replace"])
+def test_a_full_disk_ends_no_run(
+    fails: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is said at round 5, 10 and 20, and round 25 is saved."""
+    expected = start(make(MCM, {}))
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+
+        def stop_at(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            if server_round == 1:
+                patch.setattr(fails, fail)
+            if server_round == 24:
+                patch.undo()
+            return kill_after(28)(server_round, arrays)
+
+        with pytest.raises(KilledError):
+            make(MCM, {}, checkpoint_dir=tmp_path).start(
+                InProcessGrid(make_app(), NUM_CLIENTS),
+                to_record(INITIAL),
+                ROUNDS,
+                evaluate_fn=stop_at,
+            )
+    said = [r.getMessage() for r in caplog.records if "is not saved" in r.getMessage()]
+    assert [text.split(" is not")[0] for text in said] == [
+        "round 5",
+        "round 10",
+        "round 20",
+    ]
+    assert "No space left" in said[0] and "tries again every 5 rounds" in said[0]
+    assert "round 25 is saved, after 4 in vain" in caplog.text
+    assert [p.name for p in tmp_path.glob("*.ckpt*")] == ["round-00000025.ckpt"]
+    resumed = make(MCM, {}, checkpoint_dir=tmp_path, resume=True)
+    assert comparable(start(resumed)) == comparable(expected)
+
+
+def test_auto_goes_on_with_what_has_not_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def command() -> CompressedStrategy:
+        return make(MCM, {}, checkpoint_dir=tmp_path, resume="auto")
+
+    expected = start(make(MCM, {}))
+    with pytest.raises(KilledError):
+        start(command(), 3)  # before its first checkpoint
+    with pytest.raises(KilledError):
+        start(command(), 12)
+    again = command()
+    assert comparable(start(again)) == comparable(expected)
+    assert again.resumed_from == 10
+    another = command()
+    with pytest.raises(KilledError):
+        start(another, 7)
+    assert another.resumed_from == 0
+    assert "run-0001 has ended: a new one begins" in caplog.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run-0001", "run-0002"]
+    # What does not fit is an error, and no new run.
+    other = make(Diana, {}, checkpoint_dir=tmp_path, resume="auto")
+    with pytest.raises(ConfigurationError, match="it was MCM and is Diana"):
+        start(other)
+    for path in (tmp_path / "run-0002").glob("*.ckpt"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+        start(command())
+    with pytest.raises(UnknownNameError, match="did you mean 'auto'"):
+        make(MCM, {}, checkpoint_dir=tmp_path, resume="aut")
+
+
+PATHS = st.lists(st.integers(0, 9), min_size=1, max_size=5)
+GARBAGE = st.sampled_from([None, -1, 0.5, "x", [], {}, [None], True, 1 << 40])
+
+
+@pytest.fixture(scope="module")
+def saved_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Checkpoint]:
+    found = []
+    for cls in (MCM, RandMCM, Artemis):
+        folder = tmp_path_factory.mktemp("saved")
+        strategy = make(cls, {}, checkpoint_dir=folder, resume=True)
+        strategy.start(
+            Remote(InProcessGrid(make_app(), NUM_CLIENTS)), to_record(INITIAL), 5
+        )
+        saved = Checkpoints(folder).latest()
+        assert saved is not None
+        found.append(saved)
+    return found
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), run=st.integers(0, 2), path=PATHS, removes=st.booleans())
+def test_other_fields_are_a_checkpoint_error(
+    data: st.DataObject,
+    run: int,
+    path: list[int],
+    removes: bool,
+    saved_runs: list[Checkpoint],
+) -> None:
+    """Whatever one field is, the run goes on or says so at its start."""
+    saved = saved_runs[run]
+    meta = copy.deepcopy(saved.meta)
+    arrays: Arrays = {name: saved.array(name) for name in saved.names()}
+    place: Any = meta
+    for number in path:
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        key = keys[number % len(keys)]
+        if number == path[-1] or not isinstance(place[key], (dict, list)):
+            break
+        if not place[key]:
+            break
+        place = place[key]
+    if removes:
+        del place[key]
+    else:
+        place[key] = data.draw(GARBAGE)
+    cls = (MCM, RandMCM, Artemis)[run]
+    with tempfile.TemporaryDirectory() as folder:
+        Checkpoints(Path(folder)).save(5, meta, arrays)
+        strategy = make(cls, {}, checkpoint_dir=folder, resume=True)
+        grid = Remote(InProcessGrid(make_app(), NUM_CLIENTS))
+        try:
+            strategy.start(grid, to_record(INITIAL), 7)
+        except (CheckpointError, ConfigurationError) as error:
+            assert folder in str(error)
+            assert not strategy.resumed_from

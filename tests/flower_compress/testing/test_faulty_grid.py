@@ -283,6 +283,18 @@ def test_a_restarted_client_that_raises_has_no_state() -> None:
     assert dict(grid.contexts[1001].state) == {}
 
 
+def test_who_has_left_hears_nothing_and_keeps_its_state() -> None:
+    grid = FaultyGrid(InProcessGrid(CountingApp(), 2), Plan({}))
+    assert len(list(grid.send_and_receive([message(0)]))) == 1
+    grid.leave(1001)
+    assert [*grid.get_node_ids()] == [1002]
+    assert list(grid.send_and_receive([message(1)])) == []
+    grid.come_back(1001)
+    assert [*grid.get_node_ids()] == [1001, 1002]
+    (reply,) = grid.send_and_receive([message(2)])
+    assert reply.content["metrics"]["count"] == 2
+
+
 def test_an_error_looks_as_the_superlink_makes_it() -> None:
     app, _, grid = exchanges({})
     grid.faults = Plan({(5, 0): {Fault.ERROR_REPLY: 0}})

@@ -32,7 +32,7 @@ from flower_compress.strategies.run.checkpoint import (
 )
 from flower_compress.strategies.server.vector_store import VectorStore
 
-MAGIC = b"flower-compress checkpoint 1\n"
+MAGIC = b"flower-compress checkpoint 2\n"
 META = {"seed": 3, "losses": [0.5, None], "who": {"name": "Zoë"}}
 
 
@@ -228,7 +228,10 @@ def table(dtype: object, shape: object) -> dict[str, object]:
     ("data", "message"),
     [
         (b"", "format version"),
-        (forge(HEADER).replace(b"checkpoint 1", b"checkpoint 2"), "format version"),
+        (
+            forge(HEADER).replace(b"checkpoint 2", b"checkpoint 1"),
+            "version 1, and .* 2",
+        ),
         (MAGIC + hashlib.sha256(MAGIC).digest(), "ends before its header"),
         (forge(HEADER, length=2**64 - 1), "longer than the file"),
         (forge(HEADER, length=len(json.dumps(HEADER)) + 1), "longer than the file"),
@@ -265,6 +268,21 @@ def test_a_shape_that_numpy_lacks_is_refused(shape: list[int], tmp_path: Path) -
     path.write_bytes(forge(table("<f4", shape), b""))
     with pytest.raises(CheckpointError, match="cannot read array 'x'"):
         Checkpoint.open(path).array("x")
+
+
+def test_an_array_of_another_model_is_refused(saved: Path) -> None:
+    checkpoint = Checkpoint.open(saved)
+    assert checkpoint.array("model", (2, 3), np.float32).shape == (2, 3)
+    for shape, dtype in (((6,), np.float32), ((2, 3), np.float64)):
+        with pytest.raises(CheckpointError, match="is of another model"):
+            checkpoint.array("model", shape, dtype)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes")
+def test_only_the_owner_can_read_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "unfinished.ckpt.tmp").touch(0o644)  # left by a killed run
+    path = Checkpoints(tmp_path).save(1, META, arrays())
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_an_unknown_array_is_refused(saved: Path) -> None:

@@ -25,6 +25,7 @@ from flower_compress import (
 from flower_compress.compressors import Parts
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.strategies import (
+    DEFAULT_COMPRESSOR,
     MCM,
     SGD,
     Artemis,
@@ -207,7 +208,7 @@ def test_the_contract_has_the_rules_of_both_links() -> None:
         assert contract[link]["compressor"] == {
             "name": "per-array",
             "rules": [rule],
-            "default": QUANTIZER.config(),
+            "default": DEFAULT_COMPRESSOR.config(),
         }
     strategy = Diana(fraction_evaluate=0.0)
     run(strategy, rounds=1)

@@ -10,10 +10,20 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdam,
+    FedAvg,
+    FedProx,
+)
 
-from flower_compress import CompressionMod, StochasticQuantizer
-from flower_compress.errors import NonFiniteError, UnknownNameError
-from flower_compress.strategies import MCM, Dore, RandMCM
+from flower_compress import CompressionMod, Memory, StochasticQuantizer
+from flower_compress.errors import (
+    ConfigurationError,
+    NonFiniteError,
+    UnknownNameError,
+)
+from flower_compress.strategies import MCM, Dore, RandMCM, compress
 from flower_compress.testing import InProcessGrid
 
 DIM, CLIENTS = 600, 6
@@ -22,8 +32,8 @@ TARGETS = np.random.default_rng(1).standard_normal((CLIENTS, DIM)).astype(np.flo
 OPTIMUM = TARGETS.mean(axis=0)
 
 
-def make_grid(share: float, scale: float = 1.0) -> InProcessGrid:
-    app = ClientApp(mods=[CompressionMod()])
+def make_grid(share: float, scale: float = 1.0, mod: Any = None) -> InProcessGrid:
+    app = ClientApp(mods=[CompressionMod(), *([mod] if mod else [])])
 
     @app.train()
     def train(msg: Message, context: Context) -> Message:
@@ -43,7 +53,15 @@ def distance(strategy: Any, share: float, rounds: int, grid: Any = None) -> floa
     return float(np.linalg.norm(w - OPTIMUM) / np.linalg.norm(OPTIMUM))
 
 
-@pytest.mark.parametrize("kind", [RandMCM, Dore])
+def of_flower(operator: Any = None, **options: Any) -> Any:
+    """FedAvg over the links of MCM."""
+    own = {key: options.pop(key) for key in ("fraction_evaluate",) if key in options}
+    if operator is not None:
+        options |= {"uplink": Memory(operator), "downlink": Memory(operator)}
+    return compress(FedAvg(**own), **options)
+
+
+@pytest.mark.parametrize("kind", [RandMCM, Dore, of_flower])
 def test_a_repaired_run_gets_nearer(kind: Any) -> None:
     """Warned of only, it ends far beyond where it began."""
     left = kind(NOISY, fraction_evaluate=0.0)
@@ -85,16 +103,51 @@ def test_overflow_is_repaired_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.linalg.norm(w - 10 * OPTIMUM) < np.linalg.norm(OPTIMUM)
 
 
-def test_what_does_not_diverge_is_as_without() -> None:
+@pytest.mark.parametrize("kind", [MCM, of_flower], ids=["mcm", "compress"])
+def test_what_does_not_diverge_is_as_without(kind: Any) -> None:
     initial = ArrayRecord({"w": Array(np.zeros(DIM, np.float32))})
     models = [
-        MCM(fraction_evaluate=0.0, on_divergence=on_divergence)
+        kind(fraction_evaluate=0.0, on_divergence=on_divergence)
         .start(make_grid(0.9), initial, num_rounds=15)
         .arrays["w"]
         .data
         for on_divergence in ("warn", "repair")
     ]
     assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("kind", [MCM, of_flower], ids=["mcm", "compress"])
+def test_a_round_of_nothing_but_nan_is_repaired(
+    kind: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients whose training overflows at a model that is too far away."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    rounds = 0
+
+    def spoil(msg: Message, context: Context, call_next: Any) -> Message:
+        nonlocal rounds
+        reply = call_next(msg, context)
+        if msg.content.config_records["config"]["server-round"] == 6:
+            reply.content["arrays"]["w"] = Array(np.full(DIM, np.nan, np.float32))
+            rounds += 1
+        return reply
+
+    left = kind(fraction_evaluate=0.0)
+    distance(left, 0.5, 7, make_grid(0.5, mod=spoil))
+    (told,) = [r for r in caplog.records if "every update is NaN" in r.getMessage()]
+    assert 'on_divergence="repair"' in told.getMessage()
+    repaired = kind(fraction_evaluate=0.0, on_divergence="repair")
+    assert distance(repaired, 0.5, 30, make_grid(0.5, mod=spoil)) < 0.01
+    assert rounds == 2 * CLIENTS
+    assert repaired._running.damping == 0.5
+
+
+def test_a_strategy_with_a_step_of_its_own_cannot_go_back() -> None:
+    private = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.0, 1.0, CLIENTS)
+    for inside in (FedAdam(), private):
+        with pytest.raises(ConfigurationError, match="goes with plain averaging"):
+            compress(inside, on_divergence="repair")
+    compress(FedProx(), on_divergence="repair")
 
 
 def test_a_resumed_run_keeps_its_step(tmp_path: Path) -> None:
@@ -119,5 +172,6 @@ def test_a_resumed_run_keeps_its_step(tmp_path: Path) -> None:
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="repair, warn"):
-        MCM(on_divergence="retry")
+    for make in (MCM, of_flower):
+        with pytest.raises(UnknownNameError, match="repair, warn"):
+            make(on_divergence="retry")

@@ -130,6 +130,24 @@ def test_a_smaller_step_is_one_for_gradients(caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.parametrize(
+    ("kind", "fraction", "payloads"),
+    [(MCM, 1 / 6, 6), (Dore, 1 / 6, 6), (MCM, 0.5, 0), (RandMCM, 1 / 6, 0)],
+)
+def test_what_a_shared_downlink_costs_those_who_are_away(
+    caplog: pytest.LogCaptureFixture, kind: Any, fraction: float, payloads: int
+) -> None:
+    """And it does: 6 payloads of 1.7 bits (2.2 of Dore), where one is enough."""
+    strategy = kind(fraction_train=fraction, min_train_nodes=1, fraction_evaluate=0.0)
+    found = [text for text in warnings(caplog, strategy, 0.5) if "missed" in text]
+    assert len(found) == (payloads > 0)
+    assert not found or f"about {payloads} at once" in found[0]
+    down = strategy.ledger.downlink
+    bits = down.payload_bits - 8 * down.snapshot_bytes
+    sent = bits / (ROUNDS * fraction * CLIENTS * DIM)
+    assert (sent > 5.0) == (payloads > 0)
+
+
+@pytest.mark.parametrize(
     "strategy",
     [SparsAMS(), DoubleSqueeze(TopK(fraction=0.01)), MCM(optimizer=AMSGrad())],
     ids=["spars-ams", "double-squeeze", "mcm-amsgrad"],
