@@ -13,7 +13,7 @@ from tests.deploy.crashes import Operator, kill_supernode
 from tests.deploy.fleet import Fleet, running
 from tests.deploy.verdict import check
 
-ENTRIES, ROUNDS = 2_000, 6
+ENTRIES, ROUNDS = 2_000, 8
 
 
 @pytest.mark.slow
