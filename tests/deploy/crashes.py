@@ -50,19 +50,25 @@ class Operator:
 
 
 def kill_supernode(operator: Operator, device: int) -> None:
-    """``kill -9``; the round waits for it, and it is back when its heartbeat is old."""
+    """``kill -9``; it is back when its heartbeat is old, and answers again."""
     fleet = operator.fleet
-    killed_at = time.time()
+    starts = fleet.connections(device)
     fleet.processes.kill(supernode(device))
     fleet.tell(f"killed SuperNode {device}")
 
-    def is_back() -> bool:
+    def is_connected() -> bool:
         operator.keep_alive()
-        rounds = [r for r in fleet.rounds() if r["time"] > killed_at]
-        replies = [r["replies"] for r in rounds]
-        return fleet.devices - 1 in replies and replies[-1] == fleet.devices
+        return fleet.connections(device) > starts
 
-    fleet.wait("a round without it, then one with it", is_back, 4 * BLOCKED_SECONDS)
+    fleet.wait("it is connected again", is_connected, 4 * BLOCKED_SECONDS)
+    connected_at = time.time()
+
+    def answers() -> bool:
+        operator.keep_alive()
+        rounds = [r for r in fleet.rounds() if r["time"] > connected_at]
+        return bool(rounds) and rounds[-1]["replies"] >= fleet.devices
+
+    fleet.wait("a round with all devices", answers, 4 * BLOCKED_SECONDS)
 
 
 def kill_server_app(operator: Operator) -> None:

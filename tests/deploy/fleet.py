@@ -114,6 +114,11 @@ class Fleet:
             state,
         )
 
+    def connections(self, device: int) -> int:
+        """Return how often the SuperLink has let a device in."""
+        log = self.folder / f"{supernode(device)}.log"
+        return log.read_text(errors="replace").count("SuperNode ID:")
+
     def online(self) -> int:
         """Return how many SuperNodes are online, for the SuperLink."""
         nodes = self.flwr("supernode", "list").get("nodes", [])
