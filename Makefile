@@ -7,6 +7,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 NETWORK_ARGS ?=
+HOSTILE_ARGS ?=
 
 # What may differ on the oldest Flower and NumPy that pyproject.toml admits: all that
 # touches Flower, and the dtypes of results, on which before NumPy 2 the value of a
@@ -29,6 +30,10 @@ OLDEST_TESTS := tests/flower_compress tests/golden tests/strategies tests/protoc
 OLDEST_TORCH_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
 	tests/flower_compress/optim tests/flower_compress/test_torch_arrays.py \
 	tests/clients tests/simulations/tasks
+
+# What `make experiments` runs, shortened.
+EXPERIMENTS ?= alpha budget convex ghost noiseless non-degraded partial-participation \
+	saturation sparsification worker-levels
 
 VENV := .venv
 OLDEST_TORCH := $(VENV)/oldest-torch
@@ -59,7 +64,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test bench fuzz dev lint types unit oldest oldest-torch deploy-test network-test format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev lint types unit oldest oldest-torch deploy-test network-test format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,10 +91,19 @@ bench: $(STAMP) ## measure speed, code length and defaults, about an hour; BENCH
 	$(SAY) "benchmarks, one core"
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m benchmarks $(BENCH_ARGS)
 
+experiments: $(STAMP) ## MCM's experiments with --quick, each with its verdicts
+	@for name in $(EXPERIMENTS); do printf '\n==> %s\n' $$name; \
+		OMP_NUM_THREADS=1 $(PY) -m simulations reproduce $$name --quick --checkpoint-every 0 \
+			--workers $(CORES) || exit 1; done
+
 fuzz: $(STAMP) ## 10 million hostile inputs for the decoders; FUZZ_ARGS="--inputs 100000"
 	$(SAY) "fuzzing with Atheris"
 	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install -qq atheris
 	@$(PY) -m tests.fuzz $(FUZZ_ARGS)
+
+hostile: $(STAMP) ## attacks and departures, what came of each, minutes; HOSTILE_ARGS="--only relay"
+	$(SAY) "clients that leave, claim, lie"
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m tests.hostile $(HOSTILE_ARGS)
 
 dev: $(STAMP) ## install for development, with links for editors and the command simulations
 	$(SAY) "links for editors: $(VENV)/editor"

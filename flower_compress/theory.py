@@ -4,6 +4,11 @@ An unbiased compressor satisfies E[C(x)] = x and
 E||C(x) - x||^2 <= omega ||x||^2 (Philippenko & Dieuleveut 2021, assumption 1).
 "MCM" below is that paper (NeurIPS 2021, "Preserved central model for faster
 bidirectional compression in distributed settings").
+
+A limit holds under its theorem's conditions, which its docstring names. The experiments
+of the papers, and the defaults here, lie outside: memory rates of 1 / (2 (omega + 1))
+where the theorems ask for 1 / (8 omega) or less, and a step size of 1 / L. They
+converge as measured, not as proved.
 """
 
 from __future__ import annotations
@@ -15,7 +20,11 @@ from .errors import ConfigurationError
 __all__ = [
     "max_step_size_diana",
     "max_step_size_dore",
+    "max_step_size_ghost",
     "max_step_size_mcm",
+    "max_step_size_mcm_heterogeneous",
+    "max_step_size_mcm_nonconvex",
+    "max_step_size_mcm_quadratic",
     "memory_rate",
     "memory_rate_theory",
 ]
@@ -42,7 +51,10 @@ def memory_rate_theory(omega: float) -> float:
 def max_step_size_diana(smoothness: float, omega_up: float, num_clients: int) -> float:
     """Return gamma_max = 1 / (2 L (1 + omega_up / N)).
 
-    Source: MCM, section 3 (gamma_max^up, the constraint of one-way compression).
+    For L-smooth, convex F_i that are all alike (F_i = F) and unbiased operators, L that
+    of F; where clients differ, L of every F_i, and an uplink memory with
+    alpha_up (omega_up + 1) <= 1. Source: MCM, section 3 (gamma_max^up, the constraint
+    of one-way compression).
     """
     _check_problem(smoothness, num_clients)
     _check_omega(omega_up)
@@ -54,7 +66,9 @@ def max_step_size_dore(
 ) -> float:
     """Return gamma_max = 1 / (8 L (1 + omega_down) (1 + omega_up / N)).
 
-    Holds for degraded two-way compression (Dore, Artemis). Source: MCM, section 3.
+    Holds for degraded two-way compression (Dore, Artemis), as that paper cites it,
+    under the conditions of :func:`max_step_size_diana`; for error feedback with the
+    fraction 1 / (omega_down + 1). Source: MCM, section 3.
     """
     _check_problem(smoothness, num_clients)
     _check_omega(omega_up)
@@ -70,7 +84,10 @@ def max_step_size_mcm(
 
     1 / (2 L (1 + omega_up / N)), 1 / (8 L omega_down) and
     1 / (8 sqrt(2) L omega_down sqrt(8 omega_down + omega_up / N)).
-    Source: MCM, section 3; theorem 4 extends it to Rand-MCM.
+    For L-smooth, convex F_i that are all alike (F_i = F, alpha_up = 0), L that of F,
+    and alpha_down <= 1 / (8 omega_down), which is not the default rate. Where clients
+    differ, appendix G asks for more: :func:`max_step_size_mcm_heterogeneous`. Source:
+    MCM, section 3; theorem 4 extends it to Rand-MCM.
     """
     limit = max_step_size_diana(smoothness, omega_up, num_clients)
     _check_omega(omega_down)
@@ -82,6 +99,136 @@ def max_step_size_mcm(
         1.0 / (8.0 * smoothness * omega_down),
         1.0 / (8.0 * math.sqrt(2.0) * smoothness * omega_down * root),
     )
+
+
+def max_step_size_mcm_heterogeneous(
+    smoothness: float,
+    omega_up: float,
+    omega_down: float,
+    num_clients: int,
+    downlink_rate: float | None = None,
+) -> float:
+    """Return MCM's gamma_max where the clients' F_i differ.
+
+    The least of :func:`max_step_size_mcm`, N / (16 L omega_up),
+    1 / (8 L sqrt(2 omega_down / alpha_down omega_up / N)) and
+    1 / (4 L sqrt(omega_down / alpha_down (1 / alpha_down + 4 omega_up / N))). For
+    convex F_i that are L-smooth each, alpha_down <= 1 / (8 omega_down) and
+    alpha_up (1 + omega_up) <= 1. Source: MCM, appendix G, theorems S15 and S16; the
+    definition of gamma_max there leaves out the last limit, which the proof of theorem
+    S15 needs.
+
+    Parameters
+    ----------
+    smoothness : float
+        L of every F_i.
+    omega_up, omega_down : float
+        Of the operators.
+    num_clients : int
+        N.
+    downlink_rate : float, optional
+        alpha_down; by default 1 / (8 omega_down), or 1 if that is more.
+    """
+    limit = max_step_size_mcm(smoothness, omega_up, omega_down, num_clients)
+    if omega_up == 0:
+        return limit
+    rate = memory_rate_theory(omega_down) if downlink_rate is None else downlink_rate
+    if not 0 < rate <= memory_rate_theory(omega_down):
+        raise ConfigurationError(
+            "downlink_rate must lie in (0, 1 / (8 omega_down)], where the theorem "
+            f"holds, got {rate}"
+        )
+    share = omega_up / num_clients
+    limit = min(limit, 1.0 / (16.0 * smoothness * share))
+    if omega_down == 0:
+        return limit
+    memory = omega_down / rate
+    return min(
+        limit,
+        1.0 / (8.0 * smoothness * math.sqrt(2.0 * memory * share)),
+        1.0 / (4.0 * smoothness * math.sqrt(memory * (1.0 / rate + 4.0 * share))),
+    )
+
+
+def max_step_size_mcm_nonconvex(
+    smoothness: float, omega_up: float, omega_down: float, num_clients: int
+) -> float:
+    """Return MCM's gamma_max where F is not convex.
+
+    The least of 1 / (2 L (1 + omega_up / N)), 1 / (8 L omega_down) and
+    1 / (8 L omega_down sqrt(8 omega_down + omega_up / N)). For F_i that are all alike,
+    L-smooth, alpha_up = 0 and alpha_down = 1 / (8 omega_down); what it bounds is the
+    mean of ||grad F(w_k)||^2. Source: MCM, theorem S11.
+    """
+    limit = max_step_size_diana(smoothness, omega_up, num_clients)
+    _check_omega(omega_down)
+    if omega_down == 0:
+        return limit
+    root = math.sqrt(8.0 * omega_down + omega_up / num_clients)
+    return min(
+        limit,
+        1.0 / (8.0 * smoothness * omega_down),
+        1.0 / (8.0 * smoothness * omega_down * root),
+    )
+
+
+def max_step_size_mcm_quadratic(
+    smoothness: float,
+    omega_up: float,
+    omega_down: float,
+    num_clients: int,
+    num_draws: int = 1,
+) -> float:
+    """Return gamma_max of MCM and Rand-MCM for a quadratic F.
+
+    With a = 1 / C + omega_up / N and alpha_down = 1 / (8 omega_down), or 1 if that is
+    more, the least of 1 / (2 L (1 + omega_up / N)), 1 / (8 L omega_down sqrt(a)) and
+    1 / (L cbrt(8 omega_down / alpha_down a (1 / alpha_down + omega_up / N))). For
+    convex F_i that are all alike (alpha_up = 0). Source: MCM, theorems 5 and S12; the
+    cube root reaches as far as the proof asks for.
+
+    Parameters
+    ----------
+    smoothness : float
+        L of F.
+    omega_up, omega_down : float
+        Of the operators.
+    num_clients : int
+        N.
+    num_draws : int
+        C: 1 for MCM, N for Rand-MCM, the number of groups for Rand-MCM-G.
+    """
+    limit = max_step_size_diana(smoothness, omega_up, num_clients)
+    rate = memory_rate_theory(omega_down)
+    if num_draws < 1:
+        raise ConfigurationError(f"num_draws must be at least 1, got {num_draws}")
+    if omega_down == 0:
+        return limit
+    share = omega_up / num_clients
+    both = 1.0 / num_draws + share
+    cube = 8.0 * omega_down / rate * both * (1.0 / rate + share)
+    return min(
+        limit,
+        1.0 / (8.0 * smoothness * omega_down * math.sqrt(both)),
+        1.0 / (smoothness * math.cbrt(cube)),
+    )
+
+
+def max_step_size_ghost(
+    smoothness: float, omega_up: float, omega_down: float, num_clients: int
+) -> float:
+    """Return gamma_max of the Ghost algorithm, which no network can run.
+
+    The lesser of 1 / (2 L (1 + omega_up / N)) and
+    1 / (2 L sqrt(omega_down (1 + omega_up / N))). For convex F_i that are all alike
+    (alpha_up = 0). Source: MCM, theorem S7.
+    """
+    limit = max_step_size_diana(smoothness, omega_up, num_clients)
+    _check_omega(omega_down)
+    if omega_down == 0:
+        return limit
+    root = math.sqrt(omega_down * (1.0 + omega_up / num_clients))
+    return min(limit, 1.0 / (2.0 * smoothness * root))
 
 
 def _check_omega(omega: float) -> None:

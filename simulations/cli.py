@@ -22,6 +22,7 @@ from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
 from .choices import Name, Names
 from .engines import ENGINES
 from .experiment import Experiment
+from .last_verdicts import last_verdicts
 from .network import parse_network
 from .reproduction import load_reproduction, reproductions
 from .settings import OPTIONS, Option, Settings, dashed, several
@@ -211,6 +212,15 @@ def compare(
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
     link: _Link = "",
+    cutoff: Annotated[
+        float,
+        typer.Option(
+            help="Accuracy at which what each run has sent is compared; 0 for none.",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = 0.0,
     out: Annotated[
         Path, typer.Option(help="Folder for the files.", rich_help_panel=_OUTPUT)
     ] = Path("runs/compare"),
@@ -230,6 +240,7 @@ def compare(
         link=link,
         checkpoint_every=checkpoint_every,
         resume=resume,
+        cutoff=(cutoff, {}) if cutoff else None,
     )
 
 
@@ -240,7 +251,11 @@ def reproduce(
         str, typer.Argument(help="The experiment.", show_default=False)
     ] = "",
     listing: Annotated[
-        bool, typer.Option("--list", help="List the experiments and their sources.")
+        bool,
+        typer.Option(
+            "--list",
+            help="List the experiments, their sources, claims and last verdicts.",
+        ),
     ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="A smaller version, for a first look.")
@@ -287,10 +302,11 @@ def reproduce(
         _list_reproductions()
         return
     reproduction = load_reproduction(name, quick=quick)
+    jobs = reproduction.jobs(
+        seeds=seeds, rounds=rounds, task=task or "", data=data, device=device
+    )
     _run(
-        reproduction.jobs(
-            seeds=seeds, rounds=rounds, task=task or "", data=data, device=device
-        ),
+        jobs,
         out or Path("runs") / (f"{name}-quick" if quick else name),
         engine,
         gpus=gpus,
@@ -300,6 +316,12 @@ def reproduce(
         resume=resume,
         about={"experiment": reproduction.title, "source": reproduction.source},
         cutoff=reproduction.cutoff,
+        claims=reproduction.claims,
+        paper=reproduction.paper,
+        differs=(
+            *reproduction.differs,
+            *load_reproduction(name).changes(jobs),
+        ),
     )
 
 
@@ -308,6 +330,12 @@ def _list_reproductions() -> None:
     for entry in reproductions():
         console.print(f"[bold]{entry.name}[/]")
         console.print(f"  {entry.title}\n  {entry.source}", markup=False)
+        verdicts, where = last_verdicts(entry.name)
+        for claim in entry.claims:
+            verdict = verdicts.get(claim.text, "not run here yet")
+            console.print(f"  - {claim.text}: {verdict}", markup=False)
+        if where is not None:
+            console.print(f"  (verdicts of {where})", markup=False)
 
 
 def _run(

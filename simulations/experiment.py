@@ -18,14 +18,16 @@ from .network import Network
 from .progress import duration, make_console, make_display
 from .recorded import differences, read_settings, record_settings
 from .records import (
+    Claim,
     RoundRecord,
     RoundsCsv,
     cut_off,
+    judge,
     summarise,
     write_json,
     write_nodes,
 )
-from .report import summary_tables, write_report
+from .report import claim_lines, summary_tables, write_report
 from .settings import Settings
 
 __all__ = ["Experiment"]
@@ -62,6 +64,12 @@ class Experiment:
     cutoff : tuple[float, Mapping[str, float]], optional
         An accuracy, and published numbers by the runs' names: adds what each run had
         sent when it got there; see :func:`simulations.records.cut_off`.
+    claims : Sequence[Claim]
+        What the source claims: adds what the rounds make of it.
+    differs : Sequence[str]
+        What is not as in the source, in words.
+    paper : Mapping[str, float], optional
+        The source's log10 excess loss of some of the runs, for the tables.
 
     Attributes
     ----------
@@ -91,6 +99,9 @@ class Experiment:
         resume: bool = False,
         about: Mapping[str, str] | None = None,
         cutoff: tuple[float, Mapping[str, float]] | None = None,
+        claims: Sequence[Claim] = (),
+        differs: Sequence[str] = (),
+        paper: Mapping[str, float] | None = None,
     ) -> None:
         self.jobs, self.out, self.link = jobs, out, link
         self.console = console or make_console()
@@ -99,6 +110,7 @@ class Experiment:
             out / "checkpoints", checkpoint_every, resume
         )
         self._about, self._cutoff = dict(about or {}), cutoff
+        self._claims, self._differs, self._paper = claims, differs, dict(paper or {})
         self._settings = record_settings(jobs)
         with quiet_flower():
             for job in jobs:  # What is wrong with it shows before any work.
@@ -128,6 +140,8 @@ class Experiment:
         totals = dict.fromkeys((job.label for job in self.jobs), 0)
         for job in self.jobs:
             totals[job.label] += job.rounds
+        for origin in self._origins():
+            self.console.print(f"{origin[0].upper()}{origin[1:]}.", highlight=False)
         self._display = make_display(self.console, totals)
         for job, row in self._earlier:
             self.report(job, row.round, row, None)
@@ -201,18 +215,31 @@ class Experiment:
         gammas = {job.label: job.gamma() for job in reversed(self.jobs)}
         gamma = gammas if len({*gammas.values()}) > 1 else self.jobs[0].gamma()
         settings = {**self._about, **self._settings, "gamma": gamma}
+        if origins := self._origins():
+            settings["stand-ins"] = "; ".join(origins)
         summary = summarise(records, self._sha256, settings)
         if self._cutoff is not None:
             summary["cutoff"] = cut_off(records, *self._cutoff)
+        if self._paper:
+            summary["paper"] = self._paper
+        if self._claims:
+            differs = [*self._differs, *self._origins()]
+            summary["claims"] = judge(self._claims, records, differs)
         write_nodes(self.out, records)
         write_json(self.out / "summary.json", summary)
         path = write_report(self.out, records, summary, link=self.link)
         for table in summary_tables(summary):
             self.console.print(table)
+        for line in claim_lines(summary):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._print_path("Report", path)
         self._print_path("Flower's log", self.log)
         self.console.print(f"Time: {duration(self._display.seconds)}")
         return path
+
+    def _origins(self) -> list[str]:
+        """Return what stands in for the examples that the tasks are named after."""
+        return [*dict.fromkeys(filter(None, (job.task.origin for job in self.jobs)))]
 
     def _check_out(self) -> None:
         """Refuse the folder of another experiment."""

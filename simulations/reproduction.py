@@ -8,6 +8,12 @@
 ``[quick]``         options, and ``seeds``, that take the others' place on request
 ``[cutoff]``        ``accuracy`` at which what each run has sent is compared, and
                     ``[cutoff.paper]``, the source's numbers, by the runs' names
+``[paper]``         the source's log10 excess loss, by the runs' names
+``differs``         what is not as in the source, in words
+``[[claims]]``      one for each claim of the source: ``claim``, in words; ``run``;
+                    ``measure``, see :mod:`simulations.records.claims`; ``against``,
+                    another run; ``at-most``, ``at-least``; ``accuracy`` or ``level``
+                    to be reached; ``paper``, the source's number for the measure
 ``[[runs]]``        one for each run: its ``algorithm``; its ``name``, if that is not
                     the algorithm's; and options of its own
 =================== ==================================================================
@@ -16,13 +22,15 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
 
+from .recorded import differences, record_settings
+from .records import Claim
 from .settings import (
     OPTIONS,
     Settings,
@@ -39,6 +47,10 @@ EXPERIMENTS: Final = Path(__file__).parent / "experiments"
 
 _SHARED: Final = {*map(dashed, OPTIONS)}
 _NEEDED: Final = ("title", "source", "seeds", "settings", "runs")
+_OPTIONAL: Final = ("quick", "cutoff", "paper", "differs", "claims")
+_GOALS: Final = ("accuracy", "level")
+_OF_A_CLAIM: Final = ("claim", "run", "measure")
+_BOUNDS: Final = ("at-most", "at-least", "paper", *_GOALS)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,12 @@ class Reproduction:
         The runs, of seed 0.
     cutoff : tuple[float, dict[str, float]], optional
         An accuracy, and the source's numbers for what was sent until then.
+    claims : tuple[Claim, ...]
+        What the source claims of the runs.
+    differs : tuple[str, ...]
+        What is not as in the source, in words.
+    paper : Mapping[str, float]
+        The source's log10 excess loss of some of the runs.
     """
 
     name: str
@@ -67,6 +85,9 @@ class Reproduction:
     seeds: int
     runs: tuple[Settings, ...]
     cutoff: tuple[float, dict[str, float]] | None = None
+    claims: tuple[Claim, ...] = ()
+    differs: tuple[str, ...] = ()
+    paper: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path, *, quick: bool = False) -> Reproduction:
@@ -86,7 +107,7 @@ class Reproduction:
 
     @classmethod
     def _of(cls, name: str, table: dict[str, Any], quick: bool) -> Reproduction:
-        _check("the file", table, {*_NEEDED, "quick", "cutoff"}, _NEEDED)
+        _check("the file", table, {*_NEEDED, *_OPTIONAL}, _NEEDED)
         shared, changes = table["settings"], table.get("quick", {})
         _check("[settings]", shared, _SHARED)
         _check("[quick]", changes, _SHARED | {"seeds"})
@@ -111,7 +132,10 @@ class Reproduction:
         if seeds < 1:
             raise ConfigurationError(f"seeds must be at least 1, got {seeds}")
         title, source = str(table["title"]), str(table["source"])
-        return cls(name, title, source, seeds, runs, _cutoff(table, labels))
+        differs = (str(table["differs"]),) if "differs" in table else ()
+        cutoff, claims = _cutoff(table, labels), _claims(table, labels)
+        paper = _numbers("[paper]", table.get("paper", {}), labels)
+        return cls(name, title, source, seeds, runs, cutoff, claims, differs, paper)
 
     def jobs(
         self,
@@ -137,6 +161,16 @@ class Reproduction:
             for seed in range(seeds or self.seeds)
         ]
         return several(runs, {}, given)
+
+    def changes(self, jobs: Sequence[Settings]) -> tuple[str, ...]:
+        """Return in words what jobs of the same runs have that is not the file's."""
+        seeds = len({job.seed for job in jobs})
+        found = differences(
+            record_settings(self.runs), record_settings([j.but(seed=0) for j in jobs])
+        )
+        if seeds != self.seeds:
+            found.append(f"seeds was {self.seeds} and is {seeds}")
+        return tuple(found)
 
 
 def load_reproduction(name: str, *, quick: bool = False) -> Reproduction:
@@ -165,10 +199,45 @@ def _cutoff(
         return None
     cutoff = table["cutoff"]
     _check("[cutoff]", cutoff, {"accuracy", "paper"}, ["accuracy"])
-    paper = cutoff.get("paper", {})
-    _check("[cutoff.paper]", paper, labels)
-    accuracy = convert("accuracy", cutoff["accuracy"], float)
-    return accuracy, {name: convert(name, paper[name], float) for name in paper}
+    paper = _numbers("[cutoff.paper]", cutoff.get("paper", {}), labels)
+    return convert("accuracy", cutoff["accuracy"], float), paper
+
+
+def _numbers(place: str, table: Any, labels: list[str]) -> dict[str, float]:
+    """Return a table of numbers by the runs' names."""
+    _check(place, table, labels)
+    return {name: convert(name, value, float) for name, value in table.items()}
+
+
+def _claims(table: dict[str, Any], labels: list[str]) -> tuple[Claim, ...]:
+    claims = table.get("claims", [])
+    if not isinstance(claims, list):
+        raise ConfigurationError("expected [[claims]], got one table [claims]")
+    return tuple(_claim(entry, labels) for entry in claims)
+
+
+def _claim(entry: Any, labels: list[str]) -> Claim:
+    _check("[[claims]]", entry, {*_OF_A_CLAIM, "against", *_BOUNDS}, _OF_A_CLAIM)
+    for key in ("run", "against"):
+        if key in entry and entry[key] not in labels:
+            raise UnknownNameError(f"{key} of [[claims]]", entry[key], labels)
+    number = {
+        key: convert(key, entry[key], float) if key in entry else None
+        for key in _BOUNDS
+    }
+    goals = [value for key in _GOALS if (value := number[key]) is not None]
+    if len(goals) > 1:
+        raise ConfigurationError("[[claims]] has accuracy and level: leave one out")
+    return Claim(
+        text=str(entry["claim"]),
+        run=entry["run"],
+        measure=str(entry["measure"]),
+        against=entry.get("against", ""),
+        at_most=number["at-most"],
+        at_least=number["at-least"],
+        goal=goals[0] if goals else None,
+        paper=number["paper"],
+    )
 
 
 def _paths() -> dict[str, Path]:

@@ -14,9 +14,10 @@ from flower_compress.strategies import Relay
 from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.ledger import Traffic
 
+from .averaging import AveragedIterates
 from .checkpointing import Checkpointing, to_metrics
 from .records import Nodes, RoundRecord
-from .settings import Settings
+from .settings import Server, Settings
 from .tasks import Task
 
 __all__ = ["RunResult", "run_on_grid"]
@@ -48,12 +49,24 @@ def run_on_grid(
     task = settings.task
     strategy = settings.strategy(**checkpointing.options(settings))
     optimum, interval = task.optimum(), settings.evaluation_interval
+    averaged = None
+    if isinstance(settings.part, Server) and settings.part.average:
+        averaged = AveragedIterates(
+            settings.steps(), checkpointing.folder(settings), checkpointing.every
+        )
 
-    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if server_round % interval and server_round != settings.rounds:
+    def evaluate(server_round: int, record: ArrayRecord) -> MetricRecord | None:
+        is_logged = server_round % interval == 0 or server_round == settings.rounds
+        if averaged is None and not is_logged:
             on_round(server_round, None)
             return None
-        values = task.evaluate(_to_numpy(arrays))
+        arrays = _to_numpy(record)
+        if averaged is not None:
+            arrays = averaged.take(server_round, arrays)
+        if not is_logged:
+            on_round(server_round, None)
+            return None
+        values = task.evaluate(arrays)
         nodes = None
         if isinstance(strategy, Relay):
             uplink, downlink = strategy.edges.total, Traffic()
@@ -61,7 +74,7 @@ def run_on_grid(
                 nodes = _nodes(strategy, task, last=server_round == settings.rounds)
         else:
             uplink, downlink = strategy.ledger.uplink, strategy.ledger.downlink
-        record = RoundRecord(
+        row = RoundRecord(
             algorithm=settings.label,
             seed=settings.seed,
             round=server_round,
@@ -74,8 +87,8 @@ def run_on_grid(
             downlink_bits=downlink.payload_bits,
             nodes=nodes,
         )
-        on_round(server_round, record)
-        return to_metrics(record)
+        on_round(server_round, row)
+        return to_metrics(row)
 
     initial = ArrayRecord(
         {name: write_array(array) for name, array in task.initial_arrays().items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from .golomb import (
     put_positions,
     take_positions,
 )
-from .supports import put_support, support_num_bits, take_support
+from .supports import put_support, support_num_bits, take_side
 from .symbols import Integers, Symbols, symbol_dtype
 from .universal import gamma_num_bits, put_gamma, take_gamma
 
@@ -63,37 +63,21 @@ class NestedGolomb(BitCode):
                 put_positions(writer, _excess_ends(left), parameter)
 
     def _read(self, reader: BitReader, dim: int, low: int, high: int) -> Symbols:
-        positions = take_support(reader, dim, low < 0)
+        count, side, is_outside = take_side(reader, dim, int(low < 0))
         dtype = symbol_dtype(low, high)
         entries: Integers
         if low < 0:
-            entries = signs_of(reader.take(positions.size), dtype)
+            entries = signs_of(reader.take(count), dtype)
         else:
-            entries = np.ones(positions.size, dtype=dtype)
-        largest, level = max(-low, high), 1
-        supports: list[tuple[int, int, Numbers]] = []
-        left = positions.size
-        while left and level < min(largest, NESTED):
-            level += 1
-            nested: Numbers = take_support(reader, left)
-            size, left = left, nested.size
-            if left < size:
-                # All are held at once: long ones in half as many bytes.
-                nested = nested.astype(np.uint32) if left > BLOCK else nested
-                supports.append((size, level, nested))
-        if level > 1:
-            # From the largest ones outwards: what lies in a support is larger.
-            magnitudes = np.full(left, level, dtype=dtype)
-            if left and largest > NESTED:
-                excesses = _take_excesses(reader, left, largest - NESTED)
-                magnitudes += excesses.astype(dtype)
-            for size, above, nested in reversed(supports):
-                inner, magnitudes = magnitudes, np.full(size, above - 1, dtype=dtype)
-                magnitudes[nested] = inner
-            entries *= magnitudes
+            entries = np.ones(count, dtype=dtype)
+        largest = max(-low, high)
+        if count and largest > 1:
+            entries *= _take_magnitudes(reader, count, largest, dtype)
         if entries.size and not -low == high > 0:
             _check_range(entries, low, high)
-        return Symbols(dim, low, high, entries, positions)
+        if not is_outside:
+            return Symbols(dim, low, high, entries, side)
+        return Symbols(dim, low, high, _spread(entries, side, True, dim, 0))
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""
@@ -135,6 +119,48 @@ def _excess_ends(magnitudes: Integers) -> NDArray[np.int64]:
     ends = magnitudes.cumsum(dtype=np.int64)
     ends -= np.arange(1, ends.size + 1) * (NESTED - 1) + 1
     return ends
+
+
+def _take_magnitudes(
+    reader: BitReader, count: int, largest: int, dtype: np.dtype[Any]
+) -> Integers:
+    """Read steps 3 and 4: the magnitudes of `count` > 0 symbols."""
+    level, left = 1, count
+    supports: list[tuple[Numbers, bool, int, int]] = []
+    while left and level < min(largest, NESTED):
+        level += 1
+        nested: Numbers
+        inner, nested, is_outside = take_side(reader, left)
+        if inner < left:
+            # All are held at once: long ones in half as many bytes.
+            nested = nested.astype(np.uint32) if nested.size > BLOCK else nested
+            supports.append((nested, is_outside, left, level - 1))
+        left = inner
+    # From the largest ones outwards: what lies in a support is larger.
+    magnitudes: Integers = np.full(left, level, dtype=dtype)
+    if left and largest > NESTED:
+        excesses = _take_excesses(reader, left, largest - NESTED)
+        magnitudes += excesses.astype(dtype)
+    for support in reversed(supports):
+        magnitudes = _spread(magnitudes, *support)
+    return magnitudes
+
+
+def _spread(
+    inner: Integers, side: Numbers, is_outside: bool, size: int, other: int
+) -> Integers:
+    """Return `size` entries of which `inner` are those of a set, the rest `other`.
+
+    `side` holds the positions of the set, or those that are not in it.
+    """
+    entries: Integers = np.full(size, other, dtype=inner.dtype)
+    if is_outside:
+        mask = np.ones(size, dtype=bool)
+        mask[side] = False
+        entries[mask] = inner
+    else:
+        entries[side] = inner
+    return entries
 
 
 def _take_excesses(reader: BitReader, count: int, largest: int) -> NDArray[np.int64]:

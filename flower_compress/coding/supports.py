@@ -22,7 +22,7 @@ from .golomb import (
 )
 from .universal import gamma_num_bits, put_gamma, take_gamma
 
-__all__ = ["put_support", "support_num_bits", "take_support"]
+__all__ = ["put_support", "support_num_bits", "take_side", "take_support"]
 
 Positions = NDArray[np.int64]
 
@@ -49,8 +49,27 @@ def support_num_bits(positions: Positions, dim: int) -> int:
     return total + positions_num_bits(positions, golomb_parameter(positions.size, dim))
 
 
-def take_support(reader: BitReader, dim: int, bits_each: int = 0) -> Positions:
-    """Read a set of positions in [0, dim), of which each has `bits_each` bits later.
+def take_support(reader: BitReader, dim: int) -> Positions:
+    """Read a set of positions in [0, dim).
+
+    Raises
+    ------
+    CorruptPacket
+        If there is none at the front of the bits.
+    """
+    count, side, is_outside = take_side(reader, dim)
+    if not is_outside:
+        return side
+    return _complement(side, dim) if side.size else np.arange(count)
+
+
+def take_side(
+    reader: BitReader, dim: int, bits_each: int = 0
+) -> tuple[int, Positions, bool]:
+    """Read a set as it is written: its size k, the smaller side, if that is outside it.
+
+    The positions of a large set take many bytes, those outside it few. Each position of
+    the set has `bits_each` bits later.
 
     Raises
     ------
@@ -60,11 +79,11 @@ def take_support(reader: BitReader, dim: int, bits_each: int = 0) -> Positions:
     count = take_gamma(reader, dim + 1) - 1
     reader.require(count * bits_each)
     smaller = min(count, dim - count)
+    is_outside = 2 * count > dim
     if smaller == 0:
-        return np.arange(count)
-    parameter = golomb_parameter(smaller, dim)
-    positions = take_positions(reader, smaller, dim, parameter)
-    return positions if smaller == count else _complement(positions, dim)
+        return count, np.zeros(0, dtype=np.int64), is_outside
+    side = take_positions(reader, smaller, dim, golomb_parameter(smaller, dim))
+    return count, side, is_outside
 
 
 def _complement(positions: Positions, dim: int) -> Positions:

@@ -54,6 +54,9 @@ class MinVarianceSparsifier(Bucketed):
     def _omega(self, width: int) -> float:
         return 1.0 / self.density - 1.0
 
+    def _mean_nonzeros(self, width: int) -> float:
+        return self.density * width
+
     def _compress(
         self, table: Array, draws: Draws, ops: ArrayOps, out: Array | None
     ) -> Part:

@@ -5,6 +5,7 @@
 ends, are written whole or not at all.
 """
 
+from .claims import MEASURES, WORDS, Claim, Verdict, Verdicts, judge
 from .cutoff import CutOff, cut_off
 from .json_file import write_json
 from .nodes_csv import write_nodes
@@ -13,7 +14,10 @@ from .rounds_csv import RecordsError, RoundsCsv, read_rounds
 from .summary import AlgorithmSummary, Spread, Summary, is_decentralized, summarise
 
 __all__ = [
+    "MEASURES",
+    "WORDS",
     "AlgorithmSummary",
+    "Claim",
     "CutOff",
     "Nodes",
     "RecordsError",
@@ -21,8 +25,11 @@ __all__ = [
     "RoundsCsv",
     "Spread",
     "Summary",
+    "Verdict",
+    "Verdicts",
     "cut_off",
     "is_decentralized",
+    "judge",
     "read_rounds",
     "summarise",
     "write_json",

@@ -9,8 +9,10 @@ from typing import Any, Final, NotRequired, TypedDict
 
 import numpy as np
 
+from .claims import Verdicts
 from .cutoff import CutOff
 from .json_file import to_json
+from .level import log10_level
 from .record import Nodes, RoundRecord
 
 __all__ = [
@@ -77,11 +79,16 @@ class NodesSummary(TypedDict):
 
 
 class Summary(TypedDict):
-    """A comparison of algorithms: what was run, and how each ended."""
+    """A comparison of algorithms: what was run, and how each ended.
+
+    ``paper`` has the source's log10 excess loss of some of the runs.
+    """
 
     settings: dict[str, Any]
     algorithms: dict[str, AlgorithmSummary]
     cutoff: NotRequired[CutOff]
+    claims: NotRequired[Verdicts]
+    paper: NotRequired[dict[str, float]]
 
 
 def summarise(
@@ -114,10 +121,29 @@ def summarise(
         )
         for algorithm, seeds in runs.items()
     }
-    baseline = next((s for a, s in algorithms.items() if a.lower() in _BASELINES), None)
-    for entry in algorithms.values():
+    for label, entry in algorithms.items():
+        baseline = _baseline(label, algorithms, settings)
         entry["bits_fraction_of_sgd"] = _fraction(entry, baseline)
     return {"settings": to_json(settings), "algorithms": algorithms}
+
+
+def _baseline(
+    label: str,
+    algorithms: Mapping[str, AlgorithmSummary],
+    settings: Mapping[str, Any],
+) -> AlgorithmSummary | None:
+    """Return the run of SGD, or DPSGD, on the task of the run of that name."""
+    runs = settings.get("runs")
+    own: Mapping[str, Any] = runs if isinstance(runs, Mapping) else {}
+
+    def value(name: str, key: str, default: str) -> str:
+        return str(own.get(name, {}).get(key, default))
+
+    for name, entry in algorithms.items():
+        same = value(name, "task", "") == value(label, "task", "")
+        if same and value(name, "algorithm", name).lower() in _BASELINES:
+            return entry
+    return None
 
 
 def is_decentralized(summary: Summary) -> bool:
@@ -134,7 +160,7 @@ def _summarise_algorithm(
         "seeds": list(runs),
         "rounds": max(record.round for record in last),
         "final_loss": _spread([record.loss for record in last]),
-        "log10_excess_loss": _spread([_log10_excess(rows) for rows in runs.values()]),
+        "log10_excess_loss": _spread([log10_level(rows) for rows in runs.values()]),
         "accuracy": _spread([record.accuracy for record in last]),
         "uplink_bytes": _spread([record.uplink_bytes for record in last]),
         "downlink_bytes": _spread([record.downlink_bytes for record in last]),
@@ -161,17 +187,6 @@ def _summarise_nodes(last: list[Nodes]) -> NodesSummary:
         "bits_a_node": _spread([mean(nodes.sent_bits) for nodes in last]),
         "bits_an_edge": _spread([mean(nodes.edges[3::4]) for nodes in last]),
     }
-
-
-def _log10_excess(rows: list[RoundRecord]) -> float:
-    """Return the mean log10 excess loss of the last tenth of a run, NaN if unknown."""
-    last = rows[-1].round
-    values = [
-        row.known_excess_loss
-        for row in rows
-        if row is rows[-1] or 10 * (last - row.round) < last
-    ]
-    return float(np.mean(np.log10(values)))
 
 
 def _spread(values: Sequence[float]) -> Spread:

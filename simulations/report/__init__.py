@@ -5,7 +5,7 @@ payload bits (up, down, both) and, given a network, estimated time. The page has
 external resource and no script: it can be mailed, archived and opened off line.
 """
 
-from .tables import summary_tables
+from .tables import claim_lines, summary_tables
 from .write import write_report
 
-__all__ = ["summary_tables", "write_report"]
+__all__ = ["claim_lines", "summary_tables", "write_report"]

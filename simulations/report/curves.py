@@ -23,6 +23,7 @@ __all__ = [
     "NodeCurve",
     "axes_of",
     "curves_of",
+    "grouped",
     "loss_of",
     "node_curves_of",
 ]
@@ -156,6 +157,20 @@ def curves_of(
             )
         )
     return curves
+
+
+def grouped(curves: Sequence[Curve], summary: Summary) -> list[tuple[str, list[Curve]]]:
+    """Return the curves of each task with its name, which is empty if there is one.
+
+    Losses of several problems have no place in one figure.
+    """
+    runs = summary["settings"].get("runs")
+    own: Mapping[str, Any] = runs if isinstance(runs, Mapping) else {}
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        task = own.get(curve.algorithm, {}).get("task", "")
+        groups.setdefault(str(task), []).append(curve)
+    return [*groups.items()]
 
 
 def _costs(

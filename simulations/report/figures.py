@@ -15,7 +15,7 @@ from .curves import Axis, Curve, Loss, NodeCurve
 
 try:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "matplotlib", "simulation") from error
 
@@ -48,18 +48,30 @@ _MAX_POINTS: Final = 1000
 _LEGEND_COLUMNS: Final = 4
 
 
-def overview(curves: Sequence[Curve], axes: Sequence[Axis], loss: Loss) -> bytes:
-    """Return all panels as a PNG: loss above, accuracy below, an axis a column."""
-    figure = Figure(figsize=(4.4 * len(axes), 8.2), layout="constrained")
-    grid = figure.subplots(2, len(axes), sharey="row", squeeze=False)
-    for column, axis in enumerate(axes):
-        _draw(grid[0, column], curves, axis, loss, is_loss=True)
-        _draw(grid[1, column], curves, axis, loss, is_loss=False)
-        grid[0, column].set_title(f"against {axis.title.lower()}", fontsize=12)
-        if column > 0:
-            grid[0, column].set_ylabel("")
-            grid[1, column].set_ylabel("")
-    return _png(figure, grid[0, 0], columns=max(len(curves), 1), dpi=110)
+def overview(
+    groups: Sequence[tuple[str, Sequence[Curve]]], axes: Sequence[Axis], loss: Loss
+) -> bytes:
+    """Return all panels as a PNG: loss above, accuracy below, an axis a column.
+
+    Each group of curves has two rows of its own, under its name.
+    """
+    width, height = 4.4 * len(axes), 8.2
+    figure = Figure(figsize=(width, height * len(groups)), layout="constrained")
+    parts = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    for part, (name, curves) in zip(parts, groups, strict=True):
+        grid = part.subplots(2, len(axes), sharey="row", squeeze=False)
+        for column, axis in enumerate(axes):
+            _draw(grid[0, column], curves, axis, loss, is_loss=True)
+            _draw(grid[1, column], curves, axis, loss, is_loss=False)
+            title = f"against {axis.title.lower()}"
+            grid[0, column].set_title(
+                f"{name}, {title}" if name else title, fontsize=12
+            )
+            if column > 0:
+                grid[0, column].set_ylabel("")
+                grid[1, column].set_ylabel("")
+        _legend(part, grid[0, 0], columns=max(len(curves), 1), width=width)
+    return _to_png(figure, dpi=110)
 
 
 def node_panels(curves: Sequence[NodeCurve]) -> bytes:
@@ -178,16 +190,28 @@ def _thin(indices: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _png(figure: Figure, panel: Axes, *, columns: int, dpi: int) -> bytes:
+    _legend(figure, panel, columns=columns, width=figure.get_figwidth())
+    return _to_png(figure, dpi=dpi)
+
+
+def _legend(
+    figure: Figure | SubFigure, panel: Axes, *, columns: int, width: float
+) -> None:
+    """Put a panel's legend below, in as many columns as its names leave room for."""
     handles, labels = panel.get_legend_handles_labels()
+    inches = 1.05 + 0.09 * max(map(len, labels), default=0)
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=min(columns, len(labels), 8),
+        ncols=max(1, min(columns, len(labels), 8, int(width / inches))),
         frameon=False,
         fontsize=11,
         handlelength=4.0,
     )
+
+
+def _to_png(figure: Figure, *, dpi: int) -> bytes:
     buffer = io.BytesIO()
     # A Figure of its own, not pyplot's: no global state, no window system.
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")

@@ -12,7 +12,7 @@ from flower_compress.errors import MissingExtraError
 
 from ..network import Network
 from ..records import RoundRecord, Summary, is_decentralized
-from .curves import Axis, Curve, Loss, node_curves_of
+from .curves import Axis, Curve, Loss, grouped, node_curves_of
 from .figures import node_panels, panel_pair
 from .tables import edge_tables_of, tables_of
 
@@ -56,10 +56,12 @@ def render_page(
     names = ", ".join(curve.algorithm for curve in curves)
     figures = [
         {
-            "title": f"Against {axis.title.lower()}",
-            "alt": f"{loss.label} and accuracy against {axis.label}, of {names}",
-            "data": base64.b64encode(panel_pair(curves, axis, loss)).decode("ascii"),
+            "title": (f"{task}: a" if task else "A") + f"gainst {axis.title.lower()}",
+            "alt": f"{loss.label} and accuracy against {axis.label}, of "
+            + ", ".join(curve.algorithm for curve in group),
+            "data": base64.b64encode(panel_pair(group, axis, loss)).decode("ascii"),
         }
+        for task, group in grouped(curves, summary)
         for axis in axes
     ]
     nodes = node_curves_of(records)
@@ -84,6 +86,7 @@ def render_page(
     )
     return environment.get_template(_TEMPLATE).render(
         tables=tables_of(summary),
+        differs=summary["claims"]["differs"] if "claims" in summary else [],
         names=list(summary["algorithms"]),
         edges=edge_tables_of(records),
         decentralized=is_decentralized(summary),

@@ -7,10 +7,20 @@ from typing import Final, NamedTuple
 
 from rich.table import Table
 
-from ..records import CutOff, RoundRecord, Spread, Summary, is_decentralized
+from ..records import (
+    WORDS,
+    CutOff,
+    RoundRecord,
+    Spread,
+    Summary,
+    Verdict,
+    Verdicts,
+    is_decentralized,
+)
 
 __all__ = [
     "TextTable",
+    "claim_lines",
     "edge_tables_of",
     "summary_tables",
     "tables_of",
@@ -38,9 +48,18 @@ _CUTOFF_COLUMNS: Final = (
     "algorithm",
     "rounds",
     "Gbit",
-    "of DPSGD's",
+    "of {}'s",
     "the paper's GB",
     "of error-free's",
+)
+_CLAIM_COLUMNS: Final = (
+    "claim",
+    "verdict",
+    "measure",
+    "here",
+    "needed",
+    "paper",
+    "in seeds",
 )
 
 
@@ -53,18 +72,36 @@ class TextTable(NamedTuple):
 
 
 def summary_tables(summary: Summary) -> list[Table]:
-    """Return the summary for the terminal, one algorithm a row."""
-    return [_for_terminal(table) for table in tables_of(summary)]
+    """Return the summary for the terminal, one algorithm a row.
+
+    Claims are not among them: sentences are no columns, see :func:`claim_lines`.
+    """
+    return [_for_terminal(table) for table in _tables(summary)]
+
+
+def claim_lines(summary: Summary) -> list[str]:
+    """Return each claim with its verdict and the numbers, and what differs."""
+    if "claims" not in summary:
+        return []
+    claims = summary["claims"]
+    lines = [_title_of(claims)]
+    for verdict in claims["verdicts"]:
+        here = f"{_measure_text(verdict)} is {_value_text(verdict)}"
+        numbers = f"{here}, {_bounds_text(verdict)} needed"
+        if verdict["paper"] is not None:
+            numbers += f", the paper's {verdict['paper']:.4g}"
+        word = WORDS[verdict["holds"]]
+        lines.append(f"  {word:<13}  {verdict['claim']}: {numbers}")
+    if claims["differs"]:
+        lines.append(f"Not as in the source: {'; '.join(claims['differs'])}.")
+    return lines
 
 
 def tables_of(summary: Summary) -> list[TextTable]:
-    """Return the comparison, and what there is of nodes and of the cut-off."""
-    tables = [_comparison(summary)]
-    of_nodes = _of_nodes(summary)
-    if of_nodes.rows:
-        tables.append(of_nodes)
-    if "cutoff" in summary:
-        tables.append(_of_cutoff(summary["cutoff"]))
+    """Return the comparison, and what there is of nodes, cut-off and claims."""
+    tables = _tables(summary)
+    if "claims" in summary:
+        tables.append(_of_claims(summary["claims"]))
     return tables
 
 
@@ -96,6 +133,16 @@ def edge_tables_of(records: Sequence[RoundRecord]) -> list[TextTable]:
         ]
         columns = ["", *(f"to {n}" for n in names)]
         tables.append(TextTable(record.algorithm, columns, rows))
+    return tables
+
+
+def _tables(summary: Summary) -> list[TextTable]:
+    tables = [_comparison(summary)]
+    of_nodes = _of_nodes(summary)
+    if of_nodes.rows:
+        tables.append(of_nodes)
+    if "cutoff" in summary:
+        tables.append(_of_cutoff(summary["cutoff"]))
     return tables
 
 
@@ -138,6 +185,11 @@ def _comparison(summary: Summary) -> TextTable:
         del columns[down]
         for row in rows:
             del row[down]
+    if paper := summary.get("paper"):
+        place = columns.index("accuracy")
+        columns.insert(place, "the paper's")
+        for row in rows:
+            row.insert(place, f"{paper[row[0]]:g}" if row[0] in paper else "–")
     title = "Comparison, mean ± standard deviation over seeds"
     return TextTable(title, columns, rows)
 
@@ -160,7 +212,9 @@ def _of_nodes(summary: Summary) -> TextTable:
 
 
 def _of_cutoff(cutoff: CutOff) -> TextTable:
-    base = next((row for a, row in cutoff["rows"].items() if a == "dpsgd"), {})
+    rows_of = cutoff["rows"]
+    name = next((name for name in ("dpsgd", "sgd") if name in rows_of), "")
+    base = rows_of.get(name, {})
 
     def text(row: Mapping[str, float | None], name: str, form: str) -> str:
         value = row.get(name)
@@ -183,8 +237,50 @@ def _of_cutoff(cutoff: CutOff) -> TextTable:
         ]
         for algorithm, row in cutoff["rows"].items()
     ]
-    title = f"Until the mean model had an accuracy of {cutoff['accuracy']:g}"
-    return TextTable(title, _CUTOFF_COLUMNS, rows)
+    columns = [each.format(name.upper()) for each in _CUTOFF_COLUMNS]
+    if all(row["paper"] is None for row in rows_of.values()):
+        columns, rows = columns[:-2], [row[:-2] for row in rows]
+    title = f"Until the model had an accuracy of {cutoff['accuracy']:g}"
+    return TextTable(title, columns, rows)
+
+
+def _of_claims(claims: Verdicts) -> TextTable:
+    rows = [
+        [
+            verdict["claim"],
+            WORDS[verdict["holds"]],
+            _measure_text(verdict),
+            _value_text(verdict),
+            _bounds_text(verdict),
+            "–" if verdict["paper"] is None else f"{verdict['paper']:.4g}",
+            verdict["seeds"],
+        ]
+        for verdict in claims["verdicts"]
+    ]
+    return TextTable(_title_of(claims), _CLAIM_COLUMNS, rows)
+
+
+def _title_of(claims: Verdicts) -> str:
+    known = [verdict["holds"] for verdict in claims["verdicts"]]
+    return f"Claims of the source: {known.count(True)} of {len(known)} hold here"
+
+
+def _measure_text(verdict: Verdict) -> str:
+    text = f"{verdict['measure']} of {verdict['run']}"
+    return f"{text} against {verdict['against']}" if verdict["against"] else text
+
+
+def _value_text(verdict: Verdict) -> str:
+    if verdict["value"] is None:
+        return "–" if verdict["holds"] is None else "infinite"
+    text = f"{verdict['value']:.4g}"
+    deviation = verdict["deviation"]
+    return text if deviation is None else f"{text} ± {deviation:.2g}"
+
+
+def _bounds_text(verdict: Verdict) -> str:
+    bounds = (("at least", verdict["at_least"]), ("at most", verdict["at_most"]))
+    return ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
 
 def _bits_text(bits: float | None) -> str:

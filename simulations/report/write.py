@@ -9,7 +9,7 @@ from flower_compress.errors import ConfigurationError
 
 from ..network import Network
 from ..records import RoundRecord, Summary
-from .curves import axes_of, curves_of, loss_of
+from .curves import axes_of, curves_of, grouped, loss_of
 from .figures import overview
 from .page import render_page
 
@@ -59,7 +59,7 @@ def write_report(
 
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.png").write_bytes(overview(curves, axes, loss))
+    (out / "report.png").write_bytes(overview(grouped(curves, summary), axes, loss))
     page = out / "report.html"
     page.write_text(
         render_page(curves, axes, loss, summary, link, records), encoding="utf-8"

@@ -12,9 +12,11 @@ from flower_compress import DitheredQuantizer, Identity, StochasticQuantizer
 from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import Compressor
 from flower_compress.errors import ConfigurationError
+from flower_compress.strategies import CompressedStrategy, Relay
 from flower_compress.strategies.topology import TOPOLOGIES, get_topology
 
 from .option import check_values, one_of, option
+from .schedule import Schedule
 from .takers import GOSSIPING, PROXIMAL, QUANTIZED_GOSSIP
 
 __all__ = ["Decentralized"]
@@ -148,6 +150,18 @@ class Decentralized:
         if (l1 := self._l1()) is not None:
             options["l1"] = l1
         return options
+
+    def step_options(self, schedule: Schedule) -> dict[str, Any]:
+        """Return the relay's arguments of the nodes' step: none but the step size."""
+        return {}
+
+    def relink(
+        self,
+        strategy: CompressedStrategy | Relay,
+        compressor: Compressor,
+        bucket_size: int | None,
+    ) -> None:
+        """Leave the relay as it is."""
 
     def train_config(self, algorithm: str) -> ConfigRecord:
         """Return what nodes need to know of this part: their contract says it all."""

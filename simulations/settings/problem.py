@@ -8,7 +8,16 @@ from functools import lru_cache
 
 from flower_compress.errors import ConfigurationError
 
-from ..tasks import FILED, MODELS, OF_TORCH, SCHEMES, TASKS, Task, make_task
+from ..tasks import (
+    FILED,
+    MODELS,
+    OF_TORCH,
+    SCHEMES,
+    STANDING_IN,
+    TASKS,
+    Task,
+    make_task,
+)
 from .option import check_values, one_of, option
 
 __all__ = ["TASK_KEY", "Problem", "task_of"]
@@ -23,7 +32,7 @@ class Problem:
 
     Parameters
     ----------
-    task, model, partition, clients, alpha, data, device
+    task, model, partition, clients, alpha, data, examples, device
         See :func:`simulations.tasks.make_task`; `clients` is the number N. `data` is a
         folder of every machine that computes.
     """
@@ -50,15 +59,23 @@ class Problem:
     clients: int = option(20, "Number of clients N.", panel="Problem", least=1)
     alpha: float = option(
         0.5,
-        "Concentration of the dirichlet partition.",
+        "Concentration of the dirichlet and quantity partitions.",
         panel="Problem",
-        needs=(one_of("partition", "dirichlet"),),
+        needs=(one_of("partition", "dirichlet", "quantity"),),
     )
     data: str = option(
         "",
-        f"Folder with the files of {' or '.join(FILED)}; nothing is downloaded.",
+        f"Folder with the files of {', '.join((*FILED, *STANDING_IN))}; nothing is "
+        "downloaded, and without it made-up examples stand in for the tables.",
         panel="Problem",
-        needs=(one_of("task", *FILED),),
+        needs=(one_of("task", *FILED, *STANDING_IN),),
+    )
+    examples: int = option(
+        0,
+        "Examples of a table at most; 0 for all.",
+        panel="Problem",
+        least=0,
+        needs=(one_of("task", *STANDING_IN),),
     )
     device: str = option(
         "cpu",
@@ -96,6 +113,7 @@ class Problem:
                 self.alpha,
                 self.data,
                 self.device,
+                *([self.examples] if self.examples else []),
             ]
         )
 
@@ -103,7 +121,7 @@ class Problem:
 @lru_cache(maxsize=32)
 def task_of(key: str) -> Task:
     """Return the task that a train config names under :data:`TASK_KEY`."""
-    name, model, partition, clients, seed, alpha, data, device = json.loads(key)
+    name, model, partition, clients, seed, alpha, data, device, *rest = json.loads(key)
     return make_task(
         name,
         model=model,
@@ -113,4 +131,5 @@ def task_of(key: str) -> Task:
         alpha=alpha,
         data=data,
         device=device,
+        examples=rest[0] if rest else 0,
     )

@@ -31,8 +31,9 @@ from .option import (
     options_of,
 )
 from .problem import TASK_KEY, Problem, task_of
+from .schedule import SCHEDULES, Schedule
 from .server import Server
-from .takers import ADAPTIVE, QUANTIZING
+from .takers import ADAPTIVE, BUCKETED, NOT_ADAPTIVE, QUANTIZING
 
 __all__ = ["IDENTITY", "OPTIONS", "Settings", "refusals"]
 
@@ -43,6 +44,7 @@ _ADAPTIVE_STEP_SIZE = 1e-3
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LOSSY = one_of("quantizer", "range", "norm")
 _QSGD = one_of("operator", "qsgd")
+_OWN_OPERATOR = one_of("uplink", "auto")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Settings:
     step_size : str
         gamma, or ``"auto"``: 1/L with gradient clients, 1 with local steps, 0.001 with
         an algorithm that takes Adam's steps.
+    schedule : str
+        How gamma changes from round to round; see :class:`.schedule.Schedule`.
+    smoothness : {"clients", "global"}
+        Whether L is max_i L_i, which bounds every F_i, or that of F, as in the paper.
     levels : int
         Levels of the quantizer, which every compressed link uses that is not defined
         with a sparsifier; 0 for 1, and for 8 in a decentralized run.
@@ -104,6 +110,20 @@ class Settings:
         "Adam's steps.",
         panel="Run",
     )
+    schedule: str = option(
+        "constant",
+        "How gamma changes: gamma/sqrt(k), or 2/(mu k + 1/gamma) where that is less.",
+        panel="Run",
+        choices=SCHEDULES,
+    )
+    smoothness: str = option(
+        "clients",
+        "L of a step size 1/L: the largest of the clients', or that of F, the paper's.",
+        panel="Run",
+        choices=("clients", "global"),
+        takers=NOT_ADAPTIVE,
+        needs=(one_of("client", "gradient"), one_of("step_size", "auto")),
+    )
     log_every: int = option(
         0, "Rounds between evaluations; 0 for a thousand a run.", panel="Run", least=0
     )
@@ -113,15 +133,15 @@ class Settings:
         panel="Compression",
         least=0,
         takers=QUANTIZING,
-        needs=(_LOSSY, _QSGD),
+        needs=(_LOSSY, _OWN_OPERATOR, _QSGD),
     )
     bucket_size: int = option(
         0,
         "Entries that share a norm; 0 for the whole vector.",
         panel="Compression",
         least=0,
-        takers=QUANTIZING,
-        needs=(_LOSSY,),
+        takers=BUCKETED,
+        needs=(_LOSSY, _OWN_OPERATOR),
     )
 
     def __post_init__(self) -> None:
@@ -247,7 +267,10 @@ class Settings:
         """
         if (known := self._step_size()) is not None:
             return known
-        smoothness = self.task.smoothness()
+        task = self.task
+        smoothness = task.smoothness()
+        if smoothness is not None and self.smoothness == "global":
+            smoothness = task.global_smoothness()
         if smoothness is None:
             raise ConfigurationError(
                 f"no smoothness constant is known for {self.problem.task} with model "
@@ -274,6 +297,24 @@ class Settings:
             return 1.0
         return None
 
+    def steps(self) -> Schedule:
+        """Return the server's step size of each round.
+
+        Raises
+        ------
+        ConfigurationError
+            If it needs 1/L or mu where that is not known.
+        """
+        mu = 0.0
+        if self.schedule == "strongly-convex":
+            mu = self.task.strong_convexity()
+            if mu <= 0.0:
+                raise ConfigurationError(
+                    f"{self.problem.task} is not known to be strongly convex: expected "
+                    f"another schedule than {self.schedule}"
+                )
+        return Schedule(self.schedule, self.gamma(), mu)
+
     def strategy(self, **options: Any) -> CompressedStrategy | Relay:
         """Return the strategy, with further arguments of its class."""
         chosen = self.part.strategy_options(
@@ -281,9 +322,16 @@ class Settings:
         )
         if self.is_decentralized:
             chosen["collect_every"] = self.evaluation_interval
-        return get_algorithm(self.algorithm)(
-            step_size=self.gamma(), seed=self.seed, **chosen, **options
+        steps = self.steps()
+        strategy = get_algorithm(self.algorithm)(
+            step_size=steps.step_size if self.schedule == "constant" else steps,
+            seed=self.seed,
+            **self.part.step_options(steps),
+            **chosen,
+            **options,
         )
+        self.part.relink(strategy, self.compressor, self.bucket_size or None)
+        return strategy
 
     def train_config(self) -> ConfigRecord:
         """Return what clients need to know, sent with every message."""

@@ -11,18 +11,29 @@ from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
 
 __all__ = [
     "ADAPTIVE",
+    "BUCKETED",
+    "COUNTING",
     "EVERY",
     "GOSSIPING",
+    "GROUPING",
     "KEEPING_DOWNLINK_MEMORIES",
+    "KEEPING_SHARED_MODEL_MEMORIES",
     "KEEPING_UPLINK_MEMORIES",
     "MOMENTS_AT_CLIENTS",
+    "MOMENTS_AT_THE_SERVER",
+    "NOT_ADAPTIVE",
     "OF_ANY_CLIENT",
+    "OF_ANY_DOWNLINK_OPERATOR",
+    "OF_ANY_OPERATOR",
+    "OF_GHOSTS",
+    "OF_SIGNS",
     "PROXIMAL",
     "QUANTIZED_GOSSIP",
     "QUANTIZING",
     "QUANTIZING_SERVERS",
     "SERVING",
     "SPARSIFYING",
+    "STEPPING",
     "Takers",
 ]
 
@@ -31,8 +42,12 @@ ADAPTIVE = ("amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam")
 MOMENTS_AT_CLIENTS = "qadam"
 """The algorithm whose clients keep Adam's moments."""
 
+OF_SIGNS = ("double-squeeze",)
+"""Algorithms whose papers have a contraction, signs with a scale."""
+
 _SPARSIFYING = tuple(name for name in ADAPTIVE if name != "amsgrad")
 _ERROR_FREE = "dpsgd"
+_INHERITING = "rand-mcm"  # Whose class passes mcm's arguments on.
 
 
 @dataclass(frozen=True)
@@ -86,11 +101,40 @@ KEEPING_DOWNLINK_MEMORIES = Takers(
 SPARSIFYING = Takers("algorithms that sparsify", _SPARSIFYING)
 QUANTIZING = Takers(
     "algorithms that quantize",
-    _without(_having("compressor"), *_SPARSIFYING, _ERROR_FREE),
+    _without(_having("compressor"), *_SPARSIFYING, *OF_SIGNS, _ERROR_FREE),
+)
+BUCKETED = Takers(
+    "algorithms that quantize or take signs", (*QUANTIZING.names, *OF_SIGNS)
 )
 QUANTIZING_SERVERS = Takers(
     "algorithms with a server that quantize",
     tuple(name for name in QUANTIZING.names if name in ALGORITHMS),
+)
+OF_ANY_OPERATOR = Takers(
+    "algorithms with a server and any operator",
+    (*QUANTIZING_SERVERS.names, *OF_SIGNS, "spars-ams"),
+)
+OF_ANY_DOWNLINK_OPERATOR = Takers(
+    "algorithms that compress the downlink",
+    (*_having("downlink_compressor"), _INHERITING),
+)
+KEEPING_SHARED_MODEL_MEMORIES = Takers(
+    "algorithms with a memory of the model", (*_having("downlink_rate"), _INHERITING)
+)
+OF_GHOSTS = Takers("mcm with one memory for all", ("mcm",))
+GROUPING = Takers("algorithms whose clients may form groups", _having("groups"))
+COUNTING = Takers(
+    "algorithms that keep so many entries", _without(_SPARSIFYING, "stoc-mv")
+)
+MOMENTS_AT_THE_SERVER = Takers(
+    "algorithms whose server keeps moments", _without(ADAPTIVE, MOMENTS_AT_CLIENTS)
+)
+STEPPING = Takers(
+    "algorithms with a server that take plain steps", _without(ALGORITHMS, *ADAPTIVE)
+)
+NOT_ADAPTIVE = Takers(
+    "algorithms that take plain steps",
+    (*_without(ALGORITHMS, *ADAPTIVE), *DECENTRALIZED),
 )
 QUANTIZED_GOSSIP = Takers(
     "decentralized algorithms that quantize", _without(DECENTRALIZED, _ERROR_FREE)

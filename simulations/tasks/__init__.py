@@ -9,6 +9,13 @@ task                   F_i                                          evaluated on
 ====================== ============================================ ================
 ``parity``             logistic regression with an L2 term, even    all examples
                        against odd digits; strongly convex
+``breast-cancer``,     the same on tables that scikit-learn has     the same
+``wine``
+``diabetes``           least squares with an L2 term                the same
+``toy``                the same on Gaussian examples                the same
+``a9a``, ``phishing``, logistic regression, for superconduct least  the same
+``quantum``, ``w8a``,  squares: from a file in a folder, or made-up
+``superconduct``       examples that stand in for it
 ``digits``             ten-class cross entropy of a torch model,    accuracy on the
                        one of :data:`MODELS`; ``softmax`` is        held-out examples
                        convex
@@ -16,23 +23,24 @@ task                   F_i                                          evaluated on
 ``mnist``, ``cifar10`` the same, from files in a folder             the same
 ====================== ============================================ ================
 
-``base`` says what a task is, ``registry`` which there are. ``parity`` and ``images``
-are the two families, over ``dataset``, ``digits``, ``files``, ``partition`` and, for
-images, ``models``.
+``base`` says what a task is, ``registry`` which there are. ``linear`` and ``images``
+are the two families, over ``dataset``, ``partition``, and what loads the examples:
+``digits``, ``shipped``, ``tables``, ``files``.
 """
 
 from .base import Evaluation, Task
+from .linear import OptimumError
 from .logistic import LogisticObjective
 from .models import MODELS
-from .parity import OptimumError
 from .partition import SCHEMES
-from .registry import FILED, OF_TORCH, TASKS, make_task
+from .registry import FILED, OF_TORCH, STANDING_IN, TASKS, make_task
 
 __all__ = [
     "FILED",
     "MODELS",
     "OF_TORCH",
     "SCHEMES",
+    "STANDING_IN",
     "TASKS",
     "Evaluation",
     "LogisticObjective",

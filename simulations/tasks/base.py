@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flower_compress.clients.objective import Arrays, Objective
 from flower_compress.errors import ConfigurationError
 
+from .dataset import Dataset
 from .partition import partition
 
 __all__ = ["Clients", "Evaluation", "Kind", "Options", "Task"]
@@ -41,6 +42,10 @@ class Task(Protocol):
         """Name of the problem, one of :data:`simulations.tasks.TASKS`."""
 
     @property
+    def origin(self) -> str:
+        """Where the examples are from, if that is not what the name says."""
+
+    @property
     def num_clients(self) -> int:
         """Number of clients, N."""
 
@@ -68,6 +73,12 @@ class Task(Protocol):
     def smoothness(self) -> float | None:
         """Return an L such that every F_i is L-smooth, or None where none is known."""
 
+    def global_smoothness(self) -> float | None:
+        """Return an L such that F is L-smooth, or None where none is known."""
+
+    def strong_convexity(self) -> float:
+        """Return a mu such that F is mu-strongly convex, 0 where none is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -81,9 +92,10 @@ class Options:
     l2: float | None
     data: str
     device: str
+    examples: int = 0
 
-    def divide(self, classes: NDArray[np.int64]) -> list[NDArray[np.intp]]:
-        """Return each client's examples, of all those with these classes.
+    def divide(self, examples: Dataset) -> list[NDArray[np.intp]]:
+        """Return the indices of each client's examples.
 
         Raises
         ------
@@ -93,7 +105,12 @@ class Options:
             The examples cannot be divided as asked.
         """
         return partition(
-            classes, self.num_clients, self.partition, seed=self.seed, alpha=self.alpha
+            examples.classes,
+            self.num_clients,
+            self.partition,
+            seed=self.seed,
+            alpha=self.alpha,
+            features=examples.features,
         )
 
 
@@ -108,12 +125,18 @@ class Kind:
     from_files : bool
         Whether it reads the files in the folder ``options.data``, which is empty for
         all others.
+    stands_in : bool
+        Whether it reads a file there, and is made up where ``options.data`` is empty.
+    draws_weights : bool
+        Whether the initial model is drawn from the seed.
     of_torch : bool
         Whether it takes any model of :data:`.models.MODELS`, on any device.
     """
 
     make: Callable[[Options], Task]
     from_files: bool = False
+    stands_in: bool = False
+    draws_weights: bool = False
     of_torch: bool = False
 
 
@@ -126,11 +149,16 @@ class Clients:
         Name of the problem.
     parts : list[NDArray[np.intp]]
         For each client the indices of its examples.
+    origin : str
+        See :class:`.dataset.Dataset`.
     """
 
-    def __init__(self, name: str, parts: list[NDArray[np.intp]]) -> None:
+    def __init__(
+        self, name: str, parts: list[NDArray[np.intp]], origin: str = ""
+    ) -> None:
         self._name = name
         self._parts = parts
+        self._origin = origin
 
     @property
     def name(self) -> str:
@@ -138,9 +166,21 @@ class Clients:
         return self._name
 
     @property
+    def origin(self) -> str:
+        """Where the examples are from, if that is not what the name says."""
+        return self._origin
+
+    @property
     def num_clients(self) -> int:
         """Number of clients, N."""
         return len(self._parts)
+
+    def _weights(self) -> NDArray[np.float64]:
+        """Return 1/(N n_i) for each example, in the order of the data set."""
+        weights = np.empty(sum(map(len, self._parts)))
+        for part in self._parts:
+            weights[part] = 1.0 / (len(self._parts) * len(part))
+        return weights
 
     def _check(self, client: int) -> int:
         if not 0 <= client < self.num_clients:

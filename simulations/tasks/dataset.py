@@ -21,15 +21,19 @@ class Dataset:
     name : str
         The problem, as ``"parity"``.
     features : NDArray[np.float32]
-        Shape (n, d), values in [0, 1].
+        Shape (n, d); of images values in [0, 1].
     labels : NDArray[np.int64]
         Shape (n,), what the model predicts: {-1, +1} or {0, ..., 9}.
     classes : NDArray[np.int64]
-        Shape (n,), the digit drawn, {0, ..., 9}: what heterogeneous partitions
-        group by, whatever the labels are.
+        Shape (n,), the digit drawn, {0, ..., 9}, or the tenth of the targets that an
+        example is in: what heterogeneous partitions group by, whatever the labels are.
     image_shape : tuple[int, int, int], optional
         Channels, height and width of an image that a feature vector holds in that
         order.
+    targets : NDArray[np.float64], optional
+        Shape (n,), what a regression predicts; labels are the classes then.
+    origin : str
+        Where the examples are from, if that is not what the name says: a stand-in.
     """
 
     name: str
@@ -37,6 +41,8 @@ class Dataset:
     labels: NDArray[np.int64]
     classes: NDArray[np.int64]
     image_shape: tuple[int, int, int] | None = None
+    targets: NDArray[np.float64] | None = None
+    origin: str = ""
 
     def __post_init__(self) -> None:
         lengths = {len(self.features), len(self.labels), len(self.classes)}
@@ -46,8 +52,9 @@ class Dataset:
                 f"classes, came {len(self.features)}, {len(self.labels)} and "
                 f"{len(self.classes)}; pass one entry per example in each"
             )
-        for array in (self.features, self.labels, self.classes):
-            array.flags.writeable = False
+        for array in (self.features, self.labels, self.classes, self.targets):
+            if array is not None:
+                array.flags.writeable = False
 
     @property
     def num_examples(self) -> int:
@@ -67,4 +74,21 @@ class Dataset:
             self.labels[indices],
             self.classes[indices],
             self.image_shape,
+            None if self.targets is None else self.targets[indices],
+            self.origin,
         )
+
+    def require_targets(self) -> NDArray[np.float64]:
+        """Return the targets.
+
+        Raises
+        ------
+        ConfigurationError
+            There are none.
+        """
+        if self.targets is None:
+            raise ConfigurationError(
+                f"data set {self.name!r} has classes and no targets: expected one for "
+                f"least squares, as diabetes"
+            )
+        return self.targets

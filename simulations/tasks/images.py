@@ -15,7 +15,7 @@ from .base import Clients, Evaluation, Kind, Options
 from .dataset import Dataset
 from .files import load_files
 from .models import build_model
-from .smoothness import largest_curvature
+from .smoothness import largest_curvature, mean_curvature
 
 if TYPE_CHECKING:
     from flower_compress.clients.torch_objective import TorchObjective
@@ -25,7 +25,9 @@ __all__ = ["ImageTask", "filed_images", "images"]
 
 def images(load: Callable[[], tuple[Dataset, Dataset]]) -> Kind:
     """Return the kind of a task of the training and test images that `load` returns."""
-    return Kind(lambda options: _make(*load(), options), of_torch=True)
+    return Kind(
+        lambda options: _make(*load(), options), draws_weights=True, of_torch=True
+    )
 
 
 def filed_images(name: str) -> Kind:
@@ -33,6 +35,7 @@ def filed_images(name: str) -> Kind:
     return Kind(
         lambda options: _make(*load_files(name, options.data), options),
         from_files=True,
+        draws_weights=True,
         of_torch=True,
     )
 
@@ -43,7 +46,7 @@ def _make(train: Dataset, test: Dataset, options: Options) -> ImageTask:
             f"{train.name} has no L2 term, came l2={options.l2}: leave it out, or take "
             f"the task 'parity'"
         )
-    parts = options.divide(train.classes)
+    parts = options.divide(train)
     _check_device(options.device)
     return ImageTask(train, test, parts, options.model, options.seed, options.device)
 
@@ -104,9 +107,21 @@ class ImageTask(Clients):
         """
         if self._model_name != "softmax":
             return None
+        return largest_curvature(self._with_bias(), self._parts) / 2.0
+
+    def global_smoothness(self) -> float | None:
+        """Return lambda_max of the clients' mean of X_i' X_i / n_i, half of it."""
+        if self._model_name != "softmax":
+            return None
+        return mean_curvature(self._with_bias(), self._weights()) / 2.0
+
+    def strong_convexity(self) -> float:
+        """Return 0: there is no L2 term."""
+        return 0.0
+
+    def _with_bias(self) -> NDArray[np.float64]:
         ones = np.ones((self._train.num_examples, 1))
-        features = np.hstack([self._train.features.astype(np.float64), ones])
-        return largest_curvature(features, self._parts) / 2.0
+        return np.hstack([self._train.features.astype(np.float64), ones])
 
     def _torch_objective(self, examples: Dataset) -> TorchObjective:
         """Return the mean cross entropy on `examples`."""

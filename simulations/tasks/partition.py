@@ -9,6 +9,10 @@ scheme           client i holds
 ``dirichlet``    of each label c a share p_c[i], p_c ~ Dir(alpha, ..., alpha)
                  (Hsu, Qi, Brown, "Measuring the effects of non-identical
                  data distribution", 2019, with unequal client sizes)
+``quantity``     a share p[i] of a random permutation, p ~ Dir(alpha, ..., alpha):
+                 the same distribution, unequal sizes
+``tsne``         one cluster of a Gaussian mixture in the plane of a TSNE, as the
+                 convex experiments of MCM; see :mod:`.clusters`
 ================ =========================================================
 """
 
@@ -22,14 +26,21 @@ from numpy.typing import NDArray
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
 
+from .clusters import cluster_owners
+
 __all__ = [
     "SCHEMES",
+    "SEEDLESS",
     "PartitionError",
     "partition",
 ]
 
-SCHEMES: Final = ("iid", "label", "dirichlet")
+SCHEMES: Final = ("iid", "label", "dirichlet", "quantity", "tsne")
 """Names of the known partition schemes."""
+
+
+SEEDLESS: Final = ("label", "tsne")
+"""Those that draw nothing."""
 
 
 class PartitionError(ConfigurationError):
@@ -43,6 +54,7 @@ def partition(
     *,
     seed: int,
     alpha: float = 0.5,
+    features: NDArray[np.float32] | None = None,
 ) -> list[NDArray[np.intp]]:
     """Divide the examples with these labels among clients.
 
@@ -56,9 +68,12 @@ def partition(
         One of :data:`SCHEMES`. ``iid`` and ``label`` give sizes that differ by one
         at most.
     seed : int
-        Non-negative; the same seed gives the same parts. ``label`` does not use it.
+        Non-negative; the same seed gives the same parts. ``label`` and ``tsne`` do not
+        use it.
     alpha : float
-        Concentration of ``dirichlet``, the others do not use it.
+        Concentration of ``dirichlet`` and ``quantity``, the others do not use it.
+    features : NDArray[np.float32], optional
+        Shape (n, d), for ``tsne`` alone.
 
     Returns
     -------
@@ -72,7 +87,8 @@ def partition(
         `scheme` is none of :data:`SCHEMES`.
     PartitionError
         `num_clients` is not in 1, ..., n, `seed` is negative, `alpha` is not a
-        positive finite number, or `labels` is not one-dimensional.
+        positive finite number, `labels` is not one-dimensional, or ``tsne`` has no
+        features.
     """
     if scheme not in SCHEMES:
         raise UnknownNameError("partition scheme", scheme, SCHEMES)
@@ -92,18 +108,34 @@ def partition(
         )
     if seed < 0:
         raise PartitionError(f"expected a non-negative seed, came seed={seed}")
-    if scheme == "dirichlet" and not (math.isfinite(alpha) and alpha > 0.0):
+    if scheme in ("dirichlet", "quantity") and not (
+        math.isfinite(alpha) and alpha > 0.0
+    ):
         raise PartitionError(
             f"expected a positive finite Dirichlet concentration, came alpha={alpha}: "
             f"0.1 divides very unevenly, 100 almost evenly"
         )
 
+    if scheme == "tsne":
+        if features is None:
+            raise PartitionError("tsne divides by the features: pass them")
+        owners = cluster_owners(features, num_clients)
+        generator = np.random.Generator(np.random.Philox(0))
+        _fill(owners, num_clients, generator)
+        return [np.flatnonzero(owners == i) for i in range(num_clients)]
     if scheme == "label":
         parts = np.array_split(np.argsort(labels, kind="stable"), num_clients)
     else:
         generator = np.random.Generator(np.random.Philox(seed))
         if scheme == "iid":
             parts = np.array_split(generator.permutation(len(labels)), num_clients)
+        elif scheme == "quantity":
+            shares = generator.dirichlet(np.full(num_clients, alpha))
+            # One example for each client before the rest is shared out.
+            rest = len(labels) - num_clients
+            cuts = np.rint(np.cumsum(shares)[:-1] * rest).astype(np.intp)
+            cuts += np.arange(1, num_clients)
+            parts = np.split(generator.permutation(len(labels)), cuts)
         else:
             owners = _dirichlet_owners(labels, num_clients, generator, alpha)
             parts = [np.flatnonzero(owners == i) for i in range(num_clients)]
@@ -124,13 +156,20 @@ def _dirichlet_owners(
         cuts = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(np.intp)
         for client, part in enumerate(np.split(members, cuts)):
             owners[part] = client
+    _fill(owners, num_clients, generator)
+    return owners
 
-    # Drawing again until no client is empty may never end (small alpha, many
-    # clients), so an empty client is given an example of the client with most.
+
+def _fill(
+    owners: NDArray[np.intp], num_clients: int, generator: np.random.Generator
+) -> None:
+    """Give each client without one an example of the client that has most.
+
+    Drawing again until no client is empty may never end (small alpha, many clients).
+    """
     counts = np.bincount(owners, minlength=num_clients)
     for empty in np.flatnonzero(counts == 0):
         donor = int(np.argmax(counts))
         owners[generator.choice(np.flatnonzero(owners == donor))] = empty
         counts[donor] -= 1
         counts[empty] += 1
-    return owners

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-__all__ = ["largest_curvature", "one_blas_thread"]
+__all__ = ["largest_curvature", "mean_curvature", "one_blas_thread"]
 
 
 def largest_curvature(
@@ -23,6 +23,23 @@ def largest_curvature(
     """
     with one_blas_thread():
         return max(float(np.linalg.norm(features[p], 2)) ** 2 / len(p) for p in parts)
+
+
+def mean_curvature(
+    features: NDArray[np.float64], weights: NDArray[np.float64]
+) -> float:
+    """Return lambda_max(X' diag(weights) X).
+
+    Parameters
+    ----------
+    features : NDArray[np.float64]
+        X, one example a row, shape (n, d).
+    weights : NDArray[np.float64]
+        Weight of each example, shape (n,).
+    """
+    with one_blas_thread():
+        scaled = np.sqrt(weights)[:, None] * features
+        return float(np.linalg.norm(scaled, 2)) ** 2
 
 
 def one_blas_thread() -> threadpool_limits:

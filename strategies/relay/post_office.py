@@ -34,6 +34,7 @@ from flower_compress.errors import CorruptPacket, OutOfSyncError
 from flower_compress.wire.mail import EVERYONE, Delivery, Letter, Posting
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, COUNTS, FLAG, ROWS, fields
 from .letters import LETTER_BYTES, check_letters
 
 __all__ = ["Box", "PostOffice"]
@@ -42,17 +43,17 @@ _log = getLogger("flwr")
 _MOST_UNREADABLE = 3
 _BYTES_A_FLOAT64 = 8
 _LEAST_ROOM = 1 << 16
-_SAVED = (
-    "first",
-    "answered",
-    "acked",
-    "crc",
-    "rebuild",
-    "contract",
-    "model",
-    "begun",
-    "forget",
-)
+_SAVED = {
+    "first": COUNT,
+    "answered": COUNT,
+    "acked": COUNT,
+    "crc": COUNT,
+    "rebuild": FLAG,
+    "contract": FLAG,
+    "model": FLAG,
+    "begun": FLAG,
+    "forget": FLAG,
+}
 
 
 @dataclass(slots=True)
@@ -365,6 +366,9 @@ class PostOffice:
     def restore(self, rows: list[dict[str, Any]], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
         for node, (box, row) in enumerate(zip(self.boxes, rows, strict=True)):
+            row = fields(
+                row, letters=ROWS, broken=COUNTS, unreadable=ROWS, cut=COUNTS, **_SAVED
+            )
             data, place = checkpoint.array(f"letters/{node}").tobytes(), 0
             for sender, version, phase, size, num_bits, snapshot in row["letters"]:
                 part = data[place : place + size]
@@ -372,7 +376,6 @@ class PostOffice:
                 letter = Letter(sender, version, phase, part, num_bits, snapshot)
                 box.letters.append(letter)
             box.broken = set(row["broken"])
-            box.unreadable = dict(row.get("unreadable", ()))
-            box.cut = set(row.get("cut", ()))
+            box.unreadable, box.cut = dict(row["unreadable"]), set(row["cut"])
             for name in _SAVED:
                 setattr(box, name, row[name])

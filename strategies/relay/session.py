@@ -27,6 +27,7 @@ from flower_compress.wire.mail import Delivery, Posting, find_mail, mail_record
 from flower_compress.wire.records import array_bytes
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
 from ..run.saving import Failures, KeepsClients
 from .collection import Collection
@@ -314,7 +315,16 @@ class RelaySession:
             The number from which deliveries go on, where nodes are not back where they
             were then and have to be greeted anew; None if they are.
         """
-        meta = saved.meta
+        meta = fields(
+            saved.meta,
+            session=COUNT,
+            number=COUNT,
+            ledger=TABLE,
+            collections=TABLE,
+            edges=ROWS,
+            boxes=ROWS,
+            greetings=TABLE,
+        )
         self.id, self.number = meta["session"], meta["number"]
         self.ledger = Ledger.from_dict(meta["ledger"])
         self.collections = Ledger.from_dict(meta["collections"])

@@ -17,7 +17,6 @@ __all__ = [
     "OPTIONAL_INTEGER",
     "ROWS",
     "TABLE",
-    "TEXT",
     "Kind",
     "fields",
 ]
@@ -49,7 +48,6 @@ OPTIONAL_INTEGER = Kind(
 )
 NUMBER = Kind("a finite number", lambda v: type(v) in (int, float) and math.isfinite(v))
 FLAG = Kind("true or false", lambda v: type(v) is bool)
-TEXT = Kind("a text", lambda v: type(v) is str)
 TABLE = Kind("an object", lambda v: type(v) is dict)
 ROWS = Kind("a list", lambda v: type(v) is list)
 COUNTS = Kind(

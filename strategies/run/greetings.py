@@ -22,6 +22,7 @@ from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.records import array_bytes
 
 from .claims import NOWHERE, Claims, Greeted
+from .fields import COUNT, ROWS, fields
 from .refusals import refusal
 
 __all__ = ["Greeted", "Greetings"]
@@ -351,6 +352,7 @@ class Greetings:
             Whether the nodes are where they were then. If not, each is greeted anew,
             and has the first claim to the identity that it had.
         """
+        meta = fields(meta, nodes=ROWS, calls=COUNT, failures=ROWS, due=ROWS)
         self._claims.restore(meta["nodes"], heard=heard)
         if heard:
             self._calls = meta["calls"]

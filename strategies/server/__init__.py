@@ -7,7 +7,7 @@ from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .optimizers import AMSGrad, GradientDescent, ServerOptimizer
 from .sampling import Sampling
 from .strategy import CompressedStrategy
-from .uplink import UplinkMemory
+from .uplink_memories import UplinkMemory
 
 __all__ = [
     "AMSGrad",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flower_compress.errors import RefusedUpdateError
 from flower_compress.wire.layout import Layout, Tensor
 
+from ..run.fields import NUMBER, ROWS, TABLE, fields
 from .crowd import Crowd, median_of_some
 
 __all__ = [
@@ -29,8 +30,8 @@ __all__ = [
 
 _log = getLogger("flwr")
 
-DEFAULT_NORM_RATIO = 1000.0
-"""Heavier tails than that are no ordinary training's: see :class:`NormBound`."""
+DEFAULT_NORM_RATIO = 250.0
+"""Twelve times the longest honest update that was measured: docs/protocol.md."""
 DEFAULT_WEIGHT_RATIO = 1000.0
 """A client of a thousand times the median's examples still counts as that many."""
 
@@ -99,6 +100,7 @@ class NormBound:
 
     def restore(self, meta: dict[str, Any]) -> None:
         """Take over what :meth:`save` gave."""
+        meta = fields(meta, crowd=ROWS, largest=NUMBER)
         self._crowd.restore(meta["crowd"])
         self._largest = float(meta["largest"])
 
@@ -309,6 +311,9 @@ class Bounds:
 
     def restore(self, meta: dict[str, Any]) -> None:
         """Take over what :meth:`save` gave."""
+        meta = fields(
+            meta, norms=TABLE, exact=ROWS, weights=ROWS, evaluation_weights=ROWS
+        )
         self.norms.restore(meta["norms"])
         self.exact.restore(meta["exact"])
         self.weights.restore(meta["weights"])

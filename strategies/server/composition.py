@@ -29,7 +29,7 @@ from .departures import FORGET_AFTER, check_forget_after
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery, check_downlink
 from .optimizers import GradientDescent, ServerOptimizer
 from .roster import Identities
-from .uplink import UplinkMemory
+from .uplink_memories import UplinkMemory
 
 __all__ = ["Composition"]
 

@@ -10,7 +10,7 @@ from flower_compress.arguments import check_number
 
 from ..run.fields import COUNT, FLAG, fields
 from .roster import Client, Roster
-from .uplink import Uplinks
+from .uplink_memories import UplinkMemories
 
 __all__ = ["FORGET_AFTER", "Departures", "check_forget_after"]
 
@@ -55,16 +55,16 @@ class Departures:
     ----------
     roster : Roster
         The clients.
-    uplinks : Uplinks
-        Their memories.
+    memories : UplinkMemories
+        Those of their uplinks.
     forget_after : int, optional
         Rounds; None never to forget.
     """
 
     def __init__(
-        self, roster: Roster, uplinks: Uplinks, forget_after: int | None
+        self, roster: Roster, memories: UplinkMemories, forget_after: int | None
     ) -> None:
-        self._roster, self._uplinks = roster, uplinks
+        self._roster, self._memories = roster, memories
         self._forget_after = forget_after
         self._asked: frozenset[int] = frozenset()
         self._share: float | None = None
@@ -98,7 +98,7 @@ class Departures:
                 gone.append(client.identity)
         self._forget(gone)
         self._begin_epoch_if_due()
-        if self._uplinks.has_mean:
+        if self._memories.has_mean:
             self._share = self._share_of(c for c in away if c.identity not in gone)
         self._tell_unnamed()
         self._tell_share()
@@ -157,24 +157,24 @@ class Departures:
 
     def _begin_epoch_if_due(self) -> None:
         self._since_epoch += 1
-        orphaned = self._uplinks.orphaned_weight
+        orphaned = self._memories.orphaned_weight
         if not orphaned:
             return
         window = self._forget_after or FORGET_AFTER
         if self._since_epoch > window or self._share_of(()) > _ORPHANED_SHARE:
-            self._uplinks.begin_epoch()
+            self._memories.begin_epoch()
             self._since_epoch = 0
             _log.info("all memories start from zero: the mean held forgotten clients'")
 
     def _share_of(self, away: Iterable[Client]) -> float:
         """Return the share of the mean, by weight, of those, and of forgotten ones."""
-        orphaned = self._uplinks.orphaned_weight
+        orphaned = self._memories.orphaned_weight
         total = orphaned + sum(self._weight(client) for client in self._roster)
         part = orphaned + sum(self._weight(client) for client in away)
         return min(1.0, part / total) if total > 0 else 0.0
 
     def _weight(self, client: Client) -> float:
-        return self._uplinks.weight_in_mean(client.uplink)
+        return self._memories.weight_in_mean(client.uplink)
 
     def _tell_share(self) -> None:
         """Warn of a large share, in the 1st, 2nd, 4th, 8th, ... round in a row."""

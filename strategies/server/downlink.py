@@ -8,7 +8,6 @@ from operator import index
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flower_compress.compressors import Vector
 from flower_compress.links import (
@@ -17,21 +16,18 @@ from flower_compress.links import (
     CatchUp,
     Channel,
     Link,
-    Payload,
     SenderState,
-    fold,
 )
 
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.claims import Ends
 from ..run.fields import COUNT, ROWS, fields
+from .averaged_memory import AveragedMemory
 from .downlink_end import DownlinkEnd
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .saved_links import (
     restore_broadcast,
-    restore_payload,
     save_broadcast,
-    save_payload,
 )
 from .vector_store import VectorStore
 
@@ -51,7 +47,10 @@ class Downlinks:
 
     over the clients i that heard, which receive H_i + C_i(w - Hbar) (Philippenko &
     Dieuleveut 2021, eq. (S1)). The two ends differ until the next reset, when every
-    client receives Hbar, dense, with its next message.
+    client receives Hbar, dense, with its next message. A client that is met late, or
+    was away at a reset, starts from what Hbar was at the reset, at first the initial
+    model: it has no part in what Hbar has moved by since, and else Hbar would not be
+    the mean of the H_i any more.
 
     Parameters
     ----------
@@ -96,13 +95,11 @@ class Downlinks:
         # Groups, or clients with links of their own, that were sent the model as it is
         # to evaluate it, and no training since.
         self._ahead: set[int] = set()
-        self._mean: NDArray[np.float64] | None = None
-        self._heard: dict[tuple[int, int], Payload] = {}
-        self._epoch = 0
+        self._averaged: AveragedMemory | None = None
         if memory == "average":
-            self._mean = initial.astype(np.float64)
-        auto = max(1, round(4 * self._dim**0.5))
-        self._reset_every = auto if reset_every == "auto" else reset_every
+            auto = max(1, round(4 * self._dim**0.5))
+            resets = auto if reset_every == "auto" else reset_every
+            self._averaged = AveragedMemory(initial, resets)
         self._shared: list[Broadcast] | None = None
         if groups != "client":
             self._shared = [
@@ -133,7 +130,8 @@ class Downlinks:
         It may remember versions from when it was: with a link of its own it goes on
         above them all, where a shared link goes on by itself.
         """
-        return DownlinkEnd(self._store.slot(), sent=self._floor)
+        joined = None if self._averaged is None else self._averaged.joining
+        return DownlinkEnd(self._store.slot(), sent=self._floor, joined=joined)
 
     def publish(
         self, x: Vector, identities: list[int], server_round: int, *, trains: bool
@@ -152,8 +150,8 @@ class Downlinks:
             Whether they are to train on it. What was published to evaluate `x` is what
             they then train on: it is not published again.
         """
-        if self._mean is not None and self._reset_every is not None:
-            self._epoch = max(self._epoch, (server_round - 1) // self._reset_every)
+        if self._averaged is not None:
+            self._averaged.begin_round(server_round)
         if self._shared is None:
             return
         groups = {self.group(identity) for identity in identities}
@@ -202,21 +200,26 @@ class Downlinks:
         )
         end.sender, end.sent = replace(sender, vector=None), version
         self._newest = max(self._newest, version)
-        end.sent_epoch = self._epoch
         self._outstanding[identity] = end
-        is_behind = end.held is None or (
-            self._mean is not None and end.epoch != self._epoch
-        )
+        begins, snapshot = end.held is None, memory
+        if self._averaged is not None:
+            epoch = self._averaged.epoch
+            end.sent_epoch, begins = epoch, begins or end.epoch != epoch
+            had_part = end.sender.version > 0 and end.epoch == epoch
+            if begins:
+                snapshot = self._averaged.beginning(
+                    had_part=had_part or end.joined == epoch
+                )
         return CatchUp(
-            sender.version, version, (payload,), memory if is_behind else None
+            sender.version, version, (payload,), snapshot if begins else None
         )
 
     def _memory(self, end: DownlinkEnd) -> Vector | None:
         """Return H_i, or what stands for it; None for a link without memory."""
         if self.receiver_rate is None:
             return None
-        if self._mean is not None:
-            return self._mean.astype(np.float32)
+        if self._averaged is not None:
+            return self._averaged.vector
         own = end.memory.vector
         return self._initial if own is None else own
 
@@ -236,9 +239,9 @@ class Downlinks:
         Then it stays where it was, as if the client had not been heard: the next
         payload builds on the version before, to which the client can go back.
         """
-        if self._mean is not None:
+        if self._averaged is not None:
             if end.sender.is_pending(version) and end.sender.pending is not None:
-                self._heard[identity, version] = end.sender.pending.compact()
+                self._averaged.hear(identity, version, end.sender.pending)
             end.sender = SenderState(version)
             return True
         sender = replace(end.sender, vector=self._memory(end))
@@ -251,11 +254,8 @@ class Downlinks:
     def settle(self, num_clients: int) -> None:
         """Finish a training: move an averaged memory; the model is about to move."""
         rate = self.receiver_rate
-        if self._mean is not None and rate is not None:
-            for _, payload in sorted(self._heard.items()):
-                step = fold(None, payload, rate).astype(np.float64)
-                self._mean += step / num_clients
-        self._heard.clear()
+        if self._averaged is not None and rate is not None:
+            self._averaged.settle(rate, num_clients)
         self.outdate()
         self.pack()
 
@@ -281,21 +281,18 @@ class Downlinks:
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold; add the shared ends to `arrays`."""
-        if self._mean is not None:
-            arrays["downlink/mean"] = self._mean
         arrays["downlink/initial"] = self._initial
         groups = [
             save_broadcast(arrays, f"group/{group}", broadcast)
             for group, broadcast in enumerate(self._shared or [])
         ]
-        for (identity, version), payload in self._heard.items():
-            save_payload(arrays, f"downlink/heard/{identity}/{version}", payload)
+        averaged = self._averaged
         return {
             "groups": groups,
-            "epoch": self._epoch,
+            "epoch": 0 if averaged is None else averaged.epoch,
             "ahead": sorted(self._ahead),
             "floor": self._floor,
-            "heard": sorted(self._heard),
+            "heard": [] if averaged is None else averaged.save(arrays),
         }
 
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
@@ -303,17 +300,13 @@ class Downlinks:
         meta = fields(
             meta, epoch=COUNT, floor=COUNT, ahead=ROWS, heard=ROWS, groups=ROWS
         )
-        self._epoch, self._floor = meta["epoch"], meta["floor"]
+        self._floor = meta["floor"]
         self._ahead = set(map(index, meta["ahead"]))
-        for identity, version in meta["heard"]:
-            name = f"downlink/heard/{identity}/{version}"
-            channel = self._channel(identity)
-            payload = restore_payload(checkpoint, name, self._dim, channel, version)
-            if payload is not None:
-                self._heard[identity, version] = payload
         shape = (self._dim,)
-        self._mean = checkpoint.find("downlink/mean", shape, np.float64)
         self._initial = checkpoint.array("downlink/initial", shape, np.float32)
+        if self._averaged is not None:
+            heard = [(i, v, self._channel(i)) for i, v in meta["heard"]]
+            self._averaged.restore(heard, meta["epoch"], checkpoint)
         if self._shared is not None:
             groups = zip(self._shared, meta["groups"], strict=True)
             self._shared = [
@@ -365,7 +358,7 @@ class Downlinks:
             return True  # A payload is the whole model.
         if self._shared is None:
             # A reset since then has put another memory in that version's place.
-            resets = self._mean is not None and self._reset_every is not None
+            resets = self._averaged is not None and self._averaged.resets
             return told.base == end.sender.version and not resets
         broadcast = self._shared[self.group(identity)]
         if broadcast.is_sent(held, told.crc):
@@ -389,8 +382,8 @@ class Downlinks:
         if self._shared is None:
             self._floor = max(self._floor, end.sent + 1)
             self._outstanding.pop(identity, None)
-            heard = self._heard.items()
-            self._heard = {key: q for key, q in heard if key[0] != identity}
+            if self._averaged is not None:
+                self._averaged.forget(identity)
 
     def group(self, identity: int) -> int:
         """Return the group of a client."""

@@ -32,6 +32,8 @@ class DownlinkEnd:
     epoch, sent_epoch : int
         The reset of an averaged memory that the client took part in last, and that of
         the message sent to it last.
+    joined : int, optional
+        The reset after which the client joined, if that memory had moved by then.
     """
 
     memory: Slot
@@ -40,6 +42,7 @@ class DownlinkEnd:
     sender: SenderState = field(default_factory=SenderState)
     epoch: int = 0
     sent_epoch: int = 0
+    joined: int | None = None
 
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add memory and pending payload to `arrays`."""
@@ -52,6 +55,7 @@ class DownlinkEnd:
             "pending_version": self.sender.pending_version,
             "epoch": self.epoch,
             "sent_epoch": self.sent_epoch,
+            "joined": self.joined,
         }
 
     def restore(
@@ -71,9 +75,11 @@ class DownlinkEnd:
             pending_version=COUNT,
             epoch=COUNT,
             sent_epoch=COUNT,
+            joined=OPTIONAL_COUNT,
         )
         self.held, self.sent = meta["held"], meta["sent"]
         self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
+        self.joined = meta["joined"]
         self.memory.restore(checkpoint, name)
         version = meta["pending_version"]
         pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)

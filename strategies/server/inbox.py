@@ -24,7 +24,7 @@ from flower_compress.wire.records import array_bytes
 from .bounds import Given
 from .roster import Client
 from .session import Session
-from .uplink import Contribution
+from .uplink_end import Contribution
 
 __all__ = ["Accepted", "Inbox", "note_held", "packet_of", "synchronise"]
 
@@ -109,6 +109,11 @@ class Inbox:
                 part = replace(entry.part, weight=weight)
                 accepted[identity] = entry._replace(part=part)
             session.sync_budget.pay(identity)
+            if session.uplinks.ends_epoch(entry.part):
+                session.epoch_budget.ask(identity, entry.part.version)
+                session.epoch_budget.pay(identity)
+            elif not entry.part.is_new:  # All begin anew in the round after.
+                session.epoch_budget.pay(identity)
         reasons = []
         for identity, error in refused.items():
             entry = accepted.pop(identity)
@@ -148,6 +153,9 @@ class Inbox:
         except (RefusedUpdateError, NonFiniteError, CorruptPacket):
             client.uplink.refused = True
             raise
+        budget = self._session.epoch_budget
+        if self._session.uplinks.ends_epoch(part) and budget.rests(client.identity):
+            raise OutOfSyncError(*budget.left_out())
         return Accepted(client.identity, part, exact, msg)
 
     def _count_refused(self, msg: Message) -> None:

@@ -26,7 +26,8 @@ from ..run.fields import COUNT, FLAG, INTEGER, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
 from .downlink import Downlinks
 from .downlink_end import DownlinkEnd
-from .uplink import UplinkEnd, Uplinks
+from .uplink import Uplinks
+from .uplink_end import UplinkEnd
 
 __all__ = ["Client", "Identities", "Roster"]
 
@@ -173,7 +174,7 @@ class Roster:
             client = self._clients.pop(identity)
             self._downlinks.remove(identity, client.downlink)
             self._greetings.forget(identity)
-        self._uplinks.forget(gone)
+        self._uplinks.memories.forget(gone)
 
     # -- checkpoints ---------------------------------------------------------------
 

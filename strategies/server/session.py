@@ -25,7 +25,8 @@ from .departures import Departures
 from .downlink import Downlinks
 from .roster import Roster
 from .sync_budget import SyncBudget
-from .uplink import Contribution, Uplinks
+from .uplink import Uplinks
+from .uplink_end import Contribution
 from .vector_store import VectorStore
 
 __all__ = ["Session"]
@@ -78,6 +79,8 @@ class Session:
         What a client may contribute, by what the others do.
     sync_budget : SyncBudget
         How often clients may ask for everything anew.
+    epoch_budget : SyncBudget
+        How often clients may make all memories start from zero.
     update_norm : float
         ||u|| of the last round's update.
     damping : float
@@ -143,10 +146,13 @@ class Session:
         )
         self.bounds = links.bounds(self.layout)
         self.sync_budget = SyncBudget()
+        self.epoch_budget = SyncBudget("lost its memory too often")
         self.roster = Roster(
             self.id, self.downlinks, self.uplinks, self.ledger, links.identities
         )
-        self.departures = Departures(self.roster, self.uplinks, links.forget_after)
+        self.departures = Departures(
+            self.roster, self.uplinks.memories, links.forget_after
+        )
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
         """Take over a model that is not the one of the last round.
@@ -216,6 +222,7 @@ class Session:
 
     def _forget_counts(self, identity: int) -> None:
         self.sync_budget.forget(identity)
+        self.epoch_budget.forget(identity)
         for counter in (self.refused, self.odd_metrics):
             counter.pop(identity, None)
 
@@ -310,9 +317,10 @@ class Session:
             "odd_metrics": list(self.odd_metrics.items()),
             "bounds": self.bounds.save(),
             "sync_budget": self.sync_budget.save(),
+            "epoch_budget": self.epoch_budget.save(),
             "optimizer": list(self._optimizer_state),
             "downlinks": self.downlinks.save(arrays),
-            "uplinks": self.uplinks.save(arrays),
+            "uplinks": self.uplinks.memories.save(arrays),
             "roster": self.roster.save(arrays),
             "departures": self.departures.save(),
         }
@@ -337,6 +345,7 @@ class Session:
             odd_metrics=ROWS,
             bounds=TABLE,
             sync_budget=ROWS,
+            epoch_budget=ROWS,
             departures=TABLE,
             optimizer=ROWS,
             downlinks=TABLE,
@@ -355,8 +364,9 @@ class Session:
         self._begin_ends()
         self.bounds.restore(meta["bounds"])
         self.sync_budget.restore(meta["sync_budget"])
+        self.epoch_budget.restore(meta["epoch_budget"])
         self.downlinks.restore(meta["downlinks"], saved)
-        self.uplinks.restore(meta["uplinks"], saved)
+        self.uplinks.memories.restore(meta["uplinks"], saved)
         self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)
         self.departures.restore(meta["departures"])
         if skip_to is not None:

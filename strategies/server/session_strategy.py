@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from logging import getLogger
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from flwr.app import ArrayRecord, MetricRecord
 
-from flower_compress.errors import ConfigurationError
+from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.strategy import RunStrategy
 from .composition import Composition
+from .evaluation import EvaluateOn
+from .recovery import GuardedStep, OnDivergence, Recovery
 from .session import Session
+from .watch import NoiseWatch
 
 __all__ = ["SessionStrategy"]
 
@@ -23,6 +26,15 @@ _log = getLogger("flwr")
 
 class SessionStrategy(RunStrategy):
     """A strategy whose run is one :class:`Session`, which subclasses begin.
+
+    Parameters
+    ----------
+    evaluate_on : {"received", "global", "held"}
+        Which model clients evaluate; see :class:`CompressedStrategy`.
+    on_divergence : {"warn", "repair"}
+        What happens when the noise of compression feeds itself, likewise.
+    **kwargs
+        Of the next class.
 
     Attributes
     ----------
@@ -38,6 +50,31 @@ class SessionStrategy(RunStrategy):
     _not_begun: ClassVar[str]
     """What is said where there is no session yet."""
     _session: Session | None = None
+
+    def __init__(
+        self, *, evaluate_on: EvaluateOn, on_divergence: OnDivergence, **kwargs: Any
+    ) -> None:
+        for name, value, choices in (
+            ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
+            ("on_divergence", on_divergence, get_args(OnDivergence)),
+        ):
+            if value not in choices:
+                raise UnknownNameError(name, value, choices)
+        super().__init__(**kwargs)
+        self.evaluate_on: EvaluateOn = evaluate_on
+        self.on_divergence: OnDivergence = on_divergence
+
+    def _begin_session(
+        self, composition: Composition, arrays: ArrayRecord, weighted_by: str = ""
+    ) -> Session:
+        """Begin a session from a model, with what watches over its steps."""
+        held = self.evaluate_on == "held"
+        self._session = session = Session(composition, arrays, keeps_held=held)
+        self._watch = NoiseWatch(self._title, session.composition, session.layout.dim)
+        repairs = self.on_divergence == "repair"
+        recovery = Recovery(session.arrays) if repairs else None
+        self._step = GuardedStep(self._watch, recovery, weighted_by)
+        return session
 
     @property
     def ledger(self) -> Ledger:

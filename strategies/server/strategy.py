@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import fields
 from functools import partial
 from logging import getLogger
 from typing import Any, get_args
@@ -13,10 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from flower_compress.arguments import check_number, folder_of
-from flower_compress.errors import (
-    ConfigurationError,
-    UnknownNameError,
-)
+from flower_compress.errors import UnknownNameError
 from flower_compress.links import Carries, Link
 from flower_compress.wire.layout import EXACT_PATTERN
 from flower_compress.wire.records import array_bytes, uniform_mean
@@ -33,20 +31,18 @@ from .metrics import mean_metrics, mean_of_evaluations
 from .optimizers import GradientDescent, ServerOptimizer
 from .outbox import Keys, messages_with_model
 from .participants import Participants, check_participation
-from .recovery import GuardedStep, OnDivergence, Recovery
+from .recovery import OnDivergence
 from .roster import Identities
 from .sampling import Sampling
 from .session import Session
 from .session_strategy import SessionStrategy
-from .uplink import UplinkMemory
-from .watch import NoiseWatch
+from .uplink_memories import UplinkMemory
 from .weighting import UNIFORM, weight_of
+from .wrappable import require_unclipped
 
 __all__ = ["CompressedStrategy"]
 
 _log = getLogger("flwr")
-_CLIPPING_NORM = "clipping_norm"
-"""Flower's wrappers for privacy at the clients tell them so what to clip to."""
 
 
 class CompressedStrategy(SessionStrategy, FedAvg):
@@ -127,7 +123,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         always is: counted, logged, and the client is told with the next message. With
         ``uplink_memory="mean"`` lengths are known to about a tenth, and up to half as
         much again is taken in.
-    max_norm_ratio : float or None (default: 1000)
+    max_norm_ratio : float or None (default: 250)
         So is an update that many times longer than the median client's, times what the
         operator's own noise makes of it (:class:`~.bounds.NormBound`), as soon as three
         clients were heard; and exact arrays as far from the model's
@@ -226,23 +222,21 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self.max_weight_ratio = max_weight_ratio
         self.identities: Identities = identities
         self._compose()  # Refuses what cannot work together.
-        for name, value, choices in (
-            ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
-            ("sampling", sampling, get_args(Sampling)),
-            ("on_divergence", on_divergence, get_args(OnDivergence)),
-        ):
-            if value not in choices:
-                raise UnknownNameError(name, value, choices)
+        if sampling not in get_args(Sampling):
+            raise UnknownNameError("sampling", sampling, get_args(Sampling))
         check_number("min_replies", min_replies, "be positive", lambda n: n > 0)
         if weighted_by_key is None:
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
-        super().__init__(weighted_by_key=weighted_by_key or UNIFORM, **kwargs)
+        super().__init__(
+            evaluate_on=evaluate_on,
+            on_divergence=on_divergence,
+            weighted_by_key=weighted_by_key or UNIFORM,
+            **kwargs,
+        )
         check_participation(self)
-        self.evaluate_on: EvaluateOn = evaluate_on
         self.min_replies = min_replies
         self.sampling: Sampling = sampling
-        self.on_divergence = on_divergence
         self._refused_before = 0
         self._evaluating: frozenset[int] = frozenset()
 
@@ -251,37 +245,11 @@ class CompressedStrategy(SessionStrategy, FedAvg):
     # -- a run -----------------------------------------------------------------------
 
     def _compose(self) -> Composition:
-        return Composition(
-            self.uplink,
-            self.downlink,
-            self.downlink_carries,
-            self.preserved,
-            self.groups,
-            self.optimizer,
-            self.seed,
-            self.exact_pattern,
-            self.uplink_memory,
-            self.downlink_memory,
-            self.reset_every,
-            self.memory_budget,
-            self.spill_dir,
-            self.max_update_norm,
-            self.small_arrays,
-            self.forget_after,
-            self.max_norm_ratio,
-            self.max_weight_ratio,
-            self.identities,
-        )
+        given = {each.name: getattr(self, each.name) for each in fields(Composition)}
+        return Composition(**given)
 
     def _begin(self, arrays: ArrayRecord) -> None:
-        held = self.evaluate_on == "held"
-        session = Session(self._compose(), arrays, keeps_held=held)
-        self._session = session
-        name = self.name or type(self).__name__
-        self._watch = NoiseWatch(name, session.composition, session.layout.dim)
-        repairs = self.on_divergence == "repair"
-        recovery = Recovery(session.arrays) if repairs else None
-        self._step = GuardedStep(self._watch, recovery, self.weighted_by_key)
+        self._begin_session(self._compose(), arrays, self.weighted_by_key)
         self._refused_before = 0
 
     def _of(self, arrays: ArrayRecord) -> Session:
@@ -300,13 +268,8 @@ class CompressedStrategy(SessionStrategy, FedAvg):
     def _participants(
         self, fraction: float, min_nodes: int, sampling: Sampling = "fixed"
     ) -> Participants:
-        return Participants(
-            fraction,
-            min_nodes,
-            self.min_available_nodes,
-            sampling,
-            self.seed,
-        )
+        least = self.min_available_nodes
+        return Participants(fraction, min_nodes, least, sampling, self.seed)
 
     # -- training --------------------------------------------------------------------
 
@@ -316,12 +279,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         """Sample clients and send each the model over its downlink."""
         if self.fraction_train == 0.0:
             return []
-        if _CLIPPING_NORM in config:
-            raise ConfigurationError(
-                "compression makes clipped updates longer than the bound that the "
-                "noise of differential privacy is for: expected the wrapper inside, as "
-                "compress(DifferentialPrivacyClientSideFixedClipping(FedAvg(), ...))"
-            )
+        require_unclipped(config)
         session = self._of(arrays)
         session.ledger.begin_round()
         config["server-round"] = server_round

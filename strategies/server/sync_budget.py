@@ -1,4 +1,4 @@
-"""How often a client may ask to be sent everything anew."""
+"""How often a client may ask for what costs all others something."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ _DEEPEST = 6
 
 
 class SyncBudget:
-    """Requests to be synchronised, each of which costs a dense model.
+    """Requests of a client, each of which costs a dense model, or others' memories.
 
     A request is a debt of 1, an update that is taken in pays off half of it. A client
     with a debt of more than 4 is left out of 2, 4, 8, ... and at most 64 messages each
     time that it asks: so one that goes on asking costs no more than a dense model in 65
     of them, and one that restarts after every other update is never left out.
+
+    Parameters
+    ----------
+    what : str
+        What the log says that a client does too often.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "asked too often to be synchronised") -> None:
+        self._what = what
         self._debts: dict[int, float] = {}
         self._rests: dict[int, int] = {}
         self._asked: dict[int, int] = {}
@@ -53,8 +59,7 @@ class SyncBudget:
             return False
         self._rests[identity] = left - 1
         self._left_out.append(
-            f"client {identity} asked too often to be synchronised: left out of "
-            f"{left} more messages"
+            f"client {identity} {self._what}: left out of {left} more messages"
         )
         return True
 

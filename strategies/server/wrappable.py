@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import (
     DifferentialPrivacyClientSideAdaptiveClipping,
     DifferentialPrivacyClientSideFixedClipping,
@@ -23,9 +24,13 @@ __all__ = [
     "averages",
     "client_side_clipping",
     "require_links",
+    "require_unclipped",
     "require_wrappable",
     "weight_key",
 ]
+
+_CLIPPING_NORM = "clipping_norm"
+"""Flower's wrappers for privacy at the clients tell them so what to clip to."""
 
 ClipsAtClients = (
     DifferentialPrivacyClientSideFixedClipping
@@ -89,6 +94,16 @@ def require_links(uplink: object, downlink: object) -> None:
         raise ConfigurationError(
             "the downlink carries the model, and ErrorFeedback would add what it left "
             "out of one model to the next: expected Memory or Direct"
+        )
+
+
+def require_unclipped(config: ConfigRecord) -> None:
+    """Raise ConfigurationError if a wrapper around the compression clips updates."""
+    if _CLIPPING_NORM in config:
+        raise ConfigurationError(
+            "compression makes clipped updates longer than the bound that the noise of "
+            "differential privacy is for: expected the wrapper inside, as "
+            "compress(DifferentialPrivacyClientSideFixedClipping(FedAvg(), ...))"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from logging import getLogger
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from flower_compress.compressors import Vector
-from flower_compress.errors import ConfigurationError, UnknownNameError
+from flower_compress.errors import ConfigurationError
 
 from ..run.attributes import (
     attributes_digests,
@@ -31,10 +31,8 @@ from .outbox import Keys
 from .outgoing import Outgoing
 from .plain import as_initial, as_yielded
 from .plain_replies import Asked, plain_replies, unusable
-from .recovery import GuardedStep, OnDivergence, Recovery
-from .session import Session
+from .recovery import OnDivergence
 from .session_strategy import SessionStrategy
-from .watch import NoiseWatch
 from .wrappable import averages, client_side_clipping, weight_key
 
 __all__ = ["Compressed", "StepInside"]
@@ -98,22 +96,14 @@ class Compressed(SessionStrategy):
         on_divergence: OnDivergence = "warn",
         **kwargs: Any,
     ) -> None:
-        for name, value, choices in (
-            ("evaluate_on", evaluate_on, get_args(EvaluateOn)),
-            ("on_divergence", on_divergence, get_args(OnDivergence)),
-        ):
-            if value not in choices:
-                raise UnknownNameError(name, value, choices)
         if on_divergence == "repair" and not averages(strategy):
             raise ConfigurationError(
                 f"{type(strategy).__name__} makes a step of its own, and keeps what it "
                 'remembers of the steps before: on_divergence="repair" goes with plain '
                 "averaging (FedAvg, FedProx), or with MCM(optimizer=...)"
             )
-        super().__init__(**kwargs)
+        super().__init__(evaluate_on=evaluate_on, on_divergence=on_divergence, **kwargs)
         self.strategy = strategy
-        self.evaluate_on: EvaluateOn = evaluate_on
-        self.on_divergence: OnDivergence = on_divergence
         self.name = f"compressed {type(strategy).__name__}"
         self._composition = composition
         self._clipping = client_side_clipping(strategy)
@@ -133,9 +123,7 @@ class Compressed(SessionStrategy):
         return {} if self.saving.folder is None else attributes_digests(self.strategy)
 
     def _begin(self, arrays: ArrayRecord) -> None:
-        held = self.evaluate_on == "held"
-        session = Session(self._composition, arrays, keeps_held=held)
-        self._session = session
+        session = self._begin_session(self._composition, arrays)
         half = [t.name for t in session.layout.tensors if t.dtype == "bfloat16"]
         if half:
             raise ConfigurationError(
@@ -143,11 +131,6 @@ class Compressed(SessionStrategy):
                 f"{type(self.strategy).__name__}, cannot add up: expected float32 "
                 "arrays, or a strategy of this package, as MCM()"
             )
-        dim = session.layout.dim
-        self._watch = NoiseWatch(self.name, session.composition, dim)
-        repairs = self.on_divergence == "repair"
-        recovery = Recovery(session.arrays) if repairs else None
-        self._step = GuardedStep(self._watch, recovery)
         self._round, self._can_save = None, False
 
     def _fingerprint(self) -> dict[str, Any]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flower_compress.compressors import RandomSparsifier, StochasticQuantizer, TopK
 from flower_compress.errors import BiasedCompressorError, ConfigurationError
 from flower_compress.theory import (
     max_step_size_diana,
     max_step_size_dore,
+    max_step_size_ghost,
     max_step_size_mcm,
+    max_step_size_mcm_heterogeneous,
+    max_step_size_mcm_nonconvex,
+    max_step_size_mcm_quadratic,
     memory_rate,
     memory_rate_theory,
 )
@@ -98,6 +104,94 @@ def test_max_step_size_mcm(
     assert step_size == exactly(expected, rel=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("omega_up", "omega_down", "num_clients", "rate", "expected"),
+    [
+        (0.0, 2.0, 3, None, max_step_size_mcm(1.0, 0.0, 2.0, 3)),
+        (4.0, 1 / 8, 2, None, 1 / 32),  # N / (16 omega_up)
+        (4.0, 0.0, 2, None, 1 / 32),
+        # omega_down / alpha_down = 32, 1 / alpha_down + 4 omega_up / N = 20
+        (5.0, 2.0, 5, None, 1 / (4 * math.sqrt(640))),
+        (5.0, 2.0, 5, 1 / 32, 1 / (4 * math.sqrt(64 * 36))),
+    ],
+)
+def test_max_step_size_where_clients_differ(
+    omega_up: float,
+    omega_down: float,
+    num_clients: int,
+    rate: float | None,
+    expected: float,
+) -> None:
+    for smoothness in (1.0, 8.0):
+        step_size = max_step_size_mcm_heterogeneous(
+            smoothness, omega_up, omega_down, num_clients, rate
+        )
+        assert step_size == exactly(expected / smoothness, rel=1e-14)
+
+
+def test_the_limits_of_the_other_theorems() -> None:
+    # omega_up / N = 2, omega_down = 2: 1 / alpha_down = 16.
+    assert max_step_size_mcm_nonconvex(2.0, 4.0, 2.0, 2) == exactly(
+        1 / (2 * 8 * 2 * math.sqrt(18)), rel=1e-14
+    )
+    assert max_step_size_ghost(2.0, 4.0, 12.0, 2) == exactly(1 / 24, rel=1e-14)
+    root = 1 / (2 * 8 * 2 * math.sqrt(3))
+    assert max_step_size_mcm_quadratic(2.0, 4.0, 2.0, 2) == exactly(root, rel=1e-14)
+    # The cube root is the least: of 8 * 2 * 16 * 16 / 8 = 8^3.
+    assert max_step_size_mcm_quadratic(2.0, 0.0, 2.0, 8, 8) == exactly(1 / 16)
+    # More draws that are independent of each other never ask for less.
+    steps = [max_step_size_mcm_quadratic(1.0, 4.0, 2.0, 20, c) for c in (1, 4, 20)]
+    assert steps == sorted(steps) and steps[0] < steps[-1]
+    for limit in (
+        max_step_size_ghost,
+        max_step_size_mcm_nonconvex,
+        max_step_size_mcm_quadratic,
+    ):
+        diana = max_step_size_diana(2.0, 4.0, 2)
+        assert limit(2.0, 4.0, 0.0, 2) == diana >= limit(2.0, 4.0, 0.3, 2)
+    with pytest.raises(ConfigurationError, match="num_draws must be at least 1"):
+        max_step_size_mcm_quadratic(1.0, 1.0, 1.0, 2, 0)
+
+
+@pytest.mark.parametrize("algorithm", ["mcm", "rand-mcm", "ghost"])
+def test_a_quadratic_converges_as_the_theorem_says(algorithm: str) -> None:
+    """F(mean w_k) - F* <= ||w_0 - w*||^2 / (gamma K), without noise of gradients."""
+    num_clients, dim, num_rounds, p = 4, 12, 600, 0.25
+    omega = (1 - p) / p
+    generator = np.random.Generator(np.random.Philox(3))
+    curvature = np.linspace(0.05, 1.0, dim)  # L = 1
+    draws = num_clients if algorithm == "rand-mcm" else 1
+    step = max_step_size_mcm_quadratic(1.0, omega, omega, num_clients, draws)
+    if algorithm == "ghost":
+        step = max_step_size_ghost(1.0, omega, omega, num_clients)
+    alpha = memory_rate_theory(omega)
+    w = before = generator.normal(size=dim)
+    first, memories, total = w, np.tile(w, (draws, 1)), np.zeros(dim)
+
+    def sparsify(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return x * (generator.random(x.shape) < p) / p
+
+    for _ in range(num_rounds):
+        total += w
+        if algorithm == "ghost":
+            received = np.tile(before + sparsify(w - before), (num_clients, 1))
+        else:
+            payload = sparsify(w - memories)
+            received = np.resize(memories + payload, (num_clients, dim))
+            memories = memories + alpha * payload
+        before, w = w, w - step * sparsify(curvature * received).mean(0)
+    mean = total / num_rounds
+    bound = float(first @ first) / (step * num_rounds)
+    assert 0.5 * float(curvature @ mean**2) <= bound
+    assert 0.5 * float(curvature @ w**2) < 1e-3 * float(curvature @ first**2)
+
+
+def test_the_theorem_holds_for_small_rates_alone() -> None:
+    for rate in (0.0, 1 / 15, math.nan):
+        with pytest.raises(ConfigurationError, match="downlink_rate must lie in"):
+            max_step_size_mcm_heterogeneous(1.0, 5.0, 2.0, 5, rate)
+
+
 def test_mcm_is_never_above_one_way_compression() -> None:
     for omega_up in (0.0, 1.0, 30.0):
         for omega_down in (0.0, 0.05, 0.3, 1.0, 30.0):
@@ -144,6 +238,10 @@ FORMULAS: list[Callable[[float], float]] = [
     lambda omega: max_step_size_dore(1.0, 1.0, omega, 2),
     lambda omega: max_step_size_mcm(1.0, omega, 1.0, 2),
     lambda omega: max_step_size_mcm(1.0, 1.0, omega, 2),
+    lambda omega: max_step_size_mcm_heterogeneous(1.0, omega, 1.0, 2),
+    lambda omega: max_step_size_mcm_quadratic(1.0, 1.0, omega, 2),
+    lambda omega: max_step_size_mcm_nonconvex(1.0, 1.0, omega, 2),
+    lambda omega: max_step_size_ghost(1.0, 1.0, omega, 2),
 ]
 
 

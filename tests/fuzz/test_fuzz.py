@@ -5,13 +5,13 @@ The bounded version of ``make fuzz``: mutations of inputs that decode, and noise
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
 
 from tests.fuzz.targets import MAX_DIM, fuzz_one, seeds
+from tests.steps import at_most_steps
 
 NUM_INPUTS = 30_000
 
@@ -51,16 +51,13 @@ def test_seeds_decode(inputs: list[bytes]) -> None:
 
 def test_mutations_raise_nothing_else(inputs: list[bytes]) -> None:
     generator = np.random.Generator(np.random.Philox(5))
-    accepted, slowest = 0, 0.0
+    accepted = 0
     for _ in range(NUM_INPUTS):
         first, other = generator.integers(len(inputs), size=2)
         data = mutate(inputs[first], inputs[other], generator)
-        start = time.perf_counter()
         accepted += fuzz_one(data)
-        slowest = max(slowest, time.perf_counter() - start)
     # Both ways are taken: most mutations are noticed, some change a float32.
     assert 0.005 * NUM_INPUTS < accepted < 0.5 * NUM_INPUTS
-    assert slowest < 2.0
 
 
 def test_noise_raises_nothing_else() -> None:
@@ -69,13 +66,15 @@ def test_noise_raises_nothing_else() -> None:
         fuzz_one(bytes(generator.bytes(int(generator.integers(0, 400)))))
 
 
-def test_memory_is_bounded_by_the_dimension(inputs: list[bytes]) -> None:
+def test_memory_and_steps_are_bounded_by_the_dimension(inputs: list[bytes]) -> None:
     generator = np.random.Generator(np.random.Philox(7))
     tracemalloc.start()
     try:
-        for _ in range(3_000):
+        for _ in range(1_500):
             first, other = generator.integers(len(inputs), size=2)
-            fuzz_one(mutate(inputs[first], inputs[other], generator))
+            data = mutate(inputs[first], inputs[other], generator)
+            with at_most_steps(100 * MAX_DIM):
+                fuzz_one(data)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pytest
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -351,6 +352,34 @@ CASES: dict[str, Case] = {
     ),
 }
 
+KINDS = {
+    *(
+        "sgd",
+        "diana",
+        "spars-ams",
+        "artemis-weights",
+        "dore",
+        "double-squeeze",
+        "mcm",
+        "rand-mcm-g",
+    ),
+    *("diana-mean", "diana-sampled", "mcm-mean-half", "rand-mcm-weights"),
+    *("rand-mcm-average", "rand-mcm-means-half", "rand-mcm-on-disk", "rand-mcm-first"),
+    *("rand-mcm-by-array-half", "diana-mean-dense", "rand-mcm-average-dense"),
+    *("mcm-down-error-feedback-up", "rotated-updates-in-groups", "private-direct-down"),
+}
+"""Every kind of link, of memory and of groups; the other cases mix them once more."""
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+# What an operator makes of an update is nothing to these tests. With every case:
+# .venv/bin/python -m pytest -m slow tests/protocol/test_lockstep.py
+of_each_kind = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[] if name in KINDS else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
+)
+
 
 _on = ClientState.on  # some tests break it
 
@@ -507,7 +536,7 @@ class LockStep:
         # What they had heard with an evaluation counts only where training has ended.
         to_come = self.now.to_come
         self.now.to_come = frozenset(key for key in to_come if key[0] not in gone)
-        if (epoch := self.strategy._running.uplinks._epoch) != self.now.epoch:
+        if (epoch := self.strategy._running.uplinks.memories.epoch) != self.now.epoch:
             assert self.now.orphans, "an epoch between rounds is for those"
             self.begin_epoch()
             assert epoch == self.now.epoch
@@ -599,9 +628,10 @@ class LockStep:
         elif strategy.groups == "client":
             assert packet.snapshot is None
         if strategy.downlink_memory == "average" and needed:
-            average = strategy._running.downlinks._mean
-            assert average is not None
-            assert same(packet.snapshot, average.astype(np.float32))
+            averaged = strategy._running.downlinks._averaged
+            assert averaged is not None
+            choices = (averaged.vector, averaged._origin)
+            assert any(same(packet.snapshot, each) for each in choices)
 
     def note_downlink(self, identity: int, packet: Packet) -> None:
         """Note what the client would hold if it received its message.
@@ -791,7 +821,7 @@ class LockStep:
 
     def check_uplink_sum(self) -> None:
         """The server's sum is that of all memories, weighted."""
-        memory_sum = self.strategy._running.uplinks.memory_sum
+        memory_sum = self.strategy._running.uplinks.memories.sum
         if self.uplink_rate is None or self.strategy.uplink_memory == "sampled":
             assert memory_sum is None
             return
@@ -827,8 +857,9 @@ class LockStep:
             now.average = now.average + step / self.num_heard_of
         now.heard |= heard | now.to_come
         now.to_come = frozenset()
-        average = strategy._running.downlinks._mean
-        np.testing.assert_allclose(average, now.average, rtol=0, atol=1e-12)
+        averaged = strategy._running.downlinks._averaged
+        assert averaged is not None
+        np.testing.assert_allclose(averaged._mean, now.average, rtol=0, atol=1e-12)
         self.num_compared["average"] += 1
 
     def note_steps_to_come(self) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from flower_compress.links import ErrorFeedback
 from flower_compress.strategies.server.downlink import DownlinkEnd, Downlinks
-from flower_compress.strategies.server.uplink import UplinkEnd, Uplinks
+from flower_compress.strategies.server.uplink import Uplinks
+from flower_compress.strategies.server.uplink_end import UplinkEnd
+from flower_compress.strategies.server.uplink_memories import UplinkMemories
 from flower_compress.testing import Fault
 from flower_compress.wire.packet import Packet, find_packet
 from tests.protocol.faulty import NO_FAULTS, random_faults
@@ -26,11 +28,12 @@ from tests.protocol.lockstep import (
     LockStep,
     TinyApp,
     TinyGrid,
+    every_case,
+    of_each_kind,
     run,
     run_with_deaths,
 )
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 FORGET_AFTER = 3
 LEAVES, FORGOTTEN, BACK = 3, 6, 8
 """Rounds after which client 0 leaves, of its last absence, and of its return."""
@@ -53,7 +56,7 @@ def come_and_go(lock_step: LockStep, server_round: int) -> None:
         strategy.forget(1)
 
 
-@every_case
+@of_each_kind
 def test_who_is_forgotten_begins_anew_and_in_step(case: Case) -> None:
     grid = TinyApp(case.returns).grid(4)
     strategy = case.strategy(forget_after=FORGET_AFTER, fraction_evaluate=1.0, seed=5)
@@ -150,7 +153,7 @@ def test_an_error_is_dropped_with_what_nobody_knows_of_it() -> None:
 
 # -- the rules matter: without one of them, the comparison fails -----------------------
 
-_begin, _forget = Downlinks.begin, Uplinks.forget
+_begin, _forget = Downlinks.begin, UplinkMemories.forget
 
 
 def begin_at_one(self: Downlinks) -> DownlinkEnd:
@@ -158,9 +161,9 @@ def begin_at_one(self: Downlinks) -> DownlinkEnd:
     return replace(_begin(self), sent=0)
 
 
-def keep_in_the_sum(self: Uplinks, identities: Any) -> None:
+def keep_in_the_sum(self: UplinkMemories, identities: Any) -> None:
     """The memory of who is gone stays."""
-    kept = None if self.memory_sum is None else self.memory_sum.copy()
+    kept = None if self.sum is None else self.sum.copy()
     _forget(self, identities)
     self._sum.vector = kept
 
@@ -172,7 +175,7 @@ def remember_the_version(
     return UplinkEnd(self._store.slot(), version=5 if had_state else 0)
 
 
-def never_renew(self: Uplinks) -> None:
+def never_renew(self: UplinkMemories) -> None:
     """The mean keeps what is nobody's."""
 
 
@@ -180,9 +183,9 @@ def never_renew(self: Uplinks) -> None:
     ("target", "name", "broken", "algorithm"),
     [
         (Downlinks, "begin", begin_at_one, "rand-mcm"),
-        (Uplinks, "forget", keep_in_the_sum, "mcm"),
+        (UplinkMemories, "forget", keep_in_the_sum, "mcm"),
         (Uplinks, "begin", remember_the_version, "diana"),
-        (Uplinks, "begin_epoch", never_renew, "diana-mean"),
+        (UplinkMemories, "begin_epoch", never_renew, "diana-mean"),
     ],
 )
 def test_a_broken_rule_is_caught(

@@ -127,7 +127,7 @@ def test_the_place_may_be_taken_and_taken_back_but_no_memory(name: str) -> None:
     assert not any(packet.memory is not None for packet in (*at_thief, *at_victim))
     # What there was of the victim is out of the sum, and the other way round.
     ends = [client.uplink for client in strategy._running.roster]
-    total = strategy._running.uplinks.memory_sum
+    total = strategy._running.uplinks.memories.sum
     if total is not None:
         expected = sum(end.weight * end.memory.vector.astype(float) for end in ends)
         np.testing.assert_allclose(total, expected, rtol=1e-9, atol=1e-9)

@@ -31,9 +31,11 @@ from flower_compress.mods import compression_mod as mods
 from flower_compress.mods.client_state import ClientState
 from flower_compress.strategies import CompressedStrategy
 from flower_compress.strategies.server import strategy as server
+from flower_compress.strategies.server.averaged_memory import AveragedMemory
 from flower_compress.strategies.server.downlink import Downlinks
 from flower_compress.strategies.server.downlink_end import DownlinkEnd
-from flower_compress.strategies.server.uplink import Contribution, UplinkEnd, Uplinks
+from flower_compress.strategies.server.uplink import Uplinks
+from flower_compress.strategies.server.uplink_end import Contribution, UplinkEnd
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import Fault, RandomFaults, Schedule
 from flower_compress.wire.contract import Contract
@@ -55,12 +57,12 @@ from tests.protocol.lockstep import (
     Case,
     LockStep,
     TinyApp,
+    every_case,
     initial_arrays,
+    of_each_kind,
     run,
     same,
 )
-
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def model_bytes(arrays: ArrayRecord) -> dict[str, tuple[str, bytes]]:
@@ -173,7 +175,7 @@ def test_a_round_without_any_reply_changes_nothing() -> None:
 
 _acknowledge, _fold = Memory.acknowledge, Uplinks.fold
 _send, _accept = Downlinks.send, mods.accept
-_settle, _catch_up = Downlinks.settle, Broadcast.catch_up
+_settle, _catch_up = AveragedMemory.settle, Broadcast.catch_up
 
 
 def fold_at_once(
@@ -252,10 +254,10 @@ def never_reset(self: Downlinks, *args: Any, **kwargs: Any) -> None:
     """The averaged memory's receivers drift away from it."""
 
 
-def step_twice(self: Downlinks, num_clients: int) -> None:
+def step_twice(self: AveragedMemory, rate: float, num_clients: int) -> None:
     """The averaged memory moves on by the last step once more."""
     heard = dict(self._heard)
-    _settle(self, num_clients)
+    _settle(self, rate, num_clients)
     self._heard = heard
 
 
@@ -319,7 +321,7 @@ def send_no_snapshot(self: Broadcast, held: int | None) -> CatchUp:
         (Uplinks, "_memory_was_lost", lose_nothing, "diana-mean", RESTARTS),
         (Uplinks, "memory", keep_the_memory, "artemis", RESTARTS),
         (Downlinks, "publish", never_reset, "rand-mcm-average", []),
-        (Downlinks, "settle", step_twice, "rand-mcm-average", [Fault.LOSE_REPLY]),
+        (AveragedMemory, "settle", step_twice, "rand-mcm-average", [Fault.LOSE_REPLY]),
         (Broadcast, "catch_up", send_no_snapshot, "mcm", []),
     ],
 )
@@ -378,7 +380,7 @@ def test_a_broken_rule_of_evaluations_is_caught(
         attempt()
 
 
-@every_case
+@of_each_kind
 @pytest.mark.parametrize(
     ("identities", "keeps_state"),
     [("claimed", True), ("claimed", False), ("trusted", False)],
@@ -424,7 +426,7 @@ def dense_vectors(strategy: CompressedStrategy) -> int:
     return first_snapshots(strategy, 1) + remembers
 
 
-@every_case
+@of_each_kind
 def test_a_restart_costs_one_snapshot_of_each_link(case: Case) -> None:
     grid = TinyApp(case.returns).grid(4, random_faults(6, 0.08, RESTARTS))
     strategy = case.strategy(reset_every=None, **EVERYONE)
@@ -436,7 +438,7 @@ def test_a_restart_costs_one_snapshot_of_each_link(case: Case) -> None:
     assert most - 4 * dense_vectors(strategy) <= num_snapshots(strategy) <= most
 
 
-@every_case
+@of_each_kind
 def test_a_late_call_for_help_costs_no_second_snapshot(case: Case) -> None:
     """A client calls for help in rounds 4 and 5; the first call comes in round 7."""
     plan = {(4, 0): [Fault.RESTART_BEFORE, Fault.DELAY_REPLY]}
@@ -488,14 +490,14 @@ def outcome(
         grid.rename(old_id, new_id)
     strategy = case.strategy(seed=11, **kwargs)
     result, _ = run(strategy, grid, 7)
-    memory_sum = strategy._running.uplinks.memory_sum
+    memory_sum = strategy._running.uplinks.memories.sum
     return (
         model_bytes(result.arrays),
         None if memory_sum is None else memory_sum.tobytes(),
     )
 
 
-@every_case
+@of_each_kind
 @pytest.mark.parametrize(("fraction", "seeds"), [(1.0, [0]), (0.5, [1])])
 def test_neither_order_nor_node_ids_nor_duplicates_change_the_result(
     case: Case, fraction: float, seeds: list[int]
@@ -520,7 +522,7 @@ def test_another_seed_gives_another_model() -> None:
     assert models[0] != models[1]
 
 
-@every_case
+@of_each_kind
 def test_nothing_leaks_from_one_session_into_the_next(case: Case) -> None:
     """(I4) On the contexts that an earlier run has left, the result is the same."""
     fresh, _ = run(case.strategy(seed=3), TinyApp(case.returns).grid(3), 6)
@@ -548,7 +550,7 @@ def test_what_is_late_from_an_earlier_session_does_no_harm() -> None:
 # -- evaluation ------------------------------------------------------------------------
 
 
-@every_case
+@of_each_kind
 def test_evaluation_changes_no_model(case: Case) -> None:
     """Nor what goes wrong with it, as long as no client loses its state."""
     trouble = random_faults(0, 0.2, set(Fault) - set(RESTARTS))
@@ -557,7 +559,7 @@ def test_evaluation_changes_no_model(case: Case) -> None:
     assert outcome(case, evaluation_faults=trouble, **some) == expected
 
 
-@every_case
+@of_each_kind
 def test_evaluation_changes_no_model_of_one_downlink_for_all(case: Case) -> None:
     """Whoever takes part. With links of their own, those who evaluate move theirs."""
     if case.strategy().groups != 1:
@@ -566,7 +568,7 @@ def test_evaluation_changes_no_model_of_one_downlink_for_all(case: Case) -> None
     assert outcome(case, fraction_evaluate=1.0, **few) == outcome(case, **few)
 
 
-@every_case
+@of_each_kind
 @pytest.mark.parametrize("evaluate_on", ["received", "held"])
 def test_clients_evaluate_what_they_were_sent(case: Case, evaluate_on: Any) -> None:
     app = TinyApp(case.returns)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from flower_compress.testing import RandomFaults
 from tests.protocol.faulty import swarms
-from tests.protocol.lockstep import CASES, Case, TinyApp, run, run_with_deaths
+from tests.protocol.lockstep import Case, TinyApp, every_case, run, run_with_deaths
 
 SCHEDULES = 1000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@every_case
 def test_a_thousand_schedules_break_no_step(case: Case, tmp_path: Path) -> None:
     folders = (tmp_path / str(number) for number in itertools.count())
     num_seen = 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flower_compress.links import ErrorFeedback, Link
-from flower_compress.strategies.server.uplink import Uplinks
+from flower_compress.strategies.server.uplink_checks import UplinkChecks
 from flower_compress.testing import Fault
 from tests.protocol.faulty import random_faults
 from tests.protocol.lockstep import CASES, LockStep, TinyApp, run
@@ -60,7 +60,7 @@ def test_what_is_refused_breaks_no_step_and_never_arrives(name: str) -> None:
         attempt(name, seed)
 
 
-def take_anything(self: Uplinks, *what: Any) -> float:
+def take_anything(self: UplinkChecks, *what: Any) -> float:
     """The server looks at no norm."""
     return 0.0
 
@@ -68,8 +68,8 @@ def take_anything(self: Uplinks, *what: Any) -> float:
 @pytest.mark.parametrize(
     ("target", "name", "broken", "algorithm"),
     [
-        (Uplinks, "_check_size", take_anything, "diana"),
-        (Uplinks, "_check_size", take_anything, "double-squeeze"),
+        (UplinkChecks, "_check_size", take_anything, "diana"),
+        (UplinkChecks, "_check_size", take_anything, "double-squeeze"),
         (ErrorFeedback, "refuse", Link.refuse, "double-squeeze"),
         (ErrorFeedback, "refuse", Link.refuse, "mcm-down-error-feedback-up"),
     ],

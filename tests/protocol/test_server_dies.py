@@ -16,12 +16,20 @@ import pytest
 from flower_compress.links import ReceiverState, base, commit
 from flower_compress.strategies.server import sync_budget
 from flower_compress.strategies.server.downlink import Downlinks
-from flower_compress.strategies.server.uplink import UplinkEnd, Uplinks
+from flower_compress.strategies.server.uplink import Uplinks
+from flower_compress.strategies.server.uplink_end import UplinkEnd
+from flower_compress.strategies.server.uplink_memories import UplinkMemories
 from flower_compress.testing import Fault
 from tests.protocol.faulty import DELAYS, DUPLICATES, RESTARTS, random_faults
-from tests.protocol.lockstep import CASES, EVERYONE, Case, TinyApp, run_with_deaths
+from tests.protocol.lockstep import (
+    CASES,
+    EVERYONE,
+    Case,
+    TinyApp,
+    every_case,
+    run_with_deaths,
+)
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 EVERYBODY = {0, 1, 2}
 
 
@@ -94,13 +102,13 @@ def lose_the_memories(self: UplinkEnd, meta: Any, checkpoint: Any, name: str) ->
     _restore_end(self, meta, checkpoint, "nowhere")
 
 
-def lose_the_sum(self: Uplinks, meta: Any, checkpoint: Any) -> None:
+def lose_the_sum(self: UplinkMemories, meta: Any, checkpoint: Any) -> None:
     """The checkpoint does not hold the sum of the memories."""
     _restore(self, meta, checkpoint)
     self._sum.clear()
 
 
-_restore_end, _restore = UplinkEnd.restore, Uplinks.restore
+_restore_end, _restore = UplinkEnd.restore, UplinkMemories.restore
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ _restore_end, _restore = UplinkEnd.restore, Uplinks.restore
         (Uplinks, "confirm", believe_the_checkpoint, "diana"),
         (UplinkEnd, "restore", lose_the_crc, "diana"),
         (UplinkEnd, "restore", lose_the_memories, "artemis"),
-        (Uplinks, "restore", lose_the_sum, "artemis"),
+        (UplinkMemories, "restore", lose_the_sum, "artemis"),
     ],
 )
 def test_a_broken_rule_is_caught(

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
-from simulations.records import read_rounds
+from simulations import last_verdicts
+from simulations.records import Claim, read_rounds
 from simulations.reproduction import (
     EXPERIMENTS,
     Reproduction,
     load_reproduction,
     reproductions,
 )
+from simulations.tasks import STANDING_IN
 from tests.command import Command
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.iterdir())
@@ -41,6 +43,17 @@ name = "fine"
 algorithm = "mcm"
 levels = 8
 rounds = 12
+
+[paper]
+fine = -2.5
+
+[[claims]]
+claim = "It sends less"
+run = "fine"
+measure = "bits"
+against = "sgd"
+at-most = 0.5
+paper = 0.1
 """
 
 
@@ -58,6 +71,20 @@ def test_a_file_gives_its_runs(tmp_path: Path) -> None:
     assert (sgd.label, sgd.rounds, sgd.batch_size, sgd.levels) == ("sgd", 6, 3, 0)
     assert (fine.label, fine.algorithm, fine.rounds) == ("fine", "mcm", 12)
     assert (fine.problem.clients, fine.levels) == (4, 8)
+    assert figure.claims == (
+        Claim("It sends less", "fine", "bits", "sgd", at_most=0.5, paper=0.1),
+    )
+    assert figure.paper == {"fine": -2.5}
+
+
+def test_what_is_changed_is_told(tmp_path: Path) -> None:
+    figure, quick = load(tmp_path, TEXT), load(tmp_path, TEXT, quick=True)
+    assert figure.changes(figure.jobs()) == ()
+    assert figure.changes(quick.jobs()) == (
+        "rounds was 6 and is 2 (sgd)",
+        "rounds was 12 and is 2 (fine)",
+        "seeds was 2 and is 1",
+    )
 
 
 def test_quick_takes_the_place_of_everything_else(tmp_path: Path) -> None:
@@ -103,6 +130,12 @@ def test_jobs_are_all_runs_with_all_seeds(tmp_path: Path) -> None:
         ("levels = 8", "step-size = 0.1\nalpha = 0.5", "alpha goes with partition"),
         ("levels = 8", 'downlink-memory = "average"', "not with mcm"),
         ("[settings]", "[settings", "line 5"),
+        ("fine = -2.5", "mcm = 1", r"unknown key of \[paper\] 'mcm'"),
+        ("at-most", "most", r"unknown key of \[\[claims\]\] 'most'"),
+        ("at-most = 0.5\n", "", "expected at-most, at-least or both"),
+        ('"bits"', '"bytes"', "unknown measure 'bytes'"),
+        ('run = "fine"', 'run = "mcm"', r"unknown run of \[\[claims\]\] 'mcm'"),
+        ("paper = 0.1", "accuracy = 0.1", "bits takes no accuracy"),
         (TEXT[TEXT.index("[[runs]]") :], "[runs]", r"one \[\[runs\]\] or more"),
         (TEXT[TEXT.index("[settings]") :], "settings=1\nruns=[]", "must be a table"),
     ],
@@ -123,8 +156,27 @@ def test_there_is_no_such_experiment() -> None:
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_can_start(name: str, quick: bool) -> None:
-    for job in load_reproduction(name, quick=quick).jobs():
-        assert job.strategy().seed == job.seed
+    for job in load_reproduction(name, quick=quick).jobs(seeds=1):
+        if job.problem.task not in STANDING_IN:  # Clusters of so many take long.
+            assert job.strategy().seed == job.seed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if "cifar" not in name])
+def test_every_experiment_runs_and_is_judged(
+    name: str, tmp_path: Path, simulate: Command
+) -> None:
+    small = ["--quick", "--rounds", "2", "--workers", "1", "--out", str(tmp_path)]
+    done = simulate("reproduce", name, *small)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    claims = load_reproduction(name).claims
+    verdicts = summary["claims"]["verdicts"]
+    assert [each["claim"] for each in verdicts] == [claim.text for claim in claims]
+    assert any("rounds was" in text for text in summary["claims"]["differs"])
+    tables = {run.problem.task for run in load_reproduction(name).runs} & {*STANDING_IN}
+    for task in tables:
+        assert f"stand in for {task}" in "".join(summary["claims"]["differs"])
 
 
 def test_partial_participation_is_that_of_the_paper() -> None:
@@ -144,8 +196,13 @@ def test_partial_participation_is_that_of_the_paper() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--list"]])
 def test_experiments_are_listed_with_their_sources(
-    arguments: list[str], simulate: Command
+    arguments: list[str],
+    simulate: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # Without runs of this checkout.
+    monkeypatch.setattr(last_verdicts, "_RESULTS", tmp_path)
     lines = simulate("reproduce", *arguments).stdout.splitlines()
     for entry in reproductions():
         start = lines.index(entry.name)
@@ -153,6 +210,10 @@ def test_experiments_are_listed_with_their_sources(
             entry.title,
             entry.source,
         ]
+        claims = lines[start + 3 : start + 3 + len(entry.claims)]
+        assert len(claims) == len(entry.claims) > 0
+        for line, claim in zip(claims, entry.claims, strict=True):
+            assert line == f"  - {claim.text}: not run here yet"
     assert [entry.name for entry in reproductions()] == NAMES
 
 
@@ -176,6 +237,19 @@ def test_reproduce_leaves_the_files_of_compare(
     assert settings["runs"]["diana-sampled"]["algorithm"] == "diana"
     page = (tmp_path / "report.html").read_text()
     assert "rand-mcm-average-reset" in page and "S7 to S10" in page
+    verdicts = summary["claims"]["verdicts"]
+    assert [each["claim"] for each in verdicts] == [c.text for c in figure.claims]
+    meets = verdicts[0]
+    levels = [
+        summary["algorithms"][name]["log10_excess_loss"]["mean"]
+        for name in ("rand-mcm", "diana")
+    ]
+    assert meets["value"] == pytest.approx(levels[0] - levels[1])
+    assert (
+        meets["holds"] and meets["claim"] in page and "rounds was 4000 and is" in page
+    )
+    line = next(x for x in done.stdout.splitlines() if meets["claim"] in x)
+    assert line.split()[0] == "holds" and f"{meets['value']:.4g}" in line
 
     rounds = (tmp_path / "rounds.csv").read_bytes()
     assert "--resume" in simulate("reproduce", *arguments, *small).stderr
@@ -184,3 +258,22 @@ def test_reproduce_leaves_the_files_of_compare(
     wrong = simulate("reproduce", *arguments, "--resume")
     assert wrong.returncode == 1
     assert "rounds was 4 and is 400" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_the_last_verdicts_are_those_of_the_full_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(last_verdicts, "_RESULTS", tmp_path / "results")
+    assert last_verdicts.last_verdicts("a") == ({}, None)
+    for folder, holds in (("results/a", None), ("runs/a-quick", False), ("runs/a", 1)):
+        path = tmp_path / folder / "summary.json"
+        path.parent.mkdir(parents=True)
+        verdict = {"claim": "less", "holds": holds if holds is None else bool(holds)}
+        path.write_text(json.dumps({"claims": {"verdicts": [verdict]}}))
+        words, where = last_verdicts.last_verdicts("a")
+        expected = {None: "not known", False: "does not hold", 1: "holds"}[holds]
+        assert words == {"less": expected}
+        assert where is not None and (tmp_path / where) == path
+    path.write_text("{}")
+    assert last_verdicts.last_verdicts("a")[0] == {"less": "does not hold"}

@@ -34,7 +34,9 @@ GOSSIP = {*DECENTRALIZED}
 QUANTIZED_GOSSIP = GOSSIP - {"dpsgd"}
 MEMORY = {"diana", "artemis", "artemis-nd", "dore", "mcm", "rand-mcm"}
 SPARSE = {"spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam"}
-QUANTIZED = MEMORY | {"qsgd", "double-squeeze"} | QUANTIZED_GOSSIP
+QUANTIZED = MEMORY | {"qsgd"} | QUANTIZED_GOSSIP
+ADAPTIVE = SPARSE | {"amsgrad"}
+OF_ANY_OPERATOR = MEMORY | {"qsgd", "double-squeeze", "spars-ams"}
 
 BASE = {"step_size": "0.1"}  # No task is built for it.
 
@@ -47,13 +49,16 @@ MATRIX: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "clients": (10, {}, ALL),
     "alpha": (0.1, {"partition": "dirichlet"}, ALL),
     "data": ("folder", {"task": "mnist"}, ALL),
+    "examples": (100, {"task": "a9a"}, ALL),
     "device": ("cuda", {"task": "digits"}, ALL),
     "rounds": (7, {}, ALL),
     "batch_size": (3, {}, ALL),
     "step_size": ("0.3", {}, ALL),
     "log_every": (4, {}, ALL),
+    "schedule": ("inverse-sqrt", {}, ALL),
+    "smoothness": ("global", {"step_size": "auto"}, ALL - ADAPTIVE),
     "levels": (4, {}, QUANTIZED),
-    "bucket_size": (16, {}, QUANTIZED),
+    "bucket_size": (16, {}, QUANTIZED | {"double-squeeze"}),
     "client": ("local-steps", {}, SERVER - {"qadam"}),
     "local_steps": (2, {"client": "local-steps"}, SERVER - {"qadam"}),
     "local_step_size": (0.5, {"client": "local-steps"}, SERVER - {"qadam"}),
@@ -61,7 +66,20 @@ MATRIX: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "sampling": ("bernoulli", {"fraction": 0.5}, SERVER),
     "operator": ("rotated", {}, QUANTIZED - QUANTIZED_GOSSIP),
     "step": (0.7, {"operator": "rotated"}, QUANTIZED - QUANTIZED_GOSSIP),
+    "momentum": (0.9, {}, SERVER - ADAPTIVE),
+    "beta1": (0.5, {}, ADAPTIVE - {"qadam"}),
+    "beta2": (0.9, {}, ADAPTIVE - {"qadam"}),
+    "eps": (1e-4, {}, ADAPTIVE - {"qadam"}),
+    "average": (True, {}, SERVER),
+    "uplink": ("natural-compression", {}, OF_ANY_OPERATOR),
+    "downlink": ("natural-compression", {}, MEMORY - {"diana"} | {"double-squeeze"}),
+    "uplink_rate": ("0", {}, MEMORY),
+    "downlink_rate": ("1", {}, {"mcm", "rand-mcm"}),
+    "groups": (2, {}, {"rand-mcm"}),
+    "downlink_levels": ("1,4", {}, {"rand-mcm"}),
+    "ghost": (True, {}, {"mcm"}),
     "sparsity": (0.2, {}, SPARSE),
+    "k": (3, {}, SPARSE - {"stoc-mv"}),
     "uplink_memory": ("mean", {}, MEMORY),
     "initial_memory": ("first", {}, MEMORY),
     "downlink_memory": ("average", {}, {"rand-mcm"}),
@@ -81,11 +99,19 @@ CONTRARY: dict[str, dict[str, Any]] = {
     "model": {"task": "parity"},
     "device": {"task": "parity"},
     "data": {"task": "digits"},
+    "examples": {"task": "digits"},
     "alpha": {"partition": "iid"},
     "local_steps": {"client": "gradient"},
     "local_step_size": {"client": "gradient"},
     "sampling": {"fraction": 1.0},
     "step": {"operator": "qsgd"},
+    "operator": {"uplink": "natural-compression"},
+    "sparsity": {"k": 3},
+    "k": {"uplink": "natural-compression"},
+    "groups": {"downlink_memory": "average"},
+    "downlink_rate": {"ghost": True},
+    "downlink_levels": {"groups": 2},
+    "smoothness": {"client": "local-steps"},
     "reset_every": {"downlink_memory": "each"},
     "tau": {"quantizer": "norm"},
     "code": {"quantizer": "none"},
@@ -111,6 +137,7 @@ def built(settings: Settings) -> dict[str, str]:
         **attributes,
         "config": repr(settings.train_config()),
         "rounds": repr((settings.rounds, settings.evaluation_interval)),
+        "average": repr(getattr(settings.part, "average", False)),
     }
 
 

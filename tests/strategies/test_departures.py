@@ -124,21 +124,19 @@ WITH_MEMORY: dict[str, Callable[..., CompressedStrategy]] = {
 
 
 @pytest.mark.parametrize("make", WITH_MEMORY.values(), ids=WITH_MEMORY)
-def test_ten_of_twenty_leave(make: Callable[..., CompressedStrategy]) -> None:
-    """Five are not there any more, and five say nothing any more."""
-    fleet, leave_after, forget_after = Fleet(20), 3, 2
+def test_half_of_them_leave(make: Callable[..., CompressedStrategy]) -> None:
+    """One is not there any more, and two say nothing any more."""
+    fleet, leave_after, forget_after = Fleet(6), 3, 2
 
     def hook(server_round: int) -> None:
         if server_round == leave_after:
-            fleet.away = set(range(1011, 1016))
-            fleet.mute = set(range(1016, 1021))
+            fleet.away, fleet.mute = {1004}, {1005, 1006}
 
     strategy = make(step_size=0.5, forget_after=forget_after, **PLAIN)
-    # At 25 of the 200 rounds that it may take.
     result = run(strategy, fleet, leave_after + forget_after + 25, hook)
-    np.testing.assert_allclose(model_of(result), 4.5, rtol=0.01)
+    np.testing.assert_allclose(model_of(result), 1.0, rtol=0.01)
     known = {client.identity for client in strategy._running.roster}
-    assert known == set(range(10))
+    assert known == set(range(3))
 
 
 @pytest.mark.parametrize("uplink_memory", ["each", "mean"])
@@ -281,7 +279,7 @@ def test_forget_frees_all_that_is_kept(budget: int | None) -> None:
         held = [client.uplink.memory.vector for client in strategy._running.roster]
         total = np.sum(np.array(held, dtype=np.float64), axis=0)
         np.testing.assert_allclose(
-            strategy._running.uplinks.memory_sum, total, rtol=1e-13, atol=1e-13
+            strategy._running.uplinks.memories.sum, total, rtol=1e-13, atol=1e-13
         )
 
     with pytest.raises(ConfigurationError, match="no run has begun"):
@@ -312,7 +310,7 @@ def test_around_another_strategy_who_is_gone_is_forgotten_too() -> None:
 
 
 class Leaving(InProcessGrid):
-    """Client 0 is away in rounds 4 to 9, client 1 from round 21 on."""
+    """Client 0 is away in rounds 4 to 9, client 1 from round 9 on."""
 
     def __init__(self) -> None:
         super().__init__(make_app(), NUM_CLIENTS)
@@ -320,7 +318,7 @@ class Leaving(InProcessGrid):
 
     def get_node_ids(self) -> Iterable[int]:
         away = {1001} if 4 <= self.now + 1 < 10 else set()
-        away |= {1002} if self.now + 1 > 20 else set()
+        away |= {1002} if self.now + 1 > 8 else set()
         return [n for n in self.contexts if n not in away]
 
     def save_clients(self) -> bytes:
@@ -345,7 +343,7 @@ def test_a_resumed_run_has_forgotten_the_same(
     cls: type[CompressedStrategy], extra: dict[str, Any], tmp_path: Path
 ) -> None:
     def outcome(*kills: int, **more: Any) -> tuple[Any, Any, list[Any]]:
-        for last in (*kills, 40):
+        for last in (*kills, 16):
             strategy, grid = make(cls, extra, forget_after=3, **more), Leaving()
             judge = kill_after(last)
 
@@ -360,7 +358,7 @@ def test_a_resumed_run_has_forgotten_the_same(
 
             try:
                 result = strategy.start(
-                    grid, to_record(INITIAL), 40, evaluate_fn=evaluate
+                    grid, to_record(INITIAL), 16, evaluate_fn=evaluate
                 )
             except KilledError:
                 continue
@@ -370,5 +368,5 @@ def test_a_resumed_run_has_forgotten_the_same(
     whole = outcome()
     assert sorted(whole[2]) == [0, 2, 3, 4]
     # Killed while client 0 is away, when it has been forgotten, and later.
-    kills = outcome(5, 9, 23, checkpoint_dir=tmp_path, resume=True, checkpoint_every=2)
+    kills = outcome(5, 9, 11, checkpoint_dir=tmp_path, resume=True, checkpoint_every=2)
     assert kills == whole

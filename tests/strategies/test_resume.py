@@ -116,13 +116,18 @@ def start(
 
 
 def killed_and_resumed(
-    cls: type[CompressedStrategy], extra: dict[str, Any], folder: Path, *kills: int
+    cls: type[CompressedStrategy],
+    extra: dict[str, Any],
+    folder: Path,
+    *kills: int,
+    rounds: int,
 ) -> tuple[Any, CompressedStrategy]:
     for last in kills:
+        strategy = make(cls, extra, checkpoint_dir=folder, resume=True)
         with pytest.raises(KilledError):
-            start(make(cls, extra, checkpoint_dir=folder, resume=True), last)
+            start(strategy, last, rounds=rounds)
     last_one = make(cls, extra, checkpoint_dir=folder, resume=True)
-    return start(last_one), last_one
+    return start(last_one, rounds=rounds), last_one
 
 
 def comparable(result: Any) -> Any:
@@ -139,9 +144,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     cls: type[CompressedStrategy], extra: dict[str, Any], tmp_path: Path
 ) -> None:
     whole = make(cls, extra)
-    expected = start(whole)
-    result, resumed = killed_and_resumed(cls, extra, tmp_path, 12, 12, 33)
-    assert resumed.resumed_from == 30
+    expected = start(whole, rounds=18)
+    result, resumed = killed_and_resumed(cls, extra, tmp_path, 7, 7, 13, rounds=18)
+    assert resumed.resumed_from == 10
     assert comparable(result) == comparable(expected)
     assert resumed.ledger.as_dict() == whole.ledger.as_dict()
 
@@ -204,9 +209,21 @@ def with_state_of(
     return grid
 
 
-@EVERY
+# With each strategy that of which the others are parts.
 @pytest.mark.parametrize(
-    ("kept", "first_id"), [("all", 1001), ("all", 7000), ("some", 7000), ("none", 1001)]
+    ("cls", "extra", "kept", "first_id"),
+    [
+        *((cls, extra, "some", 7000) for cls, extra in STRATEGIES),
+        *(
+            (cls, extra, kept, first_id)
+            for cls, extra in [
+                (Diana, {"uplink_memory": "mean"}),
+                (Dore, {}),
+                (MCM, {}),
+            ]
+            for kept, first_id in [("all", 1001), ("all", 7000), ("none", 1001)]
+        ),
+    ],
 )
 def test_clients_that_go_on_or_restart_are_brought_in_line(
     cls: type[CompressedStrategy],
@@ -215,7 +232,7 @@ def test_clients_that_go_on_or_restart_are_brought_in_line(
     first_id: int,
     tmp_path: Path,
 ) -> None:
-    before, rounds = InProcessGrid(make_app(), NUM_CLIENTS), 24
+    before, rounds = InProcessGrid(make_app(), NUM_CLIENTS), 18
     with pytest.raises(KilledError):
         start(make(cls, extra, checkpoint_dir=tmp_path), 13, Remote(before), rounds)
     keeps = {
@@ -281,7 +298,7 @@ def test_clients_one_round_ahead_are_sent_nothing_dense(
         with pytest.raises(KilledError):
             start(make(cls, extra, checkpoint_dir=folder), last, Remote(before))
         strategy = make(cls, extra, checkpoint_dir=folder, resume=True)
-        start(strategy, grid=Remote(before))
+        start(strategy, grid=Remote(before), rounds=15)
         assert strategy.resumed_from == 10
         first = 0 if cls is Diana else 1
         assert strategy.ledger.downlink.snapshot_bytes == (first + num_dense) * dense

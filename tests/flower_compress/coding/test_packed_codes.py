@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import sys
-import time
 import tracemalloc
 import zlib
 
@@ -35,6 +34,7 @@ from flower_compress.compressors import DitheredQuantizer
 from flower_compress.errors import CorruptPacket, MissingExtraError, UnknownNameError
 from flower_compress.streams import Purpose, Stream
 from tests.cases import in_one_test
+from tests.steps import at_most_steps
 
 PACKED = pytest.mark.parametrize("name", ["packed-huffman", "entropy"])
 
@@ -611,15 +611,13 @@ def test_huge_claims_are_refused_at_once(
                 # Two values, equally frequent, and no words.
                 rest = bytes(-(-Packing(base, 0).num_byte_values // 8) - 1)
                 claims.append(header + b"\xc0" + rest + b"\1\1" + bytes(4))
-    started = time.perf_counter()
     tracemalloc.start()
     for claim in claims:
-        with pytest.raises(CorruptPacket):
+        with at_most_steps(2000), pytest.raises(CorruptPacket):
             code.decode(memoryview(claim[:600_000]), dim, *alphabet)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4_000_000
-    assert time.perf_counter() - started < 5.0
 
 
 def test_a_zero_vector_of_any_length_takes_no_memory() -> None:

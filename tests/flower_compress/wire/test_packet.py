@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-import time
 import zlib
 from dataclasses import replace
 
@@ -26,6 +25,7 @@ from flower_compress.errors import ConfigurationError, CorruptPacket
 from flower_compress.links import Channel, Payload
 from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.packet import FORMAT_VERSION, HEADER_BYTES, Packet
+from tests.steps import at_most_steps
 
 DIM = 11
 CRC_AT = 26
@@ -356,17 +356,16 @@ def test_random_bodies_with_a_true_checksum_are_read_or_refused(
 
 @pytest.mark.parametrize("body", [b"", bytes(4000), b"\x01\0\0\0\x01" * 800])
 def test_huge_counts_and_lengths_are_refused_at_once(body: bytes) -> None:
-    started = time.perf_counter()
     for flags in (4, 5, 6, 12, 15):
         for dim in (DIM, 2**32 - 1):
             header = HEADER.pack(FORMAT_VERSION, flags, 9, 0, 2**32 - 1, 0, 0, dim)
-            with pytest.raises(CorruptPacket):
-                Packet.parse(with_crc(header + bytes(4) + body))
+            data = with_crc(header + bytes(4) + body)
+            with at_most_steps(2000), pytest.raises(CorruptPacket):
+                Packet.parse(data)
     for flags in (1, 8):
         header = HEADER.pack(FORMAT_VERSION, flags, 9, 0, 0, 0, 0, DIM)
         with pytest.raises(CorruptPacket, match="4294967295 more bytes"):
             Packet.parse(with_crc(header + bytes(4) + b"\xff" * 4 + body))
-    assert time.perf_counter() - started < 1.0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -91,3 +91,18 @@ def test_summary_is_written_whole_or_not_at_all(
         write_json(path, summarise([record()], {}, {"run": 2}))
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bits_are_of_the_sgd_on_the_same_task() -> None:
+    bits = {"a-sgd": 100, "a-mcm": 10, "b-sgd": 1000, "b-mcm": 50, "c-mcm": 5}
+    rows = [record(name, 0, 1, bits=count) for name, count in bits.items()]
+    own = {name: {"algorithm": name[2:], "task": name[0]} for name in bits}
+    entries = summarise(rows, {}, {"runs": own})["algorithms"]
+    found = {name: entry["bits_fraction_of_sgd"] for name, entry in entries.items()}
+    assert found == {
+        "a-sgd": 1.0,
+        "a-mcm": 0.1,
+        "b-sgd": 1.0,
+        "b-mcm": 0.05,
+        "c-mcm": None,
+    }

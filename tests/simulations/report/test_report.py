@@ -14,8 +14,8 @@ from rich.console import Console
 
 from flower_compress.errors import ConfigurationError
 from simulations.network import parse_network
-from simulations.records import Nodes, cut_off, summarise
-from simulations.report import summary_tables, write_report
+from simulations.records import Claim, Nodes, cut_off, judge, summarise
+from simulations.report import claim_lines, summary_tables, write_report
 from tests.simulations.rows import ALGORITHMS, SETTINGS, comparison, record
 
 
@@ -119,6 +119,35 @@ def test_summary_table_has_a_row_per_algorithm() -> None:
     assert table.row_count == len(ALGORITHMS)
     for name in ALGORITHMS:
         assert name in text
+
+
+def test_claims_are_told_with_their_numbers(tmp_path: Path) -> None:
+    rows = [*comparison()]
+    summary = summarise(rows, {}, SETTINGS)
+    claims = [
+        Claim("<b>less</b>", "mcm", "bits", "sgd", at_most=0.2, paper=0.125),
+        Claim("lower", "mcm", "level", "sgd", at_most=-1.0),
+        Claim("not told", "mcm", "consensus", at_least=1.0),
+    ]
+    summary["claims"] = judge(claims, rows, ["other data"])
+    summary["paper"] = {"mcm": -2.5}
+    lines = claim_lines(summary)
+    assert lines[0] == "Claims of the source: 1 of 3 hold here"
+    assert [line.split("  ")[1] for line in lines[1:4]] == [
+        "holds",
+        "does not hold",
+        "not known",
+    ]
+    assert lines[1].endswith(
+        "bits of mcm against sgd is 0.1667 ± 0, at most 0.2 needed, the paper's 0.125"
+    )
+    assert lines[4] == "Not as in the source: other data."
+    table = summary_tables(summary)[0]
+    (paper,) = (c for c in table.columns if c.header == "the paper's")
+    assert [*paper.cells] == ["–"] * 5 + ["-2.5", "–", "–"]
+    page = write_report(tmp_path, rows, summary).read_text()
+    assert "&lt;b&gt;less" in page and "does not hold" in page and "other data" in page
+    assert claim_lines(summarise(rows, {}, SETTINGS)) == []
 
 
 def test_decentralized_runs_show_nodes_edges_and_the_cut_off(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from flower_compress.errors import UnknownNameError
 from simulations.tasks.partition import SCHEMES, PartitionError, partition
 
+OF_LABELS = tuple(name for name in SCHEMES if name != "tsne")
 LABELS = np.random.Generator(np.random.Philox(0)).integers(0, 10, 500)
 
 
@@ -23,7 +26,7 @@ def partitions_of(
 @given(
     labels=st.lists(st.integers(0, 9), min_size=1, max_size=60),
     data=st.data(),
-    scheme=st.sampled_from(SCHEMES),
+    scheme=st.sampled_from(OF_LABELS),
     seed=st.integers(0, 2**63),
     alpha=st.floats(1e-6, 1e6),
 )
@@ -50,14 +53,14 @@ def test_equal_schemes_differ_by_one_example_at_most(
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", OF_LABELS)
 def test_a_seed_fixes_the_parts(scheme: str) -> None:
     first, second = (partition(LABELS, 20, scheme, seed=4) for _ in range(2))
     for one, two in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("scheme", ["iid", "dirichlet"])
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet", "quantity"])
 def test_another_seed_gives_other_parts(scheme: str) -> None:
     one, two = (partition(LABELS, 20, scheme, seed=seed)[0] for seed in (0, 1))
     assert not np.array_equal(one, two)
@@ -105,3 +108,38 @@ def test_bad_numbers_are_refused(num_clients: int, seed: int, message: str) -> N
 def test_one_hot_labels_are_refused() -> None:
     with pytest.raises(PartitionError, match="one-hot"):
         partition(np.zeros((5, 10), np.int64), 2, "iid", seed=0)
+
+
+def test_quantity_is_skewed_and_nothing_else() -> None:
+    sizes = {
+        alpha: [len(p) for p in partition(LABELS, 10, "quantity", seed=1, alpha=alpha)]
+        for alpha in (0.2, 1e4)
+    }
+    assert max(sizes[0.2]) > 5 * sorted(sizes[0.2])[5]
+    assert max(sizes[1e4]) - min(sizes[1e4]) < 8
+    with pytest.raises(PartitionError, match="Dirichlet concentration"):
+        partition(LABELS, 2, "quantity", seed=0, alpha=0.0)
+
+
+def test_clients_are_clusters_of_their_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    generator = np.random.Generator(np.random.Philox(1))
+    centres = 20.0 * generator.normal(size=(4, 6))
+    group = generator.integers(4, size=120)
+    features = np.float32(centres[group] + generator.normal(size=(120, 6)))
+    parts = partition(group, 4, "tsne", seed=0, features=features)
+    assert [len({*group[part]}) for part in parts] == [1, 1, 1, 1]
+    assert sum(map(len, parts)) == 120
+
+    # Another process takes what was found, if it can be.
+    (kept,) = tmp_path.glob("flower-compress/*.npy")
+    np.save(kept, np.arange(120) % 4)
+    parts = partition(group, 4, "tsne", seed=0, features=features.copy())
+    np.testing.assert_array_equal(parts[1], np.arange(1, 120, 4))
+    kept.write_bytes(b"damaged")
+    parts = partition(group, 4, "tsne", seed=0, features=features.copy())
+    assert [len({*group[part]}) for part in parts] == [1, 1, 1, 1]
+    with pytest.raises(PartitionError, match="tsne divides by the features"):
+        partition(group, 4, "tsne", seed=0)

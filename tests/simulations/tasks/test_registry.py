@@ -43,7 +43,7 @@ def test_every_task_and_model_is_described() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(
-        UnknownNameError, match="cifar10, digits, digits28, mnist, parity"
+        UnknownNameError, match="a9a, breast-cancer, cifar10, diabetes, digits"
     ):
         make_task("imagenet", num_clients=2)
     with pytest.raises(UnknownNameError, match="cnn, mlp, mlp-512, resnet18, softmax"):

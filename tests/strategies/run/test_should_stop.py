@@ -131,19 +131,20 @@ def test_never_stopping_changes_nothing(make: Any) -> None:
 def test_the_last_round_is_saved_and_can_be_gone_on_from(
     make: Any, tmp_path: Path
 ) -> None:
+    last = STOP + 4
     app = make_node_app() if isinstance(make(), Relay) else make_app()
     whole = make()
-    expected = whole.start(InProcessGrid(app, NUM_CLIENTS), to_record(INITIAL), LIMIT)
+    expected = whole.start(InProcessGrid(app, NUM_CLIENTS), to_record(INITIAL), last)
     options = {"checkpoint_dir": tmp_path, "checkpoint_every": 100}
-    run(make(**options), num_rounds=LIMIT, should_stop=stop_at(STOP))
+    run(make(**options), num_rounds=last, should_stop=stop_at(STOP))
     saved = Checkpoints(tmp_path).latest()
     assert saved is not None
     assert saved.server_round == STOP
     grid = InProcessGrid(app, NUM_CLIENTS)
     again = make(**options, resume=True)
-    result = again.start(grid, to_record(INITIAL), LIMIT)
+    result = again.start(grid, to_record(INITIAL), last)
     assert again.resumed_from == STOP
-    assert max(result.train_metrics_clientapp) == LIMIT
+    assert max(result.train_metrics_clientapp) == last
     if not isinstance(again, Relay):
         # A collection is an exchange of its own, with a number, and so with draws.
         assert (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,11 @@ def run(strategy: CompressedStrategy, rounds: int = 12) -> list[np.ndarray]:
     return [array.numpy() for array in result.arrays.values()]
 
 
+@cache
+def uncompressed() -> list[np.ndarray]:
+    return run(SGD(fraction_evaluate=0.0))
+
+
 @pytest.mark.parametrize(
     "algorithm", [MCM, RandMCM, Diana, Artemis, Dore, DoubleSqueeze, SparsAMS]
 )
@@ -178,7 +184,7 @@ def test_statistics_without_a_name_are_averaged(algorithm: Any) -> None:
     assert (found[VARIANCES] >= 0).all()
     if algorithm is SparsAMS:
         return
-    reference = run(SGD(fraction_evaluate=0.0))
+    reference = uncompressed()
     for i in (1, 2, VARIANCES):
         np.testing.assert_allclose(found[i], reference[i], rtol=1e-5, atol=1e-7)
     assert not np.allclose(found[0], reference[0], rtol=1e-5, atol=1e-7)

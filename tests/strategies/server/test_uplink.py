@@ -9,7 +9,8 @@ import pytest
 
 from flower_compress import StochasticQuantizer
 from flower_compress.links import Channel, Memory, SenderState
-from flower_compress.strategies.server.uplink import UplinkMemory, Uplinks
+from flower_compress.strategies.server.uplink import Uplinks
+from flower_compress.strategies.server.uplink_memories import UplinkMemory
 from flower_compress.strategies.server.vector_store import VectorStore
 from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.packet import Packet
@@ -108,7 +109,7 @@ class Clients:
         return self.uplinks.fold(parts, len(self.ends))
 
     def forget(self, *identities: int) -> None:
-        self.uplinks.forget(identities)
+        self.uplinks.memories.forget(identities)
         for i in identities:
             del self.ends[i]
 
@@ -117,7 +118,7 @@ class Clients:
         for _, end in sorted(self.ends.items()):
             if end.memory.vector is not None:
                 total += end.weight * end.memory.vector.astype(np.float64)
-        actual = self.uplinks.memory_sum
+        actual = self.uplinks.memories.sum
         if actual is None:
             assert not total.any()
             return
@@ -138,7 +139,7 @@ def test_a_weight_that_was_huge_once_takes_nobody_elses_with_it() -> None:
     weights = [end.weight for end in clients.ends.values()]
     assert weights == [1.0, 2.0, 3.0]
     estimate = clients.round({0: 1.0}, {0: 0.0})
-    held = clients.uplinks.memory_sum
+    held = clients.uplinks.memories.sum
     assert held is not None and np.abs(estimate).max() < 10
     clients.round({**ALIKE, 2: 1e18}, {})
     clients.forget(2)
@@ -172,29 +173,29 @@ def test_who_is_forgotten_is_in_no_sum(memory: UplinkMemory) -> None:
     expected = held + clients.senders[1].pending.vector
     np.testing.assert_allclose(estimate, expected, rtol=1e-6, atol=1e-6)
     clients.forget(1)
-    assert clients.uplinks.memory_sum is None
+    assert clients.uplinks.memories.sum is None
 
 
 def test_of_a_mean_the_forgotten_are_a_known_share_until_an_epoch() -> None:
     clients = Clients(3, "mean")
     for _ in range(4):
         clients.round(ALIKE, {})
-    before = clients.uplinks.memory_sum
+    before = clients.uplinks.memories.sum
     assert before is not None
     kept = before.copy()
     clients.forget(2)
-    assert clients.uplinks.orphaned_weight == 3.0
+    assert clients.uplinks.memories.orphaned_weight == 3.0
     # Nothing is known of h_2: hbar stays the mean of all three.
     estimate = clients.round({0: 1.0, 1: 2.0}, {})
     sent = [clients.senders[i].pending.vector for i in (0, 1)]
     expected = (sent[0] + 2 * sent[1]) / 3 + kept / 6
     np.testing.assert_allclose(estimate, expected, rtol=1e-5, atol=1e-6)
-    clients.uplinks.begin_epoch()
-    assert clients.uplinks.orphaned_weight == 0.0
-    assert clients.uplinks.memory_sum is None
+    clients.uplinks.memories.begin_epoch()
+    assert clients.uplinks.memories.orphaned_weight == 0.0
+    assert clients.uplinks.memories.sum is None
     assert clients.uplinks.acked(clients.ends[0]) == (0, 0)
     clients.round({0: 1.0, 1: 2.0}, {})
     step = 0.25 * sum(
         w * clients.senders[i].pending.vector for i, w in ((0, 1), (1, 2))
     )
-    np.testing.assert_allclose(clients.uplinks.memory_sum, step, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(clients.uplinks.memories.sum, step, rtol=1e-5, atol=1e-6)

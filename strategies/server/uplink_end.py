@@ -1,0 +1,129 @@
+"""The server's end of one client's uplink, and what it is to take in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flower_compress.links import Payload, ReceiverState
+
+from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, FLAG, INTEGER, NUMBER, fields
+from .sketch import Sketched
+from .vector_store import Slot
+
+__all__ = ["Contribution", "UplinkEnd"]
+
+_SAVED = (
+    "version",
+    "crc",
+    "weight",
+    "epoch",
+    "refused",
+    "asked",
+    "bound",
+    "owner",
+    "anew",
+)
+
+
+@dataclass(slots=True)
+class UplinkEnd:
+    """The server's end of one client's uplink.
+
+    Attributes
+    ----------
+    memory : Slot
+        h_i, empty where it is zero or not kept.
+    version : int
+        Newest version accepted, 0 if there is none.
+    crc : int
+        CRC-32 of that payload.
+    weight : float
+        The client's weight w_i in the sum of the memories.
+    epoch : int
+        The epoch of the client's memory, with ``"mean"``.
+    refused : bool
+        Whether the client's last update was refused, and it was not told yet.
+    asked : int
+        How often it was asked since its last update was taken in.
+    bound : float
+        Of ||h_i||, where it is kept.
+    sketch : NDArray[np.float64], optional
+        S h_i, where its length is all that is kept of the memory; None for zero.
+    holder : int
+        The node that the client runs on.
+    owner : int
+        The node whose payloads the memory is made of, 0 if there is none, or two.
+    anew : bool
+        Whether the client was told to start from zero, and has not done so yet.
+    """
+
+    memory: Slot
+    version: int = 0
+    crc: int = 0
+    weight: float = 0.0
+    epoch: int = 0
+    refused: bool = False
+    asked: int = 0
+    bound: float = 0.0
+    sketch: Sketched | None = None
+    holder: int = 0
+    owner: int = 0
+    anew: bool = False
+
+    @property
+    def weighted_bound(self) -> float:
+        """Of ||w_i h_i||."""
+        return self.weight * self.bound
+
+    def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
+        """Return what JSON can hold; add the memory to `arrays`."""
+        self.memory.save(arrays, name)
+        if self.sketch is not None:
+            arrays[f"{name}/sketch"] = self.sketch
+        return {number: getattr(self, number) for number in _SAVED}
+
+    def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
+        """Take over what :meth:`save` gave."""
+        kinds = {"weight": NUMBER, "bound": NUMBER, "refused": FLAG, "anew": FLAG}
+        kinds |= {"owner": INTEGER, "holder": INTEGER}
+        saved = fields(meta, **{name: kinds.get(name, COUNT) for name in _SAVED})
+        for number, value in saved.items():
+            setattr(self, number, value)
+        self.memory.restore(checkpoint, name)
+        self.sketch = checkpoint.find(f"{name}/sketch")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contribution:
+    """One client's part in a round, checked but not taken in yet.
+
+    Attributes
+    ----------
+    end : UplinkEnd
+        The client's end.
+    state : ReceiverState
+        h_i, where it is kept, and the payload.
+    payload : Payload
+        q_i.
+    weight : float
+        w_i.
+    version : int
+        The payload's version.
+    is_new : bool
+        Whether the payload builds on no memory.
+    num_inputs : int
+        How many of the client's gradients the payload carries.
+    norm : float
+        ||h_i + q_i|| for each of them.
+    """
+
+    end: UplinkEnd
+    state: ReceiverState
+    payload: Payload
+    weight: float
+    version: int
+    is_new: bool
+    num_inputs: int
+    norm: float = 0.0
