@@ -6,6 +6,7 @@ CHECK_PYTHON = import sys; sys.exit(sys.version_info < (3, 11))
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
+NETWORK_ARGS ?=
 HOSTILE_ARGS ?=
 
 # What may differ on the oldest Flower and NumPy that pyproject.toml admits: all that
@@ -63,7 +64,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev lint types unit oldest oldest-torch format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev lint types unit oldest oldest-torch deploy-test network-test format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -145,6 +146,14 @@ oldest-torch: $(STAMP) ## what uses torch on the oldest one that is supported, s
 	$(PY) -m venv $(OLDEST_TORCH) && \
 	$(OLDEST_TORCH)/bin/python -m pip install -qq --editable '.[dev]' $$REQUIRED_VERSIONS && \
 	$(call pytest,$(OLDEST_TORCH)/bin/python) $(OLDEST_TORCH_TESTS)
+
+deploy-test: $(STAMP) ## a real fleet on this machine, each part of it killed, about 10 minutes
+	$(SAY) "SuperLink with TLS, authentication and database, three SuperNodes"
+	@$(PY) -m tests.deploy
+
+network-test: $(STAMP) ## bytes and seconds on slow links, as root, about an hour; NETWORK_ARGS="--megabits 10"
+	$(SAY) "network namespaces, 10 and 1 Mbit/s"
+	@$(PY) -m tests.deploy.slow_network $(NETWORK_ARGS)
 
 format: $(STAMP) ## let ruff mend what it can
 	@$(PY) -m ruff check --fix .

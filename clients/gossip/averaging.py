@@ -50,7 +50,8 @@ def _sums(
 ) -> tuple[Estimate, NDArray[np.floating], float] | None:
     """Return s, y and rho, where sum_j w_ij (y_j - y_i) = s - rho y.
 
-    The sum is over the neighbours that are known; None if there are none.
+    The sum is over the neighbours that are known; None if there are none, or if by that
+    more would leave a node than comes in.
     """
     index = (round_ - 1) % len(contract.receives)
     known = [(j, w) for j, w in contract.receives[index] if (phase, j) in state.present]
@@ -61,9 +62,11 @@ def _sums(
     else:
         heard = _sum((state.heard[phase, j], w) for j, w in known)
         if contract.keeps_estimates:
-            if len(known) < len(contract.receives[index]):
+            unknown = {*contract.receives[index]} - {*known}
+            sends = [peer for peer in contract.sends[index] if peer not in unknown]
+            if len(sends) != len(known) and unknown:
                 return None  # As much has to come in as leaves.
-            sent = _sum((state.own[phase, j], w) for j, w in contract.sends[index])
+            sent = _sum((state.own[phase, j], w) for j, w in sends)
             return heard, sent, 1.0
     weight = sum(w for _, w in known)
     own: NDArray[np.floating] = z

@@ -83,6 +83,8 @@ def settle(
             unreadable={},
         )
     state = _acknowledge(state, delivery, contract)
+    if delivery.forget:
+        state = _begin_trackers_anew(state, phases)
     if delivery.model is not None:
         state = _begin(state, delivery.model, contract, phases)
         if delivery.rebuild:
@@ -128,6 +130,26 @@ def _own_with_pending(
             q = _gain(letter, contract.node, letter.node, contract)
             own[key] = q.astype(np.float64)
     return own
+
+
+def _begin_trackers_anew(state: GossipState, phases: tuple[str, ...]) -> GossipState:
+    """Keep the model alone: all other vectors, and their estimates, begin with zero.
+
+    The relay asks all nodes for it, as what they sum up has lost a part.
+    """
+    last = len(phases) - 1
+    if not last or not state.vectors:
+        return state
+    return replace(
+        state,
+        vectors={phases[last]: state.vectors[phases[last]]},
+        own={
+            key: y if key[0] == last else np.zeros_like(y)
+            for key, y in state.own.items()
+        },
+        due={phase: round_ for phase, round_ in state.due.items() if phase == last},
+        stepped=(0, 0),
+    )
 
 
 def _begin(

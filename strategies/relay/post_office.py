@@ -18,97 +18,33 @@ w_jj, and the mixing matrix stays symmetric and doubly stochastic. A node that n
 can read is set apart so, edge by edge, and one that says so of others cuts off itself
 alone.
 
+A node that is *gone* (``departures.py``) is set apart too: all its edges are cut, until
+it answers again. Where nodes exchange more than the model, the trackers of all sum up
+to something, and both times they begin anew.
+
 Nothing is decoded here, and nothing is a model.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from logging import getLogger
 from typing import Any
-
-import numpy as np
 
 from flower_compress.errors import CorruptPacket, OutOfSyncError
 from flower_compress.wire.mail import EVERYONE, Delivery, Letter, Posting
 
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.fields import COUNT, COUNTS, FLAG, ROWS, fields
-from .letters import LETTER_BYTES, check_letters
+from .box import Box
+from .letters import check_letters
 
-__all__ = ["Box", "PostOffice"]
+__all__ = ["PostOffice"]
 
 _log = getLogger("flwr")
 _MOST_UNREADABLE = 3
 _BYTES_A_FLOAT64 = 8
 _LEAST_ROOM = 1 << 16
-_SAVED = {
-    "first": COUNT,
-    "answered": COUNT,
-    "acked": COUNT,
-    "crc": COUNT,
-    "rebuild": FLAG,
-    "contract": FLAG,
-    "model": FLAG,
-    "begun": FLAG,
-    "forget": FLAG,
-}
-
-
-@dataclass(slots=True)
-class Box:
-    """What the relay knows of one node.
-
-    Attributes
-    ----------
-    letters : deque[Letter]
-        For the node, not confirmed yet, in the order in which they count.
-    first : int
-        How many letters were confirmed before.
-    answered : int
-        The last delivery of which the answer was taken in.
-    acked, crc : int
-        The node's last payload that was taken in.
-    broken : set[int]
-        In-neighbours of which the node holds nothing.
-    rebuild : bool
-        Whether the node is still to be told to forget what it holds.
-    contract : bool
-        Whether it still needs the contract.
-    model : bool
-        Whether it still needs the initial model.
-    begun : bool
-        Whether it has a model, as it said last.
-    forget : bool
-        Whether the relay does not know what it took in of the node.
-    unreadable : dict[int, int]
-        How many letters of each in-neighbour the node could not read.
-    cut : set[int]
-        Neighbours whose edge to the node is left out.
-    sent : Delivery, optional
-        The last delivery, without its letters.
-    """
-
-    letters: deque[Letter] = field(default_factory=deque)
-    first: int = 0
-    answered: int = 0
-    acked: int = 0
-    crc: int = 0
-    broken: set[int] = field(default_factory=set)
-    rebuild: bool = False
-    contract: bool = True
-    model: bool = True
-    begun: bool = False
-    forget: bool = False
-    unreadable: dict[int, int] = field(default_factory=dict)
-    cut: set[int] = field(default_factory=set)
-    sent: Delivery | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the letters."""
-        return sum(LETTER_BYTES + len(letter.data) for letter in self.letters)
 
 
 class PostOffice:
@@ -223,10 +159,10 @@ class PostOffice:
         if not all(letter.kind for letter in posting.letters):
             box.acked, box.crc = posting.number, posting.crc
         for letter in posting.letters:
-            if letter.notice and letter.node not in box.cut:
+            if letter.notice and not self._is_cut(letter.node, node):
                 self._note_unreadable(letter.node, node)
         for reader in self._readers[node]:
-            if reader in box.cut:
+            if self._is_cut(node, reader):
                 continue
             letters = [
                 replace(letter, node=node)
@@ -279,13 +215,82 @@ class PostOffice:
         if self._keeps_estimates:
             self._break(reader)
 
+    def _is_cut(self, node: int, other: int) -> bool:
+        """Whether the edge of two neighbours is left out."""
+        boxes = self.boxes
+        return other in boxes[node].cut or boxes[node].gone or boxes[other].gone
+
+    def _open_sources(self, node: int) -> set[int]:
+        """Return of whom a node is to hold something."""
+        return {j for j in self._sources[node] if not self._is_cut(node, j)}
+
     def is_apart(self, node: int) -> bool:
-        """Whether all who should hear a node could not read it."""
+        """Whether a node is gone, or all who should hear it could not read it."""
         readers = self._readers[node]
-        return bool(readers) and all(
-            self.boxes[reader].unreadable.get(node, 0) >= _MOST_UNREADABLE
-            for reader in readers
+        return self.boxes[node].gone or (
+            bool(readers)
+            and all(
+                self.boxes[reader].unreadable.get(node, 0) >= _MOST_UNREADABLE
+                for reader in readers
+            )
         )
+
+    def set_apart(self, nodes: Iterable[int]) -> None:
+        """Cut all edges of nodes that are gone: nobody holds anything of them."""
+        nodes = list(nodes)
+        for node in nodes:
+            self.boxes[node].gone = True
+        for node in nodes:
+            self._break(node)
+            for reader in self._readers[node]:
+                broken = self.boxes[reader].broken
+                if reader in self.boxes[node].cut:
+                    continue
+                if node in broken:
+                    broken.discard(node)  # It holds nothing of it.
+                elif self._keeps_estimates and not self.boxes[reader].gone:
+                    self._break(reader)
+        self._begin_trackers_anew()
+
+    def readmit(self, nodes: Iterable[int]) -> None:
+        """Open the edges of nodes again that were gone; both ends begin anew."""
+        nodes = list(nodes)
+        for node in nodes:
+            self.boxes[node].gone = False
+        if not self._keeps_estimates:
+            nodes = []
+        for node in nodes:
+            self.boxes[node].broken = self._open_sources(node)
+            for reader in self._readers[node]:
+                if not self._is_cut(node, reader):
+                    self.boxes[reader].broken.add(node)
+        self._begin_trackers_anew()
+
+    def _begin_trackers_anew(self) -> None:
+        """Have the sums of all nodes begin anew that someone has left, or joined."""
+        if self._num_phases == 1:
+            return
+        for node, box in enumerate(self.boxes):
+            box.forget = not box.contract
+            self._break(node)
+            if box.sent is not None:
+                box.sent = replace(box.sent, forget=False)
+
+    def parts(self) -> list[list[int]]:
+        """Return the nodes that are not gone, by who hears of whom, the most first."""
+        left = [node for node, box in enumerate(self.boxes) if not box.gone]
+        found: list[list[int]] = []
+        unseen = set(left)
+        for start in left:
+            part = [start] if start in unseen else []
+            unseen.discard(start)
+            for node in part:  # It grows.
+                near = {*self._open_sources(node), *self._readers[node]} & unseen
+                near = {j for j in near if not self._is_cut(node, j)}
+                unseen -= near
+                part += sorted(near)
+            found += [part] if part else []
+        return sorted(found, key=len, reverse=True)
 
     def lose(self, node: int) -> None:
         """Note that a node has lost its state, or never had any."""
@@ -297,7 +302,8 @@ class PostOffice:
         if self._keeps_estimates:
             self._break(node)
             for reader in self._readers[node]:
-                if reader not in box.cut and node not in self.boxes[reader].broken:
+                broken = self.boxes[reader].broken
+                if not self._is_cut(node, reader) and node not in broken:
                     self._break(reader)
 
     def lose_track(self) -> None:
@@ -310,7 +316,8 @@ class PostOffice:
     @property
     def is_lost(self) -> bool:
         """Whether no node has a model any more from which another could begin."""
-        return not any(box.model or box.begun for box in self.boxes)
+        left = [box for box in self.boxes if not box.gone] or self.boxes
+        return not any(box.model or box.begun for box in left)
 
     def begin_anew(self) -> None:
         """Let all nodes begin from a common model again."""
@@ -320,6 +327,7 @@ class PostOffice:
             box.contract, box.model = True, True
             box.unreadable.clear()
             box.cut.clear()
+            box.missed, box.gone = 0, False
             box.rebuild, box.forget, box.sent = False, False, None
 
     def _break(self, node: int) -> None:
@@ -329,7 +337,7 @@ class PostOffice:
         box.letters.clear()
         box.rebuild = True
         if self._keeps_estimates:
-            box.broken = set(self._sources[node]) - box.cut
+            box.broken = self._open_sources(node)
         if box.sent is not None:
             # If that asked it to forget, its answer is about the time before.
             box.sent = replace(box.sent, rebuild=False)
@@ -338,44 +346,11 @@ class PostOffice:
 
     def save(self, arrays: Arrays) -> list[dict[str, Any]]:
         """Return what JSON can hold of the boxes; add the letters to `arrays`."""
-        rows = []
         for node, box in enumerate(self.boxes):
-            data = b"".join(letter.data for letter in box.letters)
-            arrays[f"letters/{node}"] = np.frombuffer(data, dtype=np.uint8)
-            rows.append(
-                {
-                    "letters": [
-                        (
-                            a.node,
-                            a.version,
-                            a.phase,
-                            len(a.data),
-                            a.num_bits,
-                            a.snapshot,
-                        )
-                        for a in box.letters
-                    ],
-                    "broken": sorted(box.broken),
-                    "unreadable": list(box.unreadable.items()),
-                    "cut": sorted(box.cut),
-                    **{name: getattr(box, name) for name in _SAVED},
-                }
-            )
-        return rows
+            arrays[f"letters/{node}"] = box.letter_bytes()
+        return [box.row() for box in self.boxes]
 
     def restore(self, rows: list[dict[str, Any]], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
         for node, (box, row) in enumerate(zip(self.boxes, rows, strict=True)):
-            row = fields(
-                row, letters=ROWS, broken=COUNTS, unreadable=ROWS, cut=COUNTS, **_SAVED
-            )
-            data, place = checkpoint.array(f"letters/{node}").tobytes(), 0
-            for sender, version, phase, size, num_bits, snapshot in row["letters"]:
-                part = data[place : place + size]
-                place += size
-                letter = Letter(sender, version, phase, part, num_bits, snapshot)
-                box.letters.append(letter)
-            box.broken = set(row["broken"])
-            box.unreadable, box.cut = dict(row["unreadable"]), set(row["cut"])
-            for name in _SAVED:
-                setattr(box, name, row[name])
+            box.restore(row, checkpoint.array(f"letters/{node}").tobytes())

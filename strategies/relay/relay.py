@@ -45,6 +45,7 @@ from ..run.step_size import StepSize, check_step_size, step_size_of
 from ..run.strategy import RunStrategy
 from ..topology import Schedule, Topology, from_matrix
 from .contracts import Agreement
+from .departures import FORGET_AFTER, check_forget_after
 from .session import RelaySession
 
 __all__ = ["Relay"]
@@ -98,6 +99,12 @@ class Relay(RunStrategy):
     evaluate_at_nodes : bool (default: False)
         Whether each node evaluates its own model every round, with its app's evaluate
         function.
+    forget_after : int or None (default: 50)
+        Rounds in a row in which a node was not connected, or gave no answer that could
+        be used, until it is set apart: its neighbours forget what they hold of it, its
+        edges' weights go to both ends' own, and its model is no part of the mean, until
+        it answers again. None never to do so: then what the neighbours hold of it
+        pulls them there for ever.
     **kwargs
         Every argument of :class:`~flower_compress.strategies.run.RunStrategy`:
         ``checkpoint_dir``, ``checkpoint_every``, ``resume``, ``greeting_timeout``, and
@@ -147,6 +154,7 @@ class Relay(RunStrategy):
         exact_pattern: str = EXACT_PATTERN,
         collect_every: int | None = 0,
         evaluate_at_nodes: bool = False,
+        forget_after: int | None = FORGET_AFTER,
         **kwargs: Any,
     ) -> None:
         require_compressor(compressor)
@@ -164,6 +172,7 @@ class Relay(RunStrategy):
             check_number(
                 "collect_every", collect_every, "be at least 0", lambda n: n >= 0
             )
+        check_forget_after(forget_after)
         for label, parameter in parameters.items():
             check_number(
                 label, parameter, "be a number >= 0", lambda a: 0 <= a < math.inf
@@ -187,6 +196,7 @@ class Relay(RunStrategy):
         self.seed, self.exact_pattern = seed, exact_pattern
         self.collect_every = collect_every
         self.evaluate_at_nodes = evaluate_at_nodes
+        self.forget_after = forget_after
         self.zeros: dict[int, float] = {}
         self._session: RelaySession | None = None
 
@@ -215,6 +225,20 @@ class Relay(RunStrategy):
         """||x_i - mean x||^2 of those, by node."""
         return {} if self._session is None else self._session.collection.distances
 
+    def forget(self, node: int) -> None:
+        """Set a node apart at once, as if it had missed `forget_after` rounds.
+
+        To be called between rounds, as from an ``evaluate_fn``. Its neighbours forget
+        what they hold of it, and are sent snapshots of the others' estimates. A node
+        that is connected takes part again when it has answered once.
+
+        Raises
+        ------
+        ConfigurationError
+            If no run has begun, or the topology has no such node.
+        """
+        self._running.departures.forget(node)
+
     # -- a run -----------------------------------------------------------------------
 
     def _begin(self, arrays: ArrayRecord) -> None:
@@ -232,7 +256,9 @@ class Relay(RunStrategy):
             self.seed,
         )
         contracts = agreement.contracts(layout)
-        self._session = RelaySession(contracts, arrays, self.num_phases)
+        self._session = RelaySession(
+            contracts, arrays, self.num_phases, self.forget_after
+        )
         self.zeros = {}
         self._phase, self._round_metrics = 0, MetricRecord()
 
@@ -309,8 +335,12 @@ class Relay(RunStrategy):
         """Take the nodes' payloads in, to be handed on with the next exchange."""
         session = self._running
         accepted = session.accept(replies, session.ledger, self._failures)
+        postings = {node: posting for node, (posting, _) in accepted.items()}
+        session.departures.note(server_round, postings)
         earlier = self._round_metrics if self._phase else MetricRecord()
         self._phase = (self._phase + 1) % self.num_phases
+        if self._phase == 0:
+            session.departures.end_round()
         contents = [msg.content for _, msg in accepted.values()]
         for node, (_, msg) in accepted.items():
             for row in records_of(msg.content, MetricRecord):

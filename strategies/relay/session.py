@@ -31,6 +31,7 @@ from ..run.fields import COUNT, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
 from ..run.saving import Failures, KeepsClients
 from .collection import Collection
+from .departures import FORGET_AFTER, Departures
 from .post_office import PostOffice
 
 __all__ = ["CONFIG_KEY", "RECORD_KEY", "RelaySession"]
@@ -52,6 +53,8 @@ class RelaySession:
         The common initial model.
     num_phases : int
         Exchanges a round.
+    forget_after : int, optional
+        See :class:`Departures`.
 
     Attributes
     ----------
@@ -59,6 +62,8 @@ class RelaySession:
         The session's number; nodes drop what they remember of another.
     office : PostOffice
         Who lacks what.
+    departures : Departures
+        Who is gone.
     collection : Collection
         The nodes' models, where they are collected.
     edges, ledger, collections
@@ -66,7 +71,11 @@ class RelaySession:
     """
 
     def __init__(
-        self, contracts: list[GossipContract], arrays: ArrayRecord, num_phases: int
+        self,
+        contracts: list[GossipContract],
+        arrays: ArrayRecord,
+        num_phases: int,
+        forget_after: int | None = FORGET_AFTER,
     ) -> None:
         self.layout: Layout = contracts[0].layout
         model, exact = self.layout.flatten(arrays)
@@ -74,6 +83,7 @@ class RelaySession:
         self.layout.check_exact(exact, "the initial model")
         self._initial, self._exact = model, exact
         self._contracts, self._num_phases = contracts, num_phases
+        self._forget_after = forget_after
         self.collection = Collection(self.layout, arrays)
         self.id = secrets.randbits(32) or 1
         self.number = 0
@@ -88,6 +98,7 @@ class RelaySession:
             self._num_phases,
             keeps_estimates=contracts[0].keeps_estimates,
         )
+        self.departures = Departures(self.office, contracts, self._forget_after)
         self._greeting = Delivery(session=self.id, number=0).data
         self.greetings = Greetings(
             mail_record(self._greeting), self._read_greeting, "GossipMod", self.ledger

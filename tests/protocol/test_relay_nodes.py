@@ -433,7 +433,8 @@ def test_a_node_that_was_away_for_long_is_brought_up_to_date(
     """Its box does not grow without bound, and the others go on meanwhile."""
     monkeypatch.setattr(post_office, "_LEAST_ROOM", 0)
     grid, sizes = NodesGrid(), []
-    relay = make_relay(algorithm, topology, DitheredQuantizer(30_000))
+    operator = DitheredQuantizer(30_000)
+    relay = make_relay(algorithm, topology, operator, forget_after=None)
     grid.is_away = lambda exchange, node: node == 0 and 4 <= exchange < 54
 
     def after_round(server_round: int) -> None:
@@ -497,6 +498,42 @@ def test_the_others_go_on_with_a_node_that_always_fails(
     assert relay.edges.total.snapshot_bytes > 0
     assert max(sizes) <= 2 * 8 * DIM * 4
     check(grid, relay)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "topology"),
+    [
+        ("malcom", "ring"),
+        ("choco", "one-peer-exponential"),
+        ("cdprox-sgt", "ring"),
+        ("cdprox-sgt", "one-peer-exponential"),
+        ("dpsgd", "ring"),
+    ],
+)
+def test_the_others_keep_in_step_while_a_node_is_set_apart(
+    algorithm: str, topology: str
+) -> None:
+    """Whatever is lost meanwhile: the grid compares what they hold in each exchange."""
+    faults = RandomFaults(seed=5, lose_messages=0.1, lose_replies=0.1)
+    grid, gone = NodesGrid(faults), []
+    relay = make_relay(algorithm, topology, forget_after=6)
+    grid.is_away = lambda exchange, node: (
+        node == 2 and (4 <= exchange < 4 + 16 * relay.num_phases)
+    )
+
+    def after_round(server_round: int) -> None:
+        boxes = relay._running.office.boxes
+        gone.append([node for node, box in enumerate(boxes) if box.gone])
+        if boxes[2].gone:
+            assert not boxes[2].letters
+            assert not any(a.node == 2 for box in boxes for a in box.letters)
+
+    run(relay, grid, 24, after_round=after_round)
+    assert [2] in gone
+    assert gone[-1] == []
+    check(grid, relay)
+    if algorithm != "dpsgd":
+        assert grid.num_compared > 100
 
 
 # -- wrong -----------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""A model whose optimum is known, trained by a fleet."""

@@ -1,0 +1,158 @@
+"""Nodes that are gone: noticed, told of, and set apart until they answer again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from logging import getLogger
+
+from flower_compress.arguments import check_number
+from flower_compress.errors import ConfigurationError
+from flower_compress.wire.gossip_contract import GossipContract
+from flower_compress.wire.mail import Posting
+
+from .post_office import PostOffice
+
+__all__ = ["FORGET_AFTER", "Departures", "check_forget_after"]
+
+_log = getLogger("flwr")
+FORGET_AFTER = 50
+"""Rounds. Where 30 % of the messages are lost each way, a node misses so many in a row
+less than once in 10^14 times (in 10^5 with two exchanges a round); and one that is set
+apart wrongly costs two snapshots on each edge into its neighbours."""
+_MOST_LISTED = 8
+
+
+def check_forget_after(value: int | None) -> None:
+    """Raise ConfigurationError unless it is a positive number of rounds, or None."""
+    if value is not None:
+        check_number("forget_after", value, "be at least 1, or None", lambda n: n >= 1)
+
+
+class Departures:
+    """Counts for each node the rounds of which its neighbours have nothing.
+
+    Those are the rounds in which it was not connected, was silent, reported an error,
+    was refused, asked to be synchronised, or answered without a payload in one of the
+    exchanges. What its neighbours hold of it stays as it was, and pulls their models
+    there in each averaging. At `forget_after` it is set apart: see
+    :meth:`PostOffice.set_apart`. A round in which no node made a step counts for
+    nobody: it says more of the relay than of its nodes.
+
+    Parameters
+    ----------
+    office : PostOffice
+        The nodes' boxes.
+    contracts : list[GossipContract]
+        Of each node.
+    forget_after : int, optional
+        Rounds; None never to set a node apart.
+    """
+
+    def __init__(
+        self,
+        office: PostOffice,
+        contracts: list[GossipContract],
+        forget_after: int | None,
+    ) -> None:
+        self._office, self._contracts = office, contracts
+        self._forget_after = forget_after
+        self._stepped: set[int] | None = None
+        self._waiting: set[int] = set()
+
+    def note(self, server_round: int, postings: Mapping[int, Posting]) -> None:
+        """Note what was taken in of one exchange.
+
+        Parameters
+        ----------
+        server_round : int
+            The round.
+        postings : Mapping[int, Posting]
+            By node.
+        """
+        stepped = set()
+        for node, posting in postings.items():
+            if posting.resync:
+                continue
+            if posting.empty:
+                self._waiting.add(node)
+            elif any(not a.kind for a in posting.letters) or not self._contracts[
+                node
+            ].targets_of(server_round):
+                stepped.add(node)
+        self._stepped = stepped if self._stepped is None else self._stepped & stepped
+
+    def end_round(self) -> None:
+        """Set nodes apart that missed too many rounds; readmit those that answer."""
+        stepped, waiting = self._stepped or set(), self._waiting
+        self._stepped, self._waiting = None, set()
+        if not stepped:
+            return
+        gone, back = [], []
+        for node, box in enumerate(self._office.boxes):
+            box.missed = 0 if node in stepped else box.missed + 1
+            if box.gone:
+                # One without a model waits for those of its neighbours.
+                if node in stepped | waiting:
+                    back.append(node)
+                    box.missed = 0
+            elif self._forget_after is not None and box.missed >= self._forget_after:
+                gone.append(node)
+        if back:
+            self._office.readmit(back)
+            _log.warning(
+                "%s: there again, after being set apart. Its edges are open as before, "
+                "and both ends begin with snapshots",
+                _named(back),
+            )
+        if gone:
+            self._set_apart(gone, f"no step in {self._forget_after} rounds")
+
+    def forget(self, node: int) -> None:
+        """Set a node apart at once.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such node.
+        """
+        n = len(self._contracts)
+        if type(node) is not int or not 0 <= node < n:
+            raise ConfigurationError(
+                f"there is no node {node!r} to forget: expected a number from 0 to "
+                f"{n - 1}, as in the topology"
+            )
+        if not self._office.boxes[node].gone:
+            self._set_apart([node], "told to forget it")
+
+    def _set_apart(self, gone: list[int], why: str) -> None:
+        self._office.set_apart(gone)
+        _log.warning(
+            "%s: set apart, %s (forget_after). Its neighbours forget what they hold of "
+            "it, the weights of its edges go to their own, and its model is no part of "
+            "the mean: the run goes on for the others. It takes part again as soon as "
+            "it answers",
+            _named(gone),
+            why,
+        )
+        if any(contract.receives != contract.sends for contract in self._contracts):
+            _log.warning(
+                "The graph changes, and not both ends of its edges hear each other: "
+                "without the nodes that are set apart some count for more than others. "
+                "Give the others a topology of their own, or one that is symmetric"
+            )
+        parts = self._office.parts()
+        if len(parts) > 1:
+            _log.warning(
+                "Without the nodes that are set apart the others are in %d parts that "
+                "hear nothing of each other, of %s nodes: each finds an optimum of its "
+                "own. Give the topology more edges",
+                len(parts),
+                ", ".join(str(len(part)) for part in parts[:_MOST_LISTED]),
+            )
+
+
+def _named(nodes: list[int]) -> str:
+    listed = ", ".join(map(str, nodes[:_MOST_LISTED]))
+    more = len(nodes) - _MOST_LISTED
+    listed += f" and {more} more" if more > 0 else ""
+    return f"Node {listed}" if len(nodes) == 1 else f"Nodes {listed}, each"
