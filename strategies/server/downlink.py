@@ -21,7 +21,7 @@ from flower_compress.links import (
 
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.claims import Ends
-from ..run.fields import COUNT, ROWS, fields
+from ..run.fields import COUNT, COUNTS, ROWS, fields
 from .averaged_memory import AveragedMemory
 from .downlink_end import DownlinkEnd
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery
@@ -89,6 +89,7 @@ class Downlinks:
         if carries == "model":
             initial = link.start(initial)
         self._initial, self._store = initial, store
+        self._num_ends = 0
         self._floor = 0  # Versions of clients that are forgotten lie below it.
         self._used = self._newest = 1  # Version 1 is the initial model.
         self._outstanding: dict[int, DownlinkEnd] = {}
@@ -130,6 +131,7 @@ class Downlinks:
         It may remember versions from when it was: with a link of its own it goes on
         above them all, where a shared link goes on by itself.
         """
+        self._num_ends += 1
         joined = None if self._averaged is None else self._averaged.joining
         return DownlinkEnd(self._store.slot(), sent=self._floor, joined=joined)
 
@@ -151,7 +153,7 @@ class Downlinks:
             they then train on: it is not published again.
         """
         if self._averaged is not None:
-            self._averaged.begin_round(server_round)
+            self._averaged.begin_round(server_round, self._num_ends)
         if self._shared is None:
             return
         groups = {self.group(identity) for identity in identities}
@@ -289,7 +291,7 @@ class Downlinks:
         averaged = self._averaged
         return {
             "groups": groups,
-            "epoch": 0 if averaged is None else averaged.epoch,
+            "averaged": [] if averaged is None else averaged.counts,
             "ahead": sorted(self._ahead),
             "floor": self._floor,
             "heard": [] if averaged is None else averaged.save(arrays),
@@ -298,7 +300,7 @@ class Downlinks:
     def restore(self, meta: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Take over what :meth:`save` gave."""
         meta = fields(
-            meta, epoch=COUNT, floor=COUNT, ahead=ROWS, heard=ROWS, groups=ROWS
+            meta, averaged=COUNTS, floor=COUNT, ahead=ROWS, heard=ROWS, groups=ROWS
         )
         self._floor = meta["floor"]
         self._ahead = set(map(index, meta["ahead"]))
@@ -306,7 +308,7 @@ class Downlinks:
         self._initial = checkpoint.array("downlink/initial", shape, np.float32)
         if self._averaged is not None:
             heard = [(i, v, self._channel(i)) for i, v in meta["heard"]]
-            self._averaged.restore(heard, meta["epoch"], checkpoint)
+            self._averaged.restore(heard, meta["averaged"], checkpoint)
         if self._shared is not None:
             groups = zip(self._shared, meta["groups"], strict=True)
             self._shared = [
@@ -358,8 +360,7 @@ class Downlinks:
             return True  # A payload is the whole model.
         if self._shared is None:
             # A reset since then has put another memory in that version's place.
-            resets = self._averaged is not None and self._averaged.resets
-            return told.base == end.sender.version and not resets
+            return told.base == end.sender.version and self._averaged is None
         broadcast = self._shared[self.group(identity)]
         if broadcast.is_sent(held, told.crc):
             end.held = held
@@ -378,6 +379,7 @@ class Downlinks:
     def remove(self, identity: int, end: DownlinkEnd) -> None:
         """Free what is kept of a client that is forgotten."""
         self.forget(identity, end)
+        self._num_ends -= 1
         end.memory.vector = None
         if self._shared is None:
             self._floor = max(self._floor, end.sent + 1)

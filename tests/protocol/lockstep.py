@@ -422,6 +422,9 @@ class Lineage:
     """Those heard with an evaluation, which it makes with the next training."""
     average: NDArray[np.float64] | None = None
     """Hbar, once a step was made."""
+    resets: int = 0
+    reset_in: int = 1
+    """Number of its resets, and the round of the last one."""
     epoch: int = 0
     orphans: tuple[tuple[float, Vector], ...] = ()
     """Weights and memories of forgotten clients that are in a mean still."""
@@ -464,6 +467,7 @@ class LockStep:
             messages = list(configure_train(*arguments))
             if not messages:  # Nobody is drawn, and no exchange follows.
                 self.before_round([])
+                self.note_reset(arguments[0])
             return messages
 
         strategy.configure_train = configure  # type: ignore[method-assign]
@@ -574,8 +578,9 @@ class LockStep:
             is_known = key in self.sent
             assert packet.version == client.downlink.sent
             assert self.sent_in.setdefault(key, server_round) == server_round
+            self.note_reset(server_round)
             self.check_acknowledgement(client, packet)
-            self.check_dense_vectors(client, packet, server_round)
+            self.check_dense_vectors(client, packet)
             if client.downlink.held == packet.version:
                 assert is_known, "it has what it is not sent"
                 assert (packet.payloads, packet.snapshot, packet.exact) == (
@@ -608,9 +613,7 @@ class LockStep:
         assert (packet.acked, packet.detail) == self.told(i)
         assert same(packet.memory, memory)
 
-    def check_dense_vectors(
-        self, client: Client, packet: Packet, server_round: int
-    ) -> None:
+    def check_dense_vectors(self, client: Client, packet: Packet) -> None:
         """Whoever needs a dense model gets one; nobody else of a link of its own."""
         strategy, held = self.strategy, client.downlink.held
         assert (packet.contract is not None) is (held is None)
@@ -619,10 +622,7 @@ class LockStep:
             return
         needed = held is None
         if strategy.downlink_memory == "average" and held is not None:
-            assert isinstance(strategy.reset_every, int | None)
-            if (every := strategy.reset_every) is not None:
-                last_reset = server_round - (server_round - 1) % every
-                needed = self.sent_in[client.identity, held] < last_reset
+            needed = self.sent_in[client.identity, held] < self.now.reset_in
         if needed:
             assert packet.snapshot is not None
         elif strategy.groups == "client":
@@ -632,6 +632,20 @@ class LockStep:
             assert averaged is not None
             choices = (averaged.vector, averaged._origin)
             assert any(same(packet.snapshot, each) for each in choices)
+
+    def note_reset(self, server_round: int) -> None:
+        """Resets come when they are due, and ahead of it if clients were forgotten."""
+        strategy, now = self.strategy, self.now
+        averaged = strategy._running.downlinks._averaged
+        if averaged is None:
+            return
+        assert isinstance(strategy.reset_every, int | None)
+        every = strategy.reset_every
+        due = 0 if every is None else (server_round - 1) // every
+        assert averaged.epoch == due + averaged._num_early
+        assert not averaged._num_early or self.num_compared["forgotten"]
+        if averaged.epoch != now.resets:
+            now.resets, now.reset_in = averaged.epoch, server_round
 
     def note_downlink(self, identity: int, packet: Packet) -> None:
         """Note what the client would hold if it received its message.

@@ -306,6 +306,26 @@ def test_around_another_strategy_who_is_gone_is_forgotten_too() -> None:
     assert "absent-memory-share" not in result.train_metrics_clientapp[40]
 
 
+@pytest.mark.parametrize("reset_every", ["auto", None])
+def test_an_average_is_of_who_is_left(reset_every: Any) -> None:
+    """What one of eight had its part in would hold the model off by percents."""
+    fleet = Fleet(8)
+
+    def hook(server_round: int) -> None:
+        if server_round == 5:
+            fleet.away = {1008}
+
+    strategy = RandMCM(
+        memory="average",
+        reset_every=reset_every,
+        step_size=0.5,
+        forget_after=3,
+        **PLAIN,
+    )
+    result = run(strategy, fleet, 40, hook)
+    np.testing.assert_allclose(model_of(result), 3.0, rtol=1e-3)
+
+
 # --- Resumed --------------------------------------------------------------------------
 
 
