@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from flwr.common.constant import ErrorCode
 
 from ..arguments import check_callable, check_number
 from ..compressors import Compressor
-from ..errors import ConfigurationError, FlowerCompressError, WrongTypeError, shown
+from ..errors import ConfigurationError, FlowerCompressError, WrongTypeError
+from ..wire.identity import number_of
 from ..wire.layout import Layout
 from .memory import memory_bytes
 from .state_store import StateStore
@@ -56,18 +56,7 @@ def stable_identity(context: Context) -> int:
     ConfigurationError
         If it is neither a whole number nor a name.
     """
-    value = context.node_config.get("partition-id", context.node_id)
-    if isinstance(value, str) and value.strip():
-        try:
-            return int(value)
-        except ValueError:
-            digest = hashlib.sha256(value.encode()).digest()
-            return int.from_bytes(digest[:8], "big") >> 1
-    if isinstance(value, str) or value != int(value):
-        raise ConfigurationError(
-            f"partition-id must be a whole number or a name, got {shown(value)}"
-        )
-    return int(value)
+    return number_of(context.node_config.get("partition-id", context.node_id))
 
 
 class ClientMod(ABC, Generic[_S]):

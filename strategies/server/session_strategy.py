@@ -9,6 +9,7 @@ from typing import Any, ClassVar, get_args
 from flwr.app import ArrayRecord, MetricRecord
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
+from flower_compress.wire.identity import number_of
 from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
@@ -107,7 +108,7 @@ class SessionStrategy(RunStrategy):
         self._running.restore(saved, skip_to)
         return self._running.arrays
 
-    def forget(self, identity: int) -> None:
+    def forget(self, identity: int | str) -> None:
         """Forget a client at once, as one that was gone for ``forget_after`` rounds.
 
         Its memory leaves the mean, it leaves the number of clients, and all that is
@@ -116,15 +117,16 @@ class SessionStrategy(RunStrategy):
 
         Parameters
         ----------
-        identity : int
-            The client's number: its ``partition-id``, or its node id without one.
+        identity : int or str
+            The client's ``partition-id``, a number or a name, or its node id without
+            one.
 
         Raises
         ------
         ConfigurationError
             If no run has begun, or there is no such client.
         """
-        self._running.forget(identity)
+        self._running.forget(number_of(identity))
 
     def _newest_version(self) -> int:
         return self._running.downlinks.newest

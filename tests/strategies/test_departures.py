@@ -276,6 +276,10 @@ def test_forget_frees_all_that_is_kept(budget: int | None) -> None:
         assert 3 not in strategy.refused
         with pytest.raises(ConfigurationError, match="no client 3 to forget.*of the 4"):
             strategy.forget(3)
+        with pytest.raises(ConfigurationError, match="no client 87023.* to forget"):
+            strategy.forget("hospital-a")
+        with pytest.raises(ConfigurationError, match="a whole number or a name, got"):
+            strategy.forget([1])
         held = [client.uplink.memory.vector for client in strategy._running.roster]
         total = np.sum(np.array(held, dtype=np.float64), axis=0)
         np.testing.assert_allclose(
