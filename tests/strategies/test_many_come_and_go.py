@@ -156,7 +156,8 @@ def test_what_is_kept_stays_as_it_is(
     assert max(kept[5:]) < most + 10
     halfway, last = (state_bytes(path) for path in sorted(tmp_path.glob("*.ckpt")))
     print(f"checkpoints: {halfway} bytes halfway, {last} in the end")
-    assert last < 1.02 * halfway
+    # The numbers of clients and nodes have a digit more by then.
+    assert last < 1.05 * halfway
     store = strategy._running.uplinks._store
     vectors = (store.num_bytes_in_ram + store.num_bytes_on_disk) / (4 * DIM)
     assert vectors <= 2 * known[-1]

@@ -15,13 +15,15 @@ from flower_compress.wire.mail import Delivery
 
 DIM = 6
 PEERS = ((1, 0.25), (2, 0.25))
+OTHERS = ((3, 0.25), (4, 0.25))
 
 
+@pytest.mark.parametrize("sends", [PEERS, OTHERS], ids=["both-ways", "one-way"])
 @pytest.mark.parametrize("present", [{1, 2}, {1}, {2}, set()])
-def test_with_edges_that_change_all_neighbours_are_averaged_or_none(
-    present: set[int],
+def test_with_edges_that_change_as_much_comes_in_as_leaves(
+    present: set[int], sends: tuple[tuple[int, float], ...]
 ) -> None:
-    """What a node sends to both would leave it, and what one sends would come in."""
+    """An edge of both ways is left out at both; else all are averaged, or none."""
     layout = Layout.of(ArrayRecord({"w": Array(np.zeros(DIM, np.float32))}))
     contract = GossipContract(
         layout=layout,
@@ -35,12 +37,13 @@ def test_with_edges_that_change_all_neighbours_are_averaged_or_none(
         consensus_step=0.5,
         seed=0,
         receives=(PEERS, ((1, 0.5),)),
-        sends=(PEERS, ((1, 0.5),)),
+        sends=(sends, ((1, 0.5),)),
     )
     generator = np.random.default_rng(0)
     z = generator.standard_normal(DIM).astype(np.float32)
     own, heard = (
-        {(0, j): generator.standard_normal(DIM) for j, _ in PEERS} for _ in range(2)
+        {(0, j): generator.standard_normal(DIM) for j, _ in peers}
+        for peers in (sends, PEERS)
     )
     state = GossipState(
         1,
@@ -54,8 +57,13 @@ def test_with_edges_that_change_all_neighbours_are_averaged_or_none(
     )
     after = settle(state, Delivery(1, 4, round=2, dim=DIM), contract, ("model",))
     expected = z
-    if len(present) == len(PEERS):
-        moved = sum(w * (heard[0, j] - own[0, j]) for j, w in PEERS)
+    if sends == PEERS:
+        averaged = [(j, j, w) for j, w in PEERS if j in present]
+    else:
+        pairs = zip(PEERS, OTHERS, strict=True)
+        averaged = [(j, k, w) for (j, w), (k, _) in pairs if len(present) == 2]
+    if averaged:
+        moved = sum(w * (heard[0, j] - own[0, k]) for j, k, w in averaged)
         expected = (z + 0.5 * moved).astype(np.float32)
     np.testing.assert_allclose(after.vectors["model"], expected, rtol=1e-6)
     assert not after.due
