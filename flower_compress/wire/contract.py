@@ -88,9 +88,11 @@ class Contract(Agreement):
         rate, downlink = terms["downlink_rate"], terms.get("downlink")
         (key, by_node), *_ = BY_NODE.items()
         if terms.get(key, by_node) != by_node:
-            raise CorruptPacket(f"expected {key} to be {by_node!r}, got {terms[key]!r}")
+            raise CorruptPacket(
+                f"expected {key} to be {by_node!r}, got {shown(terms[key])}"
+            )
         if rate is not None and not 0.0 <= rate <= 1.0:
-            raise CorruptPacket(f"expected a rate in [0, 1], got {rate!r}")
+            raise CorruptPacket(f"expected a rate in [0, 1], got {shown(rate)}")
         return cls(
             layout=layout,
             uplink=get_link(terms["uplink"]).bind(layout.shapes),

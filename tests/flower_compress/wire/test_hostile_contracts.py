@@ -7,7 +7,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flower_compress import Identity, PerArray, StochasticQuantizer, TopK
@@ -193,6 +193,7 @@ VALUES = st.recursive(
     term=st.integers(0, 20),
     value=VALUES,
 )
+@example(like=PLAIN, rows=None, term=1, value=10**600)
 @settings(max_examples=150, deadline=None)
 def test_any_contract_is_read_or_refused(
     like: Agreement, rows: list[Any] | None, term: int, value: Any
