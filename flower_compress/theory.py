@@ -89,6 +89,18 @@ def max_step_size_mcm(
     differ, appendix G asks for more: :func:`max_step_size_mcm_heterogeneous`. Source:
     MCM, section 3; theorem 4 extends it to Rand-MCM.
     """
+    factor = 8.0 * math.sqrt(2.0)
+    return _mcm_limit(smoothness, omega_up, omega_down, num_clients, factor)
+
+
+def _mcm_limit(
+    smoothness: float,
+    omega_up: float,
+    omega_down: float,
+    num_clients: int,
+    factor: float,
+) -> float:
+    """Return the least of MCM's limits; theorems differ in the `factor` of the last."""
     limit = max_step_size_diana(smoothness, omega_up, num_clients)
     _check_omega(omega_down)
     if omega_down == 0:
@@ -97,7 +109,7 @@ def max_step_size_mcm(
     return min(
         limit,
         1.0 / (8.0 * smoothness * omega_down),
-        1.0 / (8.0 * math.sqrt(2.0) * smoothness * omega_down * root),
+        1.0 / (factor * smoothness * omega_down * root),
     )
 
 
@@ -160,16 +172,7 @@ def max_step_size_mcm_nonconvex(
     L-smooth, alpha_up = 0 and alpha_down = 1 / (8 omega_down); what it bounds is the
     mean of ||grad F(w_k)||^2. Source: MCM, theorem S11.
     """
-    limit = max_step_size_diana(smoothness, omega_up, num_clients)
-    _check_omega(omega_down)
-    if omega_down == 0:
-        return limit
-    root = math.sqrt(8.0 * omega_down + omega_up / num_clients)
-    return min(
-        limit,
-        1.0 / (8.0 * smoothness * omega_down),
-        1.0 / (8.0 * smoothness * omega_down * root),
-    )
+    return _mcm_limit(smoothness, omega_up, omega_down, num_clients, 8.0)
 
 
 def max_step_size_mcm_quadratic(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 from flower_compress.clients.objective import Arrays
 from flower_compress.errors import ConfigurationError
 
+from .linear_objective import LinearObjective
 from .margins import (
-    WEIGHTS,
     accuracy_of,
     half_square,
     load_weights,
@@ -24,13 +23,11 @@ from .margins import (
 __all__ = ["LogisticObjective"]
 
 
-class LogisticObjective:
+class LogisticObjective(LinearObjective):
     """L2-regularised logistic regression on one client's examples.
 
     F_i(w) = (1/n_i) sum_j log(1 + exp(-y_j <x_j, w>)) + (lambda/2) ||w||^2
-
-    Arrays are float32 under the name ``"weights"``, shape (d,); everything inside is
-    float64. A run that diverges shows as a loss that is not finite, without warnings.
+    grad F_i = -(1/n_i) sum_j sigma(-m_j) y_j x_j + lambda w,  m_j = y_j <x_j, w>
 
     Parameters
     ----------
@@ -67,76 +64,21 @@ class LogisticObjective:
             )
         if not (math.isfinite(l2) and l2 >= 0.0):
             raise ConfigurationError(f"expected a finite l2 >= 0, came l2={l2}")
-        self._signed = features.astype(np.float64) * labels[:, None]
+        self._rows = features.astype(np.float64) * labels[:, None]
         self._l2 = l2
-
-    @property
-    def num_examples(self) -> int:
-        """Number of local examples, n_i."""
-        return len(self._signed)
-
-    def gradient(
-        self, arrays: Arrays, indices: NDArray[np.intp] | None
-    ) -> tuple[float, Arrays]:
-        """Return the loss over the examples `indices` (None: all) and its gradient.
-
-        grad = -(1/b) sum_j sigma(-m_j) y_j x_j + lambda w,  m_j = y_j <x_j, w>
-
-        Raises
-        ------
-        ConfigurationError
-            `indices` is empty.
-        LayoutMismatchError
-            `arrays` has no ``"weights"`` of shape (d,).
-        """
-        with np.errstate(over="ignore", invalid="ignore"):
-            weights = load_weights(arrays, self._signed)
-            loss, gradient = self._loss_and_gradient(weights, indices)
-            return loss, {WEIGHTS: gradient.astype(np.float32)}
-
-    def local_steps(
-        self,
-        arrays: Arrays,
-        batches: Iterable[NDArray[np.intp] | None],
-        step_size: float,
-    ) -> tuple[float, Arrays]:
-        """Take the SGD steps w <- w - step_size * grad F_i(w; batch), in float64.
-
-        Returns the mean of the losses before each step, and the last weights.
-
-        Raises
-        ------
-        ConfigurationError
-            There is no batch, or one is empty.
-        LayoutMismatchError
-            `arrays` has no ``"weights"`` of shape (d,).
-        """
-        losses = []
-        with np.errstate(over="ignore", invalid="ignore"):
-            weights = load_weights(arrays, self._signed)
-            for indices in batches:
-                loss, gradient = self._loss_and_gradient(weights, indices)
-                weights -= step_size * gradient
-                losses.append(loss)
-            if not losses:
-                raise ConfigurationError(
-                    "expected at least one batch, came none: ask for one local step "
-                    "or more"
-                )
-            return sum(losses) / len(losses), {WEIGHTS: weights.astype(np.float32)}
 
     def evaluate(self, arrays: Arrays) -> dict[str, float]:
         """Return F_i as ``"loss"`` and the ``"accuracy"`` on the local examples."""
         with np.errstate(over="ignore", invalid="ignore"):
-            weights = load_weights(arrays, self._signed)
-            margins = margins_of(self._signed, weights)
+            weights = load_weights(arrays, self._rows)
+            margins = margins_of(self._rows, weights)
             loss = softplus_neg(margins).mean() + half_square(weights, self._l2)
             return {"loss": float(loss), "accuracy": accuracy_of(margins)}
 
     def _loss_and_gradient(
         self, weights: NDArray[np.float64], indices: NDArray[np.intp] | None
     ) -> tuple[float, NDArray[np.float64]]:
-        signed = self._signed if indices is None else self._signed.take(indices, axis=0)
+        signed = self._rows if indices is None else self._rows.take(indices, axis=0)
         count = len(signed)
         if count == 0:
             raise ConfigurationError(

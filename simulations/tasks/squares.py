@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from flower_compress.clients.objective import Arrays
 from flower_compress.errors import ConfigurationError
 
-from .margins import WEIGHTS, half_square, load_weights, margins_of
+from .linear_objective import LinearObjective
+from .margins import half_square, load_weights, margins_of
 
 __all__ = ["SquaresObjective", "determination"]
 
@@ -25,13 +25,11 @@ def determination(rest: NDArray[np.float64], targets: NDArray[np.float64]) -> fl
     return share if share > 0.0 else 0.0  # NaN too: a run that has diverged
 
 
-class SquaresObjective:
+class SquaresObjective(LinearObjective):
     """Least squares with an L2 term on one client's examples.
 
     F_i(w) = 1/(2 n_i) sum_j (<x_j, w> - y_j)^2 + (lambda/2) ||w||^2
-
-    Arrays are float32 under the name ``"weights"``, shape (d,); everything inside is
-    float64. A run that diverges shows as a loss that is not finite, without warnings.
+    grad F_i = (1/n_i) sum_j (<x_j, w> - y_j) x_j + lambda w
 
     Parameters
     ----------
@@ -69,77 +67,22 @@ class SquaresObjective:
             raise ConfigurationError("expected finite targets, came NaN or infinity")
         if not (math.isfinite(l2) and l2 >= 0.0):
             raise ConfigurationError(f"expected a finite l2 >= 0, came l2={l2}")
-        self._features = features.astype(np.float64)
+        self._rows = features.astype(np.float64)
         self._targets = targets.astype(np.float64)
         self._l2 = l2
-
-    @property
-    def num_examples(self) -> int:
-        """Number of local examples, n_i."""
-        return len(self._targets)
-
-    def gradient(
-        self, arrays: Arrays, indices: NDArray[np.intp] | None
-    ) -> tuple[float, Arrays]:
-        """Return the loss over the examples `indices` (None: all) and its gradient.
-
-        grad = (1/b) sum_j (<x_j, w> - y_j) x_j + lambda w
-
-        Raises
-        ------
-        ConfigurationError
-            `indices` is empty.
-        LayoutMismatchError
-            `arrays` has no ``"weights"`` of shape (d,).
-        """
-        with np.errstate(over="ignore", invalid="ignore"):
-            weights = load_weights(arrays, self._features)
-            loss, gradient = self._loss_and_gradient(weights, indices)
-            return loss, {WEIGHTS: gradient.astype(np.float32)}
-
-    def local_steps(
-        self,
-        arrays: Arrays,
-        batches: Iterable[NDArray[np.intp] | None],
-        step_size: float,
-    ) -> tuple[float, Arrays]:
-        """Take the SGD steps w <- w - step_size * grad F_i(w; batch), in float64.
-
-        Returns the mean of the losses before each step, and the last weights.
-
-        Raises
-        ------
-        ConfigurationError
-            There is no batch, or one is empty.
-        LayoutMismatchError
-            `arrays` has no ``"weights"`` of shape (d,).
-        """
-        losses = []
-        with np.errstate(over="ignore", invalid="ignore"):
-            weights = load_weights(arrays, self._features)
-            for indices in batches:
-                loss, gradient = self._loss_and_gradient(weights, indices)
-                weights -= step_size * gradient
-                losses.append(loss)
-            if not losses:
-                raise ConfigurationError(
-                    "expected at least one batch, came none: ask for one local step "
-                    "or more"
-                )
-            return sum(losses) / len(losses), {WEIGHTS: weights.astype(np.float32)}
 
     def evaluate(self, arrays: Arrays) -> dict[str, float]:
         """Return F_i as ``"loss"``, and R^2 as ``"accuracy"``."""
         with np.errstate(over="ignore", invalid="ignore"):
-            weights = load_weights(arrays, self._features)
-            rest = margins_of(self._features, weights) - self._targets
+            weights = load_weights(arrays, self._rows)
+            rest = margins_of(self._rows, weights) - self._targets
             loss = 0.5 * float(np.square(rest).mean()) + half_square(weights, self._l2)
             return {"loss": loss, "accuracy": determination(rest, self._targets)}
 
     def _loss_and_gradient(
         self, weights: NDArray[np.float64], indices: NDArray[np.intp] | None
     ) -> tuple[float, NDArray[np.float64]]:
-        features, targets = self._features, self._targets
+        features, targets = self._rows, self._targets
         if indices is not None:
             features, targets = features.take(indices, axis=0), targets[indices]
         count = len(targets)

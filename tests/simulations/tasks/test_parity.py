@@ -148,7 +148,7 @@ def test_parity_optimum_is_a_minimum(scheme: str, l2: float | None) -> None:
     # The gradient at the minimiser, in float64, from the definition.
     gradient = np.zeros(65)
     for i in range(20):
-        signed = task.objective(i)._signed  # type: ignore[attr-defined]
+        signed = task.objective(i)._rows  # type: ignore[attr-defined]
         slopes = 1.0 / (1.0 + np.exp(signed @ minimizer))
         gradient -= slopes @ signed / (20 * len(signed))
     gradient += (1.0 / 1797 if l2 is None else l2) * minimizer
