@@ -121,7 +121,7 @@ links: $(STAMP)
 
 docs: $(STAMP) links ## the site of the documentation, into build/site; a warning is an error
 	$(SAY) "MkDocs"
-	@$(PY) -c 'import latex2mathml, material, mkdocstrings' 2>/dev/null || \
+	@$(PY) -c 'import fontTools, material, math_core, mkdocstrings, ziamath' 2>/dev/null || \
 		$(PY) -m pip install -qq --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 	@echo 'To read: $(CURDIR)/build/site/index.html'
