@@ -140,6 +140,7 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## mypy --strict, strategies/ and clients/ under their import names
 	$(SAY) "mypy --strict"
 	@$(PY) -m mypy
+	@$(PY) -m mypy docs/hooks
 
 unit: $(STAMP) ## pytest on all cores; PYTEST_ARGS="-m slow" for the long ones
 	$(SAY) "pytest"

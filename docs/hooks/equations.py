@@ -1,8 +1,8 @@
 """TeX to MathML when the site is built: no script and no network to show it.
 
-Browsers take what they draw of equations, roots first of all, from a font with a table for
-it, and leave it out where the machine has none. So the site brings one, STIX Two Math, cut
-down to the characters that its equations have.
+Browsers take what they draw of equations, roots first of all, from a font with a table
+for it, and leave it out where the machine has none. So the site brings one, STIX Two
+Math, cut down to the characters that its equations have.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _MATH = re.compile(
     r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>([,.;:)]*)', re.DOTALL
 )
 _TAG = re.compile(r"<[^>]*>")
-# Browsers show a single letter as one of these, of which h has another place, and draw the
-# root by themselves.
+# Browsers show a single letter as one of these, of which h has another place, and draw
+# the root by themselves.
 _ITALICS = {*range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C), 0x210E} - {0x1D455}
 _ROOT = {0x221A}
 _INVISIBLE = {0x2061}

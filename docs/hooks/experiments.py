@@ -55,7 +55,9 @@ def _tables(experiment: Reproduction, results: Path) -> Sequence[TextTable]:
 
 def _markdown(table: TextTable) -> str:
     rows = [table.columns, ["---"] * len(table.columns), *table.rows]
-    lines = ("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows)
+    lines = (
+        "| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows
+    )
     return f"{table.title}:\n\n" + "\n".join(lines)
 
 

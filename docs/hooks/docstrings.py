@@ -1,4 +1,6 @@
-"""Roles of Sphinx in docstrings, :class:`~a.B`, as links of the site."""
+"""What the reference is made of, as the site needs it."""
+
+# mypy: allow-subclassing-any, since the types of griffe are there with the extra "docs".
 
 from __future__ import annotations
 
@@ -10,12 +12,28 @@ import griffe
 _ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)([\w.]+)`")
 
 
-class Roles(griffe.Extension):
-    """Makes each role a link, where the site has a page with that name, else code."""
+class Library(griffe.Extension):
+    """Roles of Sphinx become links, and functions come before modules of their name.
+
+    :class:`~a.B` is a link where the site has that name, else code. After
+    ``from .compress import compress`` the package has the function, not the module.
+    """
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Rewrite all docstrings of a package."""
         _rewrite(pkg)
+        for module in [pkg, *_submodules(pkg)]:
+            for name in map(str, module.exports or ()):
+                shadow = module.members.get(name)
+                if isinstance(shadow, griffe.Module) and name in shadow.members:
+                    function = shadow.members[name]
+                    module.members[name] = griffe.Alias(name, function, parent=module)
+
+
+def _submodules(module: griffe.Module) -> list[griffe.Module]:
+    """Return all modules below one, before anything is changed."""
+    found = [m for m in module.members.values() if isinstance(m, griffe.Module)]
+    return found + [below for each in found for below in _submodules(each)]
 
 
 def _rewrite(obj: griffe.Object) -> None:
