@@ -1,6 +1,7 @@
 """What the reference is made of, as the site needs it."""
 
-# mypy: allow-subclassing-any, since the types of griffe are there with the extra "docs".
+# The types of griffe are there with the extra "docs" only.
+# mypy: allow-subclassing-any
 
 from __future__ import annotations
 
