@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import re
 import runpy
@@ -11,6 +13,7 @@ import pytest
 
 from simulations.records import judge, summarise
 from simulations.reproduction import reproductions
+from tests.cases import in_one_test
 from tests.packaging.test_public_names import PUBLIC
 from tests.simulations.rows import record
 
@@ -19,6 +22,13 @@ HOOKS = {
     name: runpy.run_path(str(ROOT / "docs" / "hooks" / f"{name}.py"))
     for name in ("pages", "experiments")
 }
+# Those of modules of torch run with the tests of these.
+EXAMPLES = [
+    path.relative_to(ROOT)
+    for folder in ("flower_compress", "strategies", "clients")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if ">>> " in path.read_text() and "torch" not in path.name
+]
 relink = HOOKS["pages"]["relink"]
 
 
@@ -69,3 +79,11 @@ def test_experiments_are_shown_with_what_came_of_them(tmp_path: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(summary))
     after = section(entry, tmp_path)
     assert after.count("| holds |") == len(entry.claims)
+
+
+@in_one_test("path", EXAMPLES, ids=lambda path: path.as_posix())
+def test_examples_of_the_reference_run(path: Path) -> None:
+    folder = "" if path.parts[0] == "flower_compress" else "flower_compress."
+    module = importlib.import_module(folder + ".".join(path.with_suffix("").parts))
+    failed, attempted = doctest.testmod(module)
+    assert attempted > 0 == failed
