@@ -123,7 +123,7 @@ docs: $(STAMP) links ## the site of the documentation, into build/site; a warnin
 	$(SAY) "MkDocs"
 	@$(PY) -c 'import fontTools, material, math_core, mkdocstrings, ziamath' 2>/dev/null || \
 		$(PY) -m pip install -qq --editable '.[docs]'
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo 'To read: $(CURDIR)/build/site/index.html'
 
 dist: $(STAMP) ## wheel and sdist, into dist, checked as the registry does

@@ -31,10 +31,10 @@ _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
-def repository() -> str | None:
-    """Return the repository's address, None as long as nobody has filled it in."""
+def address_of(name: str) -> str | None:
+    """Return an address of pyproject.toml, None as long as nobody has filled it in."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    address: str = project["urls"]["Source"]
+    address: str = project["urls"][name]
     return None if PLACEHOLDER in address else address.rstrip("/")
 
 
@@ -82,8 +82,13 @@ def relink(markdown: str, source: str, address: str | None) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Show the repository, if there is one."""
-    config.repo_url = repository()
+    """Say where the site and the repository are, if they are anywhere yet.
+
+    In the footer: of a ``repo_url`` the theme would ask for figures in the reader's name.
+    """
+    config.site_url = address_of("Documentation")
+    if link := address_of("Source"):
+        config.extra["social"] = [{"icon": "material/source-repository", "link": link}]
     return config
 
 
@@ -101,6 +106,11 @@ def on_page_markdown(
     markdown: str, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
     """Let links lead where the site has their targets."""
+    from mkdocs.exceptions import PluginError
+
     sources = {made: source for source, made in ELSEWHERE.items()}
     source = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
-    return relink(markdown, source, repository())
+    try:
+        return relink(markdown, source, address_of("Source"))
+    except FileNotFoundError as error:
+        raise PluginError(str(error)) from error
