@@ -84,7 +84,7 @@ def relink(markdown: str, source: str, address: str | None) -> str:
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Say where the site and the repository are, if they are anywhere yet.
 
-    In the footer: of a ``repo_url`` the theme would ask for figures in the reader's name.
+    In the footer: of a ``repo_url`` the theme would ask for figures for each reader.
     """
     config.site_url = address_of("Documentation")
     if link := address_of("Source"):
