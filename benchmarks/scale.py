@@ -27,6 +27,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
 from .markdown import Column, columns
@@ -143,7 +144,8 @@ class FleetGrid(Grid):
         self._node_ids = list(range(_FIRST_NODE, _FIRST_NODE + num_nodes))
         self._payloads = payloads
         self._round = self._num_messages = 0
-        self._replies: dict[str, Any] = {}
+        self._waiting: dict[str, tuple[int, Packet]] = {}
+        self._greeting: Packet | None = None
         self._metrics = MetricRecord()
         self.seconds = 0.0
         self.on_round: Callable[[], None] = lambda: None
@@ -173,36 +175,50 @@ class FleetGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Answer messages; the answers wait for `pull_messages`."""
+        started = time.perf_counter()
         ids = []
-        for reply in self.send_and_receive(messages):
-            ids.append(reply.metadata.reply_to_message_id)
-            self._replies[ids[-1]] = reply
+        for message in messages:
+            node_id, message_id, packet = self._read(message)
+            self._waiting[message_id] = node_id, packet
+            ids.append(message_id)
+        self.seconds += time.perf_counter() - started
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the answers to those messages."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+        started = time.perf_counter()
+        replies: list[Any] = [
+            self._answer(node_id, message_id, packet)
+            for message_id in message_ids
+            for node_id, packet in [self._waiting.pop(message_id)]
+        ]
+        self.seconds += time.perf_counter() - started
+        return replies
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Return the answers."""
-        messages = list(messages)
         started = time.perf_counter()
-        replies: list[Any] = [self._answer(message) for message in messages]
+        replies: list[Any] = [self._answer(*self._read(each)) for each in messages]
         self.seconds += time.perf_counter() - started
         return replies
 
-    def _answer(self, msg: Message) -> Any:
+    def _read(self, msg: Message) -> tuple[int, str, Packet]:
         self._num_messages += 1
         metadata = msg.metadata
         message_id = metadata.__dict__["_message_id"] = str(self._num_messages)
         found = find_packet(msg.content)
         assert found is not None
         packet = Packet.parse(found[1])
+        if packet.greeting:  # As all of them are: held once.
+            packet = self._greeting = self._greeting or packet
+        return metadata.dst_node_id, message_id, packet
+
+    def _answer(self, node_id: int, message_id: str, packet: Packet) -> Any:
         if packet.greeting:
-            about = {"protocol": 1, "held": 0, "sent": [0, 0], "crc": 0, "base": 0}
-            about["identity"] = metadata.dst_node_id - _FIRST_NODE
+            about: dict[str, Any] = {"protocol": PROTOCOL, "held": 0, "sent": [0, 0]}
+            about |= {"crc": 0, "base": 0, "identity": node_id - _FIRST_NODE}
             reply = Packet(
                 packet.session, contract=json.dumps(about).encode(), greeting=True
             )
@@ -218,7 +234,7 @@ class FleetGrid(Grid):
         content = RecordDict({"arrays": packet_record(reply)})
         if not packet.greeting:
             content["metrics"] = self._metrics
-        return _Reply(metadata.dst_node_id, message_id, content)
+        return _Reply(node_id, message_id, content)
 
 
 class _Reply:

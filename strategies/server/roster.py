@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -80,6 +80,11 @@ class Roster:
         Where greetings are billed.
     identities : {"claimed", "trusted", "node"} (default: "claimed")
         See :class:`CompressedStrategy`.
+
+    Attributes
+    ----------
+    num_unnamed : int
+        How many clients have no identity but their node id.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Roster:
             trusted=identities == "trusted",
         )
         self._clients: dict[int, Client] = {}
+        self.num_unnamed = 0
 
     def __iter__(self) -> Iterator[Client]:
         return iter(self._clients.values())
@@ -113,6 +119,15 @@ class Roster:
         """Return the client that runs on a node."""
         identity = self._greetings.identity(node_id)
         return None if identity is None else self._clients[identity]
+
+    def some(self, identities: Iterable[int]) -> Iterator[Client]:
+        """Return the clients of those identities, where there are such."""
+        found = map(self._clients.get, identities)
+        return (client for client in found if client is not None)
+
+    def others(self, identities: Set[int]) -> list[Client]:
+        """Return the clients of all other identities, in the order they came in."""
+        return [c for i, c in self._clients.items() if i not in identities]
 
     def online(self, node_ids: Iterable[int]) -> list[Client]:
         """Return the greeted clients among those nodes, by identity."""
@@ -136,7 +151,9 @@ class Roster:
             if client is None:
                 client = self._take_in(identity, had_state=held > 0)
             client.node_id = self._greetings.node_id(identity)
-            client.is_unnamed = not self._by_node and identity == client.node_id
+            unnamed = not self._by_node and identity == client.node_id
+            self.num_unnamed += unnamed - client.is_unnamed
+            client.is_unnamed = unnamed
             self._uplinks.hand_over(client.uplink, client.node_id)
             if not (
                 self._downlinks.confirm(identity, client.downlink, held, ends)
@@ -172,6 +189,7 @@ class Roster:
                 )
         for identity in gone:
             client = self._clients.pop(identity)
+            self.num_unnamed -= client.is_unnamed
             self._downlinks.remove(identity, client.downlink)
             self._greetings.forget(identity)
         self._uplinks.memories.forget(gone)
@@ -225,6 +243,7 @@ class Roster:
             )
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
             client.missed, client.is_unnamed = row["missed"], row["is_unnamed"]
+            self.num_unnamed += client.is_unnamed
             if client.node_id:
                 self._uplinks.hand_over(client.uplink, client.node_id)
 
