@@ -92,9 +92,7 @@ class Departures:
         self._begin_epoch_if_due()
         if self._memories.has_mean:
             forgotten = frozenset(gone)
-            self._share = self._share_of(
-                c for c in away if c.identity not in forgotten
-            )
+            self._share = self._share_of(c for c in away if c.identity not in forgotten)
         self._tell_unnamed()
         self._tell_share()
         return gone

@@ -273,12 +273,14 @@ class Downlinks:
         self,
         identity: int,
         end: DownlinkEnd,
-        meta: dict[str, Any],
+        saved: tuple[Any, ...],
+        sender: tuple[int, int],
         checkpoint: Checkpoint,
         name: str,
     ) -> None:
-        """Let a client's end take over what its `save` gave."""
-        end.restore(meta, checkpoint, name, self._dim, self._channel(identity))
+        """Let a client's end take over what was saved of it."""
+        channel = self._channel(identity)
+        end.restore(saved, sender, checkpoint, name, self._dim, channel)
         self._newest = max(self._newest, end.sent)
 
     def save(self, arrays: Arrays) -> dict[str, Any]:

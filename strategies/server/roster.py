@@ -22,12 +22,18 @@ from flower_compress.wire.packet import Packet, find_packet, packet_record
 
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.claims import Ends
-from ..run.fields import COUNT, FLAG, INTEGER, ROWS, TABLE, fields
+from ..run.columns import (
+    restore_integers,
+    restore_rows,
+    save_integers,
+    save_rows,
+)
+from ..run.fields import COUNT, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
 from .downlink import Downlinks
-from .downlink_end import DownlinkEnd
+from .downlink_end import DOWNLINK_COLUMNS, SENDER_COLUMNS, DownlinkEnd
 from .uplink import Uplinks
-from .uplink_end import UplinkEnd
+from .uplink_end import UPLINK_COLUMNS, UplinkEnd
 
 __all__ = ["Client", "Identities", "Roster"]
 
@@ -35,6 +41,7 @@ Identities = Literal["claimed", "trusted", "node"]
 """What an identity is worth; see :class:`CompressedStrategy`."""
 
 _MOST_LISTED = 3
+_CLIENT_COLUMNS = {"missed": "u4", "is_unnamed": "?"}
 
 
 @dataclass(slots=True)
@@ -198,18 +205,32 @@ class Roster:
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold of the clients' ends; add the rest to `arrays`."""
+        clients = list(self._clients.values())
+        for identity, client in self._clients.items():
+            client.downlink.save(arrays, f"downlink/{identity}")
+            client.uplink.save(arrays, f"uplink/{identity}")
+        for name, kinds, rows in (
+            ("client", _CLIENT_COLUMNS, clients),
+            ("downlink", DOWNLINK_COLUMNS, [each.downlink for each in clients]),
+            ("sender", SENDER_COLUMNS, [each.downlink.sender for each in clients]),
+            ("uplink", UPLINK_COLUMNS, [each.uplink for each in clients]),
+        ):
+            save_rows(rows, kinds, arrays, f"roster/{name}")
+        greetings = self._greetings.save()
+        nodes = dict(greetings.pop("nodes"))
+        numbers = {
+            "identity": list(self._clients),
+            "owner": [client.uplink.owner for client in clients],
+            "known": list(nodes),
+            "holder": list(nodes.values()),
+        }
         return {
-            "clients": [
-                {
-                    "identity": identity,
-                    "downlink": client.downlink.save(arrays, f"downlink/{identity}"),
-                    "uplink": client.uplink.save(arrays, f"uplink/{identity}"),
-                    "missed": client.missed,
-                    "is_unnamed": client.is_unnamed,
-                }
-                for identity, client in self._clients.items()
-            ],
-            "greetings": self._greetings.save(),
+            "num_clients": len(clients),
+            "greetings": greetings,
+            "integers": {
+                name: save_integers(column, arrays, f"roster/{name}")
+                for name, column in numbers.items()
+            },
         }
 
     def restore(
@@ -225,24 +246,40 @@ class Roster:
             Whether the clients are back where they were then. If not, they have to be
             greeted anew, and say what they hold.
         """
-        self._greetings.restore(meta["greetings"], heard=clients_too)
-        for row in fields(meta, clients=ROWS, greetings=TABLE)["clients"]:
-            row = fields(
-                row,
-                identity=INTEGER,
-                downlink=TABLE,
-                uplink=TABLE,
-                missed=COUNT,
-                is_unnamed=FLAG,
+        meta = fields(meta, num_clients=COUNT, greetings=TABLE, integers=TABLE)
+        kinds = {"identity": ROWS, "owner": ROWS, "known": ROWS, "holder": ROWS}
+        numbers = {
+            name: restore_integers(column, checkpoint, f"roster/{name}")
+            for name, column in fields(meta["integers"], **kinds).items()
+        }
+        known = list(zip(numbers["known"], numbers["holder"], strict=True))
+        greetings = {**meta["greetings"], "nodes": known}
+        self._greetings.restore(greetings, heard=clients_too)
+        columns = [
+            restore_rows(checkpoint, kinds, f"roster/{name}", meta["num_clients"])
+            for name, kinds in (
+                ("client", _CLIENT_COLUMNS),
+                ("downlink", DOWNLINK_COLUMNS),
+                ("sender", SENDER_COLUMNS),
+                ("uplink", UPLINK_COLUMNS),
             )
-            name = row["identity"]
-            client = self._take_in(name)
-            client.node_id = self._greetings.node_id(name)
+        ]
+        for identity, owner, own, down, sender, up in zip(
+            numbers["identity"], numbers["owner"], *columns, strict=True
+        ):
+            client = self._take_in(identity)
+            client.node_id = self._greetings.node_id(identity)
             self._downlinks.restore_end(
-                name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
+                identity,
+                client.downlink,
+                down,
+                sender,
+                checkpoint,
+                f"downlink/{identity}",
             )
-            client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
-            client.missed, client.is_unnamed = row["missed"], row["is_unnamed"]
+            client.uplink.restore(up, checkpoint, f"uplink/{identity}")
+            client.uplink.owner = owner
+            client.missed, client.is_unnamed = own
             self.num_unnamed += client.is_unnamed
             if client.node_id:
                 self._uplinks.hand_over(client.uplink, client.node_id)
