@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from operator import index
 from typing import Any
 
@@ -279,7 +280,7 @@ class Downlinks:
         name: str,
     ) -> None:
         """Let a client's end take over what was saved of it."""
-        channel = self._channel(identity)
+        channel = partial(self._channel, identity)
         end.restore(saved, sender, checkpoint, name, self._dim, channel)
         self._newest = max(self._newest, end.sent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,14 +69,16 @@ class DownlinkEnd:
         checkpoint: Checkpoint,
         name: str,
         dim: int,
-        channel: Channel,
+        channel: Callable[[], Channel],
     ) -> None:
         """Take over the columns, and what :meth:`save` gave."""
         for attribute, value in zip(DOWNLINK_COLUMNS, saved, strict=True):
             setattr(self, attribute, value)
         self.memory.restore(checkpoint, name)
         version, pending_version = sender
+        if not (version or pending_version):
+            return
         pending = restore_payload(
-            checkpoint, f"{name}/pending", dim, channel, pending_version
+            checkpoint, f"{name}/pending", dim, channel(), pending_version
         )
         self.sender = SenderState(version, None, pending, pending_version)
