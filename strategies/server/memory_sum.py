@@ -93,4 +93,4 @@ def add_weighted(
     if weight == 1.0:
         total += vector
     else:
-        total += vector.astype(np.float64) * weight
+        total += np.multiply(vector, weight, dtype=np.float64)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from flower_compress.compressors import Vector
 from flower_compress.links import Payload, ReceiverState
 
 from ..run.checkpoint import Arrays, Checkpoint
@@ -100,10 +101,12 @@ class Contribution:
     ----------
     end : UplinkEnd
         The client's end.
-    state : ReceiverState
-        h_i, where it is kept, and the payload.
+    base : int
+        The version that the payload builds on.
     payload : Payload
-        q_i.
+        q_i, decoded or not.
+    has_memory : bool
+        Whether it builds on the h_i that is kept.
     weight : float
         w_i.
     version : int
@@ -117,10 +120,27 @@ class Contribution:
     """
 
     end: UplinkEnd
-    state: ReceiverState
+    base: int
     payload: Payload
+    has_memory: bool
     weight: float
     version: int
     is_new: bool
     num_inputs: int
     norm: float = 0.0
+
+    @property
+    def memory(self) -> Vector | None:
+        """h_i, shape (d,), where it is kept: perhaps read from a file each time."""
+        return self.end.memory.vector if self.has_memory else None
+
+    @property
+    def state(self) -> ReceiverState:
+        """h_i, where it is kept, and the payload."""
+        return ReceiverState(self.base, self.memory, self.payload, self.version)
+
+    def opened(self) -> Contribution:
+        """Return one to be used once: unless q_i is decoded by now, it goes with it."""
+        if self.payload.is_decoded:
+            return self
+        return replace(self, payload=self.payload.compact())

@@ -138,7 +138,8 @@ class UplinkMemories:
                 moved = self.sketch.of(step)
                 end.sketch = moved if end.sketch is None else end.sketch + moved
             return True
-        after = commit(part.state, self.rate).vector
+        state = part.state
+        after = commit(state, self.rate).vector
         if after is not None and not end.memory.keep(after):
             return False
         end.epoch, before = self.epoch, end.bound
@@ -148,8 +149,8 @@ class UplinkMemories:
         if self.kind == "each" and after is not None:
             # In float64 from the float32 memories: the sum never drifts from them.
             change = after.astype(np.float64)
-            if part.state.vector is not None:
-                change -= part.state.vector
+            if state.vector is not None:
+                change -= state.vector
             self._sum.add(change, end.weight, end.weight * max(before, end.bound))
         return True
 
