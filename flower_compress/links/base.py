@@ -209,12 +209,17 @@ def fold(vector: Vector | None, payload: Payload, rate: float) -> Vector:
     A lossless payload is folded whole, at rate 1: it has no noise to keep out. Of what
     a memory does not hold (`Channel.forgotten`) nothing is folded.
     """
-    step = payload.vector
+    step, is_own = payload.vector, False
     if rate != 1.0 and not payload.compressor.lossless:
-        step = np.float32(rate) * step
+        step, is_own = np.float32(rate) * step, True
     if payload.channel is not None and payload.channel.forgotten:
-        step = zeroed(step, payload.channel.forgotten)
-    return step if vector is None else vector + step
+        if not is_own:
+            step, is_own = step.copy(), True
+        for start, end in payload.channel.forgotten:
+            step[start:end] = 0.0
+    if vector is None:
+        return step
+    return np.add(vector, step, out=step if is_own else None)
 
 
 def zeroed(vector: Vector, spans: tuple[tuple[int, int], ...]) -> Vector:

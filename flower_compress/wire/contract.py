@@ -57,6 +57,13 @@ class Contract(Agreement):
     by_node: bool = False
     held: bool = False
 
+    @property
+    def num_kept_vectors(self) -> int:
+        """How many vectors of float32 a client remembers once its links have begun."""
+        rate = self.uplink.memory_rate(self.layout.dim)
+        sends = rate is not None or self.uplink.kind == "error-feedback"
+        return int(self.downlink_rate is not None) + int(sends)
+
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
         stream = Stream(self.seed, Purpose.UPLINK, identity)

@@ -148,10 +148,11 @@ class UplinkMemories:
         end.bound = (1.0 - rate) * before + rate * part.norm
         if self.kind == "each" and after is not None:
             # In float64 from the float32 memories: the sum never drifts from them.
-            change = after.astype(np.float64)
-            if state.vector is not None:
-                change -= state.vector
-            self._sum.add(change, end.weight, end.weight * max(before, end.bound))
+            bound = end.weight * max(before, end.bound)
+            if state.vector is None:
+                self._sum.add(after, end.weight, bound)
+            else:
+                self._sum.move(state.vector, after, end.weight, bound)
         return True
 
     def renew(self, bound: float) -> None:
