@@ -33,6 +33,8 @@ _SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
 _LONGEST_REASON = 300
 MOST_DECODED = 1 << 28
 """Bytes of decoded vectors: those of a hundred clients with 670,000 entries."""
+_FEWEST_DECODED = 4
+"""Vectors that are kept in any case: of long ones they are no more than a session."""
 _ASKS = "asks to be synchronised"
 
 
@@ -56,8 +58,8 @@ class Inbox:
         Returns a client's weight; raises a FlowerCompressError if it gives none.
     most_decoded : int, optional
         Bytes of decoded vectors that are kept until all lengths of the round are
-        known; of more replies the packets are, which are decoded again. None for no
-        limit.
+        known, at least four vectors; of more replies the packets are, which are decoded
+        again. None for no limit.
     """
 
     def __init__(
@@ -173,8 +175,11 @@ class Inbox:
         return Accepted(client.identity, part, exact, msg)
 
     def _may_keep(self) -> bool:
-        self._decoded += 4 * self._session.layout.dim
-        return self._most_decoded is None or self._decoded <= self._most_decoded
+        if self._most_decoded is None:
+            return True
+        size = 4 * self._session.layout.dim
+        self._decoded += size
+        return self._decoded <= max(self._most_decoded, _FEWEST_DECODED * size)
 
     def _count_refused(self, msg: Message) -> None:
         client = self._session.roster.find(msg.metadata.src_node_id)

@@ -43,6 +43,7 @@ def test_what_is_decoded_twice_counts_once(
     cls, extra = STRATEGIES[name]
 
     def run(most_decoded: int | None) -> tuple[bytes, int]:
+        monkeypatch.setattr(inbox, "_FEWEST_DECODED", 0)
         defaults = (most_decoded,)
         monkeypatch.setattr(inbox.Inbox.__init__, "__defaults__", defaults)
         held: list[int] = []
