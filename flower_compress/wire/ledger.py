@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from operator import index
 from typing import Literal, Self
 
 from .packet import Packet
 
-__all__ = ["Direction", "EdgeLedger", "Ledger", "Traffic"]
+__all__ = ["Direction", "EdgeLedger", "Ledger", "Traffic", "in_units"]
 
 Direction = Literal["uplink", "downlink"]
 _TOTALS = ("uplink", "downlink", "evaluation_uplink", "evaluation_downlink")
@@ -41,6 +41,24 @@ class Traffic:
     def framing_bytes(self) -> int:
         """Headers, checksums, contracts and padding."""
         return self.num_bytes - self.payload_bits // 8
+
+    def numbers(self) -> dict[str, int]:
+        """Return what is counted by short names, for tables and plots."""
+        return {
+            "messages": self.messages,
+            "bytes": self.num_bytes,
+            "payload-bits": self.payload_bits,
+            "dense-bytes": self.snapshot_bytes,
+        }
+
+    def copy(self) -> Traffic:
+        """Return what is counted so far, which later messages do not change."""
+        return replace(self)
+
+    def __sub__(self, before: Traffic) -> Traffic:
+        """Return what was counted since `before`."""
+        since = (getattr(self, f.name) - getattr(before, f.name) for f in fields(self))
+        return Traffic(*since)
 
     def add(self, num_bytes: int, payload_bits: int, snapshot_bytes: int = 0) -> None:
         """Count one message."""
@@ -182,6 +200,17 @@ class EdgeLedger:
 
 def _traffic(numbers: Mapping[str, int]) -> Traffic:
     return Traffic(**{name: index(number) for name, number in numbers.items()})
+
+
+def in_units(num_bytes: int) -> str:
+    """Return a number of bytes for people, in B, kB, MB or GB of powers of 1000."""
+    number, units = float(num_bytes), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    for larger in units:
+        if number < 1000:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.0f} B" if unit == "B" else f"{number:.4g} {unit}"
 
 
 def _sum(parts: Iterable[Traffic]) -> Traffic:

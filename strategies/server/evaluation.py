@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from logging import getLogger
 from typing import Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
@@ -12,7 +11,7 @@ from flower_compress.errors import FlowerCompressError, OutOfSyncError, StalePac
 from flower_compress.wire.packet import SESSION_KEY, bytes_beside, find_packet
 from flower_compress.wire.records import array_bytes
 
-from .inbox import note_held, packet_of, synchronise
+from .inbox import leave_out, note_held, packet_of, synchronise
 from .outbox import Keys, messages_with_model
 from .roster import Client
 from .session import Session
@@ -21,8 +20,6 @@ __all__ = ["EvaluateOn", "evaluate_messages", "read_evaluations"]
 
 EvaluateOn = Literal["received", "global", "held"]
 """Which model clients evaluate; see :class:`CompressedStrategy`."""
-
-_log = getLogger("flwr")
 
 
 def evaluate_messages(
@@ -102,8 +99,7 @@ def read_evaluations(
                 continue
             answers[client.identity] = _without_packet(msg)
         except FlowerCompressError as error:
-            text = f"{type(error).__name__}: {error}"
-            _log.warning("node %d: %s", msg.metadata.src_node_id, text)
+            leave_out(session, msg, error)
     session.downlinks.pack()
     return [answers[identity] for identity in sorted(answers)]
 

@@ -20,6 +20,7 @@ from flower_compress.wire.contract import BY_NODE
 from flower_compress.wire.ledger import Ledger
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
+from ..callbacks.observers import Observers
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.claims import Ends
 from ..run.fields import COUNT, FLAG, INTEGER, ROWS, TABLE, fields
@@ -78,8 +79,10 @@ class Roster:
         Make the ends of new clients.
     ledger : Ledger
         Where greetings are billed.
-    identities : {"claimed", "trusted", "node"} (default: "claimed")
+    identities : {"claimed", "trusted", "node"}
         See :class:`CompressedStrategy`.
+    observers : Observers
+        Who is told of clients that come and go.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class Roster:
         downlinks: Downlinks,
         uplinks: Uplinks,
         ledger: Ledger,
-        identities: Identities = "claimed",
+        identities: Identities,
+        observers: Observers,
     ) -> None:
+        self._observers = observers
         self._downlinks, self._uplinks = downlinks, uplinks
         self._by_node = identities == "node"
         asks = json.dumps(BY_NODE).encode() if self._by_node else None
@@ -99,6 +104,7 @@ class Roster:
             partial(_read, greeting),
             "CompressionMod",
             ledger,
+            observers,
             trusted=identities == "trusted",
         )
         self._clients: dict[int, Client] = {}
@@ -133,9 +139,12 @@ class Roster:
         )
         for identity, held, _, ends in arrived:
             client = self._clients.get(identity)
+            reason = f"known, holds version {held}"
             if client is None:
                 client = self._take_in(identity, had_state=held > 0)
+                reason = ""
             client.node_id = self._greetings.node_id(identity)
+            self._observers.note("joined", identity, client.node_id, reason)
             client.is_unnamed = not self._by_node and identity == client.node_id
             self._uplinks.hand_over(client.uplink, client.node_id)
             if not (
@@ -154,8 +163,15 @@ class Roster:
         self._clients[identity] = client
         return client
 
-    def forget(self, identities: Iterable[int]) -> None:
+    def forget(self, identities: Iterable[int], reason: str) -> None:
         """Free all that is kept of clients; those that come back begin as new ones.
+
+        Parameters
+        ----------
+        identities : Iterable[int]
+            Those clients.
+        reason : str
+            Why, for the log.
 
         Raises
         ------
@@ -172,6 +188,7 @@ class Roster:
                 )
         for identity in gone:
             client = self._clients.pop(identity)
+            self._observers.note("forgotten", identity, client.node_id, reason)
             self._downlinks.remove(identity, client.downlink)
             self._greetings.forget(identity)
         self._uplinks.memories.forget(gone)

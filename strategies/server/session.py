@@ -17,6 +17,7 @@ from flower_compress.wire.contract import Contract
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
+from ..callbacks.observers import Observers
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.fields import COUNT, NUMBER, ROWS, TABLE, fields
 from ..run.model_arrays import check_arrays
@@ -45,6 +46,8 @@ class Session:
         Where what is sent is added; a new one by default.
     keeps_held : bool
         Whether clients are asked to evaluate what they trained on last.
+    observers : Observers, optional
+        Who is told what happens to clients.
 
     Raises
     ------
@@ -71,6 +74,8 @@ class Session:
         Which of them are gone.
     ledger : Ledger
         What was sent.
+    observers : Observers
+        Who is told what happens to clients.
     refused : Counter[int]
         How many updates were refused, by client.
     odd_metrics : Counter[int]
@@ -94,7 +99,9 @@ class Session:
         ledger: Ledger | None = None,
         *,
         keeps_held: bool = False,
+        observers: Observers | None = None,
     ) -> None:
+        self.observers = Observers() if observers is None else observers
         layout = Layout.of(arrays, composition.exact_pattern)
         check_arrays(
             layout, composition.uplink.compressor, composition.downlink.compressor
@@ -148,10 +155,15 @@ class Session:
         self.sync_budget = SyncBudget()
         self.epoch_budget = SyncBudget("lost its memory too often")
         self.roster = Roster(
-            self.id, self.downlinks, self.uplinks, self.ledger, links.identities
+            self.id,
+            self.downlinks,
+            self.uplinks,
+            self.ledger,
+            links.identities,
+            self.observers,
         )
         self.departures = Departures(
-            self.roster, self.uplinks.memories, links.forget_after
+            self.roster, self.uplinks.memories, links.forget_after, self.observers
         )
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
@@ -195,7 +207,11 @@ class Session:
             What every update is multiplied with.
         """
         session = Session(
-            self._unresolved, arrays, self.ledger, keeps_held=self._keeps_held
+            self._unresolved,
+            arrays,
+            self.ledger,
+            keeps_held=self._keeps_held,
+            observers=self.observers,
         )
         session.refused, session.damping = self.refused, damping
         session.odd_metrics = self.odd_metrics
@@ -217,7 +233,7 @@ class Session:
         ConfigurationError
             If it is not known.
         """
-        self.roster.forget([identity])
+        self.roster.forget([identity], "told to forget it")
         self._forget_counts(identity)
 
     def _forget_counts(self, identity: int) -> None:

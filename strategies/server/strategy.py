@@ -277,6 +277,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample clients and send each the model over its downlink."""
+        self._observers.begin_round(server_round)
         if self.fraction_train == 0.0:
             return []
         require_unclipped(config)

@@ -62,6 +62,16 @@ PUBLIC: dict[str, list[str]] = {
         "stoc_unif",
         "topk",
     ],
+    "flower_compress.strategies.callbacks": [
+        "Callback",
+        "ClientEvent",
+        "EventKind",
+        "JsonLines",
+        "MLflow",
+        "RoundMetrics",
+        "RunInfo",
+        "TensorBoard",
+    ],
     "flower_compress.strategies.topology": [
         "Schedule",
         "TOPOLOGIES",
