@@ -6,6 +6,7 @@ from . import (
     baselines,
     defaults,
     device,
+    first_model,
     lengths,
     local_epochs,
     lost_memories,
@@ -32,6 +33,7 @@ SUITES: dict[str, Suite] = {
         norm_ratios,
         defaults,
         local_epochs,
+        first_model,
         device,
     )
 }

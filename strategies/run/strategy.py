@@ -235,7 +235,7 @@ class RunStrategy(Strategy):
         self, saved: Checkpoint | None, grid: Grid, arrays: ArrayRecord
     ) -> Result:
         self._begin_run(arrays)
-        result = Result(arrays=arrays)
+        result = Result(arrays=self._begun_with(arrays))
         if saved is not None:
             check_same_run(self._title, self._fingerprint(), saved)
             with reading(saved):
@@ -305,6 +305,10 @@ class RunStrategy(Strategy):
     @abstractmethod
     def _begin(self, arrays: ArrayRecord) -> None:
         """Begin a run of one's own from an initial model."""
+
+    def _begun_with(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the model of a run that has begun with `arrays`."""
+        return arrays
 
     @abstractmethod
     def _fingerprint(self) -> dict[str, Any]:

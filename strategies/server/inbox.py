@@ -258,5 +258,12 @@ def synchronise(session: Session, client: Client, version: int) -> None:
         That of the message which it could not follow.
     """
     session.observers.note("resynchronised", client.identity, client.node_id, _ASKS)
+    if session.downlinks.begin_dense(client.downlink):
+        _log.warning(
+            "client %d cannot begin with first_model=%r, its own log says why: it is "
+            "sent the first model dense",
+            client.identity,
+            session.composition.first_model,
+        )
     session.sync_budget.ask(client.identity, version)
     session.downlinks.forget(client.identity, client.downlink)

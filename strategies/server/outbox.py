@@ -93,6 +93,9 @@ def _packet(
     memory = session.uplinks.memory(client.uplink) if is_new else None
     acked, crc = session.uplinks.acked(client.uplink)
     client.uplink.asked += trains
+    exact = None if has_it else session.exact or None
+    if needed.begins:
+        exact = session.beginning.before(session.exact) or None
     packet = Packet(
         session=session.id,
         base=needed.base,
@@ -104,13 +107,14 @@ def _packet(
         final=session.downlinks.is_final(),
         snapshot=needed.snapshot,
         contract=session.contract_bytes if is_new else None,
-        exact=None if has_it else session.exact or None,
+        exact=exact,
         refused=trains and client.uplink.refused,
         memory=memory,
     )
     if packet.final and packet.memory is None:
         group = session.downlinks.group(client.identity)
         rest = (packet.acked, packet.detail, int(is_new), int(packet.refused))
-        key = (group, needed.base, needed.version, *rest)
+        begins = int(needed.begins)
+        key = (group, needed.base, needed.version, begins, *rest)
         packet = shared.setdefault(key, packet)
     return packet

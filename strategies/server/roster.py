@@ -137,12 +137,13 @@ class Roster:
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
-        for identity, held, _, ends in arrived:
+        for identity, held, _, ends, builds in arrived:
             client = self._clients.get(identity)
             reason = f"known, holds version {held}"
             if client is None:
                 client = self._take_in(identity, had_state=held > 0)
                 reason = ""
+            self._downlinks.expect(client.downlink, builds=builds)
             client.node_id = self._greetings.node_id(identity)
             self._observers.note("joined", identity, client.node_id, reason)
             client.is_unnamed = not self._by_node and identity == client.node_id
@@ -261,7 +262,8 @@ def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
         if "sent" in about:  # Not from a release before 0.2.
             folded, pending = map(int, about["sent"])
             ends = Ends(int(about["crc"]), int(about["base"]), (folded, pending))
-        greeted = Greeted(int(about["identity"]), held, protocol, ends)
+        builds = about.get("builds") is True
+        greeted = Greeted(int(about["identity"]), held, protocol, ends, builds)
     except (
         ValueError,
         KeyError,

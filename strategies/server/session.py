@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from operator import index
 from typing import Any
 
@@ -14,6 +15,7 @@ from flwr.app import ArrayRecord
 from flower_compress.compressors import Parts, Tied, Vector
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.contract import Contract
+from flower_compress.wire.first_model import channel_of
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
@@ -24,7 +26,9 @@ from ..run.model_arrays import check_arrays
 from .composition import Composition
 from .departures import Departures
 from .downlink import Downlinks
+from .first_model import Beginning
 from .roster import Roster
+from .saved_links import restore_payload, save_payload
 from .sync_budget import SyncBudget
 from .uplink import Uplinks
 from .uplink_end import Contribution
@@ -66,6 +70,8 @@ class Session:
         w, shape (d,), without the exact arrays.
     exact : bytes
         The exact arrays.
+    beginning : Beginning
+        The first model of every client.
     contract : Contract
         What clients are told with their first model.
     downlinks, uplinks, roster
@@ -115,6 +121,17 @@ class Session:
         self.refused, self.odd_metrics = Counter[int](), Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
+        self.beginning = Beginning.of(
+            composition.first_model,
+            composition.downlink,
+            layout,
+            self.model,
+            composition.seed,
+        )
+        if composition.downlink_carries == "update" and self.beginning.payload:
+            # Clients add updates to what they begin with, and so does the server.
+            rounded = layout.unflatten(self.beginning.vector, self.exact)
+            self._take_over(rounded, "the first model")
         self._begin_ends()
         downlink = composition.downlink
         self.contract = Contract(
@@ -126,6 +143,7 @@ class Session:
             downlink if isinstance(downlink.compressor, Parts | Tied) else None,
             by_node=composition.identities == "node",
             held=keeps_held and self.downlinks.receiver_rate is None,
+            first_model=self.beginning.term,
         )
         self.contract_bytes = self.contract.to_bytes()
 
@@ -137,7 +155,7 @@ class Session:
             links.downlink_carries,
             links.groups,
             lambda identity: self.contract.downlink_channel(identity),
-            self.model,
+            self.beginning,
             store,
             links.downlink_memory,
             links.reset_every,
@@ -207,7 +225,7 @@ class Session:
             What every update is multiplied with.
         """
         session = Session(
-            self._unresolved,
+            replace(self._unresolved, first_model="dense"),
             arrays,
             self.ledger,
             keeps_held=self._keeps_held,
@@ -323,6 +341,7 @@ class Session:
         """Return what JSON can hold; add the rest to `arrays`."""
         arrays["model"] = self.model
         arrays["exact"] = np.frombuffer(self.exact, dtype=np.uint8)
+        save_payload(arrays, "beginning", self.beginning.payload)
         for name, vector in self._optimizer_state.items():
             arrays[f"optimizer/{name}"] = vector
         return {
@@ -377,6 +396,13 @@ class Session:
         self.ledger = Ledger.from_dict(meta["ledger"])
         self.refused = _counter(meta["refused"])
         self.odd_metrics = _counter(meta["odd_metrics"])
+        channel = channel_of(self.composition.seed, self.layout)
+        packed = restore_payload(
+            saved, "beginning", self.layout.dim, channel, channel.stream.version
+        )
+        if packed is not None:
+            term = self.beginning.term
+            self.beginning = Beginning(packed.vector, term, packed)
         self._begin_ends()
         self.bounds.restore(meta["bounds"])
         self.sync_budget.restore(meta["sync_budget"])

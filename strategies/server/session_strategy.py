@@ -100,6 +100,9 @@ class SessionStrategy(RunStrategy):
             raise ConfigurationError(self._not_begun)
         return self._session
 
+    def _begun_with(self, arrays: ArrayRecord) -> ArrayRecord:
+        return self._running.arrays
+
     @property
     def _session_id(self) -> int:
         return self._running.id

@@ -174,6 +174,7 @@ PUBLIC: dict[str, list[str]] = {
         "CheckpointError",
         "ConfigurationError",
         "CorruptPacket",
+        "FirstModelError",
         "FlowerCompressError",
         "LayoutMismatchError",
         "MissingExtraError",
