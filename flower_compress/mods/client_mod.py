@@ -10,7 +10,15 @@ from logging import getLogger
 from numbers import Integral
 from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
-from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    RecordDict,
+)
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
@@ -236,12 +244,12 @@ class ClientMod(ABC, Generic[_S]):
         self._store.save(context, identity, session, data)
 
 
-def reply_with(msg: Message, key: str, record: ArrayRecord) -> Message:
+def reply_with(msg: Message, key: str, record: ArrayRecord | ConfigRecord) -> Message:
     """Return the reply to a message that holds one record."""
     return Message(RecordDict({key: record}), reply_to=msg)
 
 
-def with_record(msg: Message, key: str, record: ArrayRecord) -> Message:
+def with_record(msg: Message, key: str, record: ArrayRecord | ConfigRecord) -> Message:
     """Return the message with one record replaced; the original stays as it is."""
     changed = copy.copy(msg)
     changed.content = RecordDict({**dict(msg.content.items()), key: record})

@@ -165,9 +165,10 @@ class CompressionMod(ClientMod[ClientState]):
             return reply
         if _evaluates(msg):
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
-            reply = with_record(reply, _HEARD_KEY, packet_record(answer))
+            reply = with_record(reply, _HEARD_KEY, _record_like(msg, key, answer))
             self._save(context, identity, state.session, state.to_bytes(packet.dim))
             return reply
+        sent_under = key
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
         if packet.refused:
@@ -181,7 +182,7 @@ class CompressionMod(ClientMod[ClientState]):
         )
         (payload,) = answer.payloads
         self._untrained.look(packet.session, contract.layout, update, payload.vector)
-        reply = with_record(reply, key, packet_record(answer))
+        reply = with_record(reply, key, _record_like(msg, sent_under, answer))
         state = replace(state, sender=sender)
         if contract.downlink_rate is None and not contract.held:
             # Every version is sent whole, and this one is trained on.
@@ -318,6 +319,7 @@ def _answer_greeting(
         }
     if builds:
         about["builds"] = True
+    about["plain"] = True
     answer = Packet(
         session=packet.session, contract=json.dumps(about).encode(), greeting=True
     )
@@ -326,7 +328,12 @@ def _answer_greeting(
 
 def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
     answer = Packet(session=packet.session, version=packet.version, resync=True)
-    return reply_with(msg, key, packet_record(answer))
+    return reply_with(msg, key, _record_like(msg, key, answer))
+
+
+def _record_like(msg: Message, key: str, answer: Packet) -> ArrayRecord | ConfigRecord:
+    """Return the record of an answer, of the kind in which the server has asked."""
+    return packet_record(answer, plain=isinstance(msg.content[key], ConfigRecord))
 
 
 def _on_channels(state: ClientState, contract: Contract, identity: int) -> ClientState:

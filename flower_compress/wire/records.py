@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -14,9 +14,17 @@ __all__ = [
     "bytes_record",
     "find_bytes",
     "model_record",
+    "num_objects",
+    "plain_record",
     "records_of",
     "uniform_mean",
 ]
+
+AnyRecord = ArrayRecord | ConfigRecord | MetricRecord
+_OURS = "flower_compress"
+"""What the serialisation types of packets and mail begin with."""
+_CHUNK_BYTES = 5 << 20
+"""Of an array Flower makes objects of so many bytes."""
 
 _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -29,15 +37,38 @@ def records_of(content: RecordDict, kind: type[_Record]) -> Iterator[_Record]:
 
 
 def array_bytes(content: RecordDict, *, beside: str | None = None) -> int:
-    """Return the size of all arrays in a message, in bytes.
+    """Return the size of all arrays and packets in a message, in bytes.
 
     With `beside`, of those that are not in the record of that key.
     """
-    return sum(
-        len(array.data)
-        for key, record in content.items()
-        if isinstance(record, ArrayRecord) and key != beside
-        for array in record.values()
+    return sum(_num_bytes(record) for key, record in content.items() if key != beside)
+
+
+def _num_bytes(record: AnyRecord) -> int:
+    if isinstance(record, ArrayRecord):
+        return sum(len(array.data) for array in record.values())
+    if isinstance(record, ConfigRecord):
+        return sum(
+            len(value)
+            for key, value in record.items()
+            if isinstance(value, bytes) and key.startswith(_OURS)
+        )
+    return 0
+
+
+def num_objects(content: Mapping[str, AnyRecord]) -> int:
+    """Return how many objects Flower stores and fetches for a message.
+
+    The message, its RecordDict, each record, and of each array itself and its chunks.
+    """
+    return 2 + sum(
+        1
+        + sum(
+            1 + max(1, -(-len(array.data) // _CHUNK_BYTES)) for array in record.values()
+        )
+        if isinstance(record, ArrayRecord)
+        else 1
+        for record in content.values()
     )
 
 
@@ -46,13 +77,25 @@ def bytes_record(name: str, stype: str, data: bytes) -> ArrayRecord:
     return ArrayRecord({name: Array("uint8", (len(data),), stype, data)})
 
 
+def plain_record(stype: str, data: bytes) -> ConfigRecord | None:
+    """Return a record that holds `data` under that stype, two objects less.
+
+    None if the data are longer than what Flower sends as one object.
+    """
+    return ConfigRecord({stype: data}) if len(data) <= _CHUNK_BYTES else None
+
+
 def find_bytes(content: RecordDict, name: str, stype: str) -> tuple[str, bytes] | None:
-    """Return key and data of the record that :func:`bytes_record` made, if any."""
+    """Return key and data of the record of either kind that holds them, if any."""
     for key, record in content.items():
         if isinstance(record, ArrayRecord) and name in record:
             array = record[name]
             if array.stype == stype:
                 return key, array.data
+        elif isinstance(record, ConfigRecord):
+            data = record.get(stype)
+            if isinstance(data, bytes):
+                return key, data
     return None
 
 

@@ -19,7 +19,7 @@ from flower_compress.errors import (
 )
 from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.ledger import Ledger
-from flower_compress.wire.records import array_bytes
+from flower_compress.wire.records import array_bytes, num_objects
 
 from ..callbacks.observers import Observers
 from .claims import NOWHERE, Claims, Greeted
@@ -282,7 +282,9 @@ class Greetings:
     def _open(self, node_id: int, reply: Message) -> Greeted:
         if reply.has_error():
             raise refusal(reply.error, self._mod)
-        self._ledger.record_bytes("uplink", array_bytes(reply.content), 0)
+        self._ledger.record_bytes(
+            "uplink", array_bytes(reply.content), 0, objects=num_objects(reply.content)
+        )
         greeted = self._read(node_id, reply.content)
         if greeted.protocol != PROTOCOL:
             raise CorruptPacket(

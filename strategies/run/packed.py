@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.mail import find_mail
-from flower_compress.wire.packet import find_packet
+from flower_compress.wire.packet import array_of, find_packet
+from flower_compress.wire.records import num_objects
 
-__all__ = ["PackedArrays", "mark_packed"]
+__all__ = ["PackedArrays", "mark_packed", "objects_of"]
 
 _PACKET = (
     "the reply's arrays are compressed, it holds a packet: take the aggregate that "
@@ -33,11 +34,18 @@ class PackedArrays(ArrayRecord):
         The record.
     remedy : str
         What its error says.
+    saved : int (default: 0)
+        How many objects less it travelled in, without an array around the packet.
+
+    Attributes
+    ----------
+    saved : int
+        See above.
     """
 
-    def __init__(self, record: ArrayRecord, remedy: str) -> None:
+    def __init__(self, record: ArrayRecord, remedy: str, saved: int = 0) -> None:
         super().__init__()
-        self._remedy = remedy
+        self._remedy, self.saved = remedy, saved
         for name, array in record.items():
             self[name] = _Packed(array, remedy)
 
@@ -65,7 +73,21 @@ def mark_packed(reply: Message) -> Message:
         for find, remedy in ((find_packet, _PACKET), (find_mail, _MAIL)):
             found = find(reply.content)
             if found is not None:
-                key = found[0]
-                record = reply.content[key]
-                reply.content[key] = PackedArrays(record, remedy)  # type: ignore[arg-type]
+                key, data = found
+                record, saved = reply.content[key], 0
+                if isinstance(record, PackedArrays):
+                    continue
+                if not isinstance(record, ArrayRecord):
+                    record, before = array_of(data), num_objects({key: record})
+                    saved = num_objects({key: record}) - before
+                packed = PackedArrays(record, remedy, saved)
+                # Anew: Flower warns of a record that takes the place of another kind.
+                entries = {**dict(reply.content.items()), key: packed}
+                reply.content = RecordDict(entries)
     return reply
+
+
+def objects_of(content: RecordDict) -> int:
+    """Return of how many objects a reply was made, marked or not."""
+    packed = (r for r in content.values() if isinstance(r, PackedArrays))
+    return num_objects(content) - sum(record.saved for record in packed)

@@ -217,6 +217,10 @@ class RunStrategy(Strategy):
             in_units(ledger.downlink.num_bytes),
             in_units(ledger.uplink.snapshot_bytes + ledger.downlink.snapshot_bytes),
         )
+        _log.info(
+            "\t├── Around it, on a network: about %s of requests, TLS and TCP",
+            in_units(ledger.uplink.envelope_bytes + ledger.downlink.envelope_bytes),
+        )
         where = self.saving.metrics_path
         _log.info(
             "\t└── Every round: in the Result%s",

@@ -8,6 +8,7 @@ from logging import getLogger
 from typing import NamedTuple
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 
 from flower_compress.errors import (
     CorruptPacket,
@@ -22,6 +23,7 @@ from flower_compress.wire.packet import Header, Packet, bytes_beside, find_packe
 from flower_compress.wire.records import array_bytes
 
 from ..callbacks import EventKind
+from ..run.packed import objects_of
 from .bounds import Given
 from .roster import Client
 from .session import Session
@@ -85,6 +87,8 @@ class Inbox:
                 self._count_refused(msg)
                 tell(session, "refused", client, msg, reason)
             elif client is not None:  # Else it is Flower that speaks, of another node.
+                if msg.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION:
+                    client.plain = False  # It may be an older release by now.
                 tell(session, "lost", client, msg, reason)
         accepted: dict[int, Accepted] = {}
         for msg in valid:
@@ -152,7 +156,9 @@ class Inbox:
             session.uplinks.require_form(packet)
             payload_bits = packet.payload_bits + 8 * bytes_beside(msg.content)
         finally:
-            session.ledger.record_bytes("uplink", num_bytes, payload_bits)
+            session.ledger.record_bytes(
+                "uplink", num_bytes, payload_bits, objects=objects_of(msg.content)
+            )
         note_held(session, client, packet)
         return client, packet
 

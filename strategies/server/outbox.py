@@ -50,7 +50,7 @@ def messages_with_model(
         # One RecordDict a node: messages that share one would share its mutations.
         content = RecordDict(
             {
-                keys.arrays: packet_record(packet),
+                keys.arrays: packet_record(packet, plain=client.plain),
                 keys.config: ConfigRecord(dict(config)),
             }
         )
@@ -75,8 +75,10 @@ def packets_with_model(
     # Clients that need the same get the same bytes, held in memory once.
     shared: dict[tuple[int, ...], Packet] = {}
     packets = [_packet(session, client, shared, trains) for client in clients]
-    for packet in packets:
-        session.ledger.record("downlink", packet, evaluation=not trains)
+    for client, packet in zip(clients, packets, strict=True):
+        session.ledger.record(
+            "downlink", packet, evaluation=not trains, plain=client.plain
+        )
     return packets
 
 

@@ -18,7 +18,7 @@ from flower_compress.errors import (
 )
 from flower_compress.wire.contract import BY_NODE
 from flower_compress.wire.ledger import Ledger
-from flower_compress.wire.packet import Packet, find_packet, packet_record
+from flower_compress.wire.packet import Packet, array_of, find_packet
 
 from ..callbacks.observers import Observers
 from ..run.checkpoint import Arrays, Checkpoint
@@ -58,6 +58,8 @@ class Client:
         :class:`Departures`.
     is_unnamed : bool
         Whether its identity is its node id: it has no other one.
+    plain : bool
+        Whether its packets need no array around them.
     """
 
     identity: int
@@ -66,6 +68,7 @@ class Client:
     uplink: UplinkEnd
     missed: int = 0
     is_unnamed: bool = False
+    plain: bool = False
 
 
 class Roster:
@@ -100,7 +103,7 @@ class Roster:
         asks = json.dumps(BY_NODE).encode() if self._by_node else None
         greeting = Packet(session=session, greeting=True, contract=asks)
         self._greetings = Greetings(
-            packet_record(greeting),
+            array_of(greeting.data),
             partial(_read, greeting),
             "CompressionMod",
             ledger,
@@ -137,14 +140,14 @@ class Roster:
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
-        for identity, held, _, ends, builds in arrived:
+        for identity, held, _, ends, builds, plain in arrived:
             client = self._clients.get(identity)
             reason = f"known, holds version {held}"
             if client is None:
                 client = self._take_in(identity, had_state=held > 0)
                 reason = ""
             self._downlinks.expect(client.downlink, builds=builds)
-            client.node_id = self._greetings.node_id(identity)
+            client.node_id, client.plain = self._greetings.node_id(identity), plain
             self._observers.note("joined", identity, client.node_id, reason)
             client.is_unnamed = not self._by_node and identity == client.node_id
             self._uplinks.hand_over(client.uplink, client.node_id)
@@ -206,6 +209,7 @@ class Roster:
                     "uplink": client.uplink.save(arrays, f"uplink/{identity}"),
                     "missed": client.missed,
                     "is_unnamed": client.is_unnamed,
+                    "plain": client.plain,
                 }
                 for identity, client in self._clients.items()
             ],
@@ -234,6 +238,7 @@ class Roster:
                 uplink=TABLE,
                 missed=COUNT,
                 is_unnamed=FLAG,
+                plain=FLAG,
             )
             name = row["identity"]
             client = self._take_in(name)
@@ -243,6 +248,7 @@ class Roster:
             )
             client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
             client.missed, client.is_unnamed = row["missed"], row["is_unnamed"]
+            client.plain = row["plain"]
             if client.node_id:
                 self._uplinks.hand_over(client.uplink, client.node_id)
 
@@ -263,7 +269,9 @@ def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
             folded, pending = map(int, about["sent"])
             ends = Ends(int(about["crc"]), int(about["base"]), (folded, pending))
         builds = about.get("builds") is True
-        greeted = Greeted(int(about["identity"]), held, protocol, ends, builds)
+        plain = about.get("plain") is True
+        identity = int(about["identity"])
+        greeted = Greeted(identity, held, protocol, ends, builds, plain)
     except (
         ValueError,
         KeyError,
