@@ -6,6 +6,7 @@ from . import (
     baselines,
     defaults,
     device,
+    inprocess,
     lengths,
     local_epochs,
     lost_memories,
@@ -23,6 +24,7 @@ SUITES: dict[str, Suite] = {
     for module in (
         small,
         throughput,
+        inprocess,
         lengths,
         baselines,
         operators,

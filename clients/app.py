@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Message,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from flower_compress.mods.client_mod import stable_identity
 from flower_compress.wire.arrays import read_array, write_array
+from flower_compress.wire.building import new_array_record, new_record_dict
 from flower_compress.wire.records import model_record, records_of
 
 from .objective import Arrays, Objective
@@ -49,8 +43,8 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
         metrics = MetricRecord()
         metrics["num-examples"] = problem.num_examples
         metrics["train-loss"] = loss
-        record = ArrayRecord({name: write_array(a) for name, a in result.items()})
-        content = RecordDict({key: record, "metrics": metrics})
+        record = new_array_record({name: write_array(a) for name, a in result.items()})
+        content = new_record_dict({key: record, "metrics": metrics})
         return Message(content, reply_to=msg)
 
     @app.evaluate()
@@ -60,7 +54,7 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
         metrics = MetricRecord()
         metrics["num-examples"] = problem.num_examples
         metrics.update(problem.evaluate(arrays))
-        content = RecordDict({"metrics": metrics})
+        content = new_record_dict({"metrics": metrics})
         return Message(content, reply_to=msg)
 
     return app

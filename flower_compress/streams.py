@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +35,7 @@ class Purpose(IntEnum):
     INITIAL_MODEL = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(NamedTuple):
     """Philox 4x64 with key (seed, index) and counter (0, part, purpose, version).
 
     Parameters

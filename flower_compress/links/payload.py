@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +35,7 @@ _LENGTH = struct.Struct("<I")
 _MAX_CACHED_DIM = 1 << 14
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(NamedTuple):
     """What both ends of a link know of a payload before it arrives.
 
     Parameters

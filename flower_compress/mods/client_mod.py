@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,19 +9,20 @@ from logging import getLogger
 from numbers import Integral
 from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
-from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from ..arguments import check_callable, check_number
 from ..compressors import Compressor
 from ..errors import ConfigurationError, FlowerCompressError, WrongTypeError
+from ..wire.building import new_record_dict
 from ..wire.identity import number_of
 from ..wire.layout import Layout
 from .memory import memory_bytes
 from .state_store import StateStore
 
-__all__ = ["ClientMod", "Returns", "reply_with", "stable_identity", "with_record"]
+__all__ = ["ClientMod", "Returns", "reply_with", "stable_identity"]
 
 Returns = Literal["weights", "gradient"]
 """What a train function returns."""
@@ -238,11 +238,4 @@ class ClientMod(ABC, Generic[_S]):
 
 def reply_with(msg: Message, key: str, record: ArrayRecord) -> Message:
     """Return the reply to a message that holds one record."""
-    return Message(RecordDict({key: record}), reply_to=msg)
-
-
-def with_record(msg: Message, key: str, record: ArrayRecord) -> Message:
-    """Return the message with one record replaced; the original stays as it is."""
-    changed = copy.copy(msg)
-    changed.content = RecordDict({**dict(msg.content.items()), key: record})
-    return changed
+    return Message(new_record_dict({key: record}), reply_to=msg)

@@ -14,11 +14,12 @@ from ..compressors import Vector
 from ..errors import OutOfSyncError, StalePacketError
 from ..links import ReceiverState, SenderState, accept
 from ..wire.agreement import PROTOCOL
+from ..wire.building import with_record
 from ..wire.contract import BY_NODE, Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import model_record, records_of
-from .client_mod import ClientMod, reply_with, with_record
+from .client_mod import ClientMod, reply_with
 from .client_state import ClientState
 from .untrained import UntrainedArrays
 

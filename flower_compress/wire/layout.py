@@ -31,6 +31,7 @@ from .arrays import (
     read_array,
     unfit,
 )
+from .building import new_array_record
 from .names import name_difference
 
 __all__ = ["EXACT_PATTERN", "Layout", "Tensor"]
@@ -313,7 +314,7 @@ class Layout:
                     vector[offset : offset + tensor.size]
                 )
                 offset += tensor.size
-        return ArrayRecord(arrays)
+        return new_array_record(arrays)
 
     def exact_arrays(self, exact: bytes) -> list[NDArray[Any]]:
         """Return the exact arrays' entries, one flat array each.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from ..errors import LayoutMismatchError
+from .building import new_array, new_array_record
 
 __all__ = [
     "array_bytes",
@@ -43,7 +44,7 @@ def array_bytes(content: RecordDict, *, beside: str | None = None) -> int:
 
 def bytes_record(name: str, stype: str, data: bytes) -> ArrayRecord:
     """Return a record with one array of that name and stype, which holds `data`."""
-    return ArrayRecord({name: Array("uint8", (len(data),), stype, data)})
+    return new_array_record({name: new_array("uint8", (len(data),), stype, data)})
 
 
 def find_bytes(content: RecordDict, name: str, stype: str) -> tuple[str, bytes] | None:

@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, Message
 from numpy.typing import NDArray
 
 from flower_compress.errors import ConfigurationError
+from flower_compress.wire.building import new_array, new_array_record
 from flower_compress.wire.mail import find_mail
 from flower_compress.wire.packet import find_packet
 
@@ -25,38 +26,40 @@ _MAIL = (
 
 
 class PackedArrays(ArrayRecord):
-    """The record of a packet, which says so where it is read as the model's arrays.
+    """The record of a packet, which says so where it is read as the model's arrays."""
 
-    Parameters
-    ----------
-    record : ArrayRecord
-        The record.
-    remedy : str
-        What its error says.
-    """
+    remedy = ""
+    """What its error says."""
 
-    def __init__(self, record: ArrayRecord, remedy: str) -> None:
-        super().__init__()
-        self._remedy = remedy
-        for name, array in record.items():
-            self[name] = _Packed(array, remedy)
+    @classmethod
+    def of(cls, record: ArrayRecord, remedy: str) -> ArrayRecord:
+        """Return the record as such a one."""
+        arrays = {name: _Packed.of(array, remedy) for name, array in record.items()}
+        packed = new_array_record(arrays, cls)
+        packed.__dict__["remedy"] = remedy
+        return packed
 
     def __getitem__(self, name: str) -> Array:
         if name not in self:
-            raise ConfigurationError(f"no array {name!r}: {self._remedy}")
+            raise ConfigurationError(f"no array {name!r}: {self.remedy}")
         return super().__getitem__(name)
 
 
 class _Packed(Array):
     """An array of such a record, which has no entries to give."""
 
-    def __init__(self, array: Array, remedy: str) -> None:
-        super().__init__(array.dtype, tuple(array.shape), array.stype, array.data)
-        self._remedy = remedy
+    remedy = ""
+
+    @classmethod
+    def of(cls, array: Array, remedy: str) -> Array:
+        shape = tuple(array.shape)
+        packed = new_array(array.dtype, shape, array.stype, array.data, cls)
+        packed.__dict__["remedy"] = remedy
+        return packed
 
     def numpy(self) -> NDArray[Any]:
         """Raise ConfigurationError."""
-        raise ConfigurationError(self._remedy)
+        raise ConfigurationError(self.remedy)
 
 
 def mark_packed(reply: Message) -> Message:
@@ -67,5 +70,6 @@ def mark_packed(reply: Message) -> Message:
             if found is not None:
                 key = found[0]
                 record = reply.content[key]
-                reply.content[key] = PackedArrays(record, remedy)  # type: ignore[arg-type]
+                if isinstance(record, ArrayRecord):
+                    reply.content[key] = PackedArrays.of(record, remedy)
     return reply

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType
 
+from flower_compress.wire.building import new_config_record, new_record_dict
 from flower_compress.wire.packet import Packet, packet_record
 
 from .roster import Client
@@ -48,10 +49,10 @@ def messages_with_model(
     packets = packets_with_model(session, clients, server_round, trains=trains)
     for client, packet in zip(clients, packets, strict=True):
         # One RecordDict a node: messages that share one would share its mutations.
-        content = RecordDict(
+        content = new_record_dict(
             {
                 keys.arrays: packet_record(packet),
-                keys.config: ConfigRecord(dict(config)),
+                keys.config: new_config_record(dict(config.items())),
             }
         )
         messages.append(Message(content, client.node_id, kind))

@@ -1,0 +1,60 @@
+"""Records that are made without Flower's checks are those that it makes itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import recorddict_to_proto
+
+from flower_compress.testing import InProcessGrid
+from flower_compress.wire import building
+
+
+def _made() -> RecordDict:
+    array = building.new_array("uint8", (2,), "s", b"ab")
+    return building.new_record_dict(
+        {
+            "arrays": building.new_array_record({"x": array}),
+            "config": building.new_config_record({"a": 1, "b": b"c"}),
+        }
+    )
+
+
+def _expected() -> RecordDict:
+    return RecordDict(
+        {
+            "arrays": ArrayRecord({"x": Array("uint8", (2,), "s", b"ab")}),
+            "config": ConfigRecord({"a": 1, "b": b"c"}),
+        }
+    )
+
+
+@pytest.mark.parametrize("as_known", [True, False])
+def test_records_are_those_of_the_constructors(
+    as_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not as_known:  # As with a release of Flower that holds something else.
+        monkeypatch.setattr(building, "_ARRAYS_AS_KNOWN", False)
+        for name in ("_EMPTY_ARRAYS", "_EMPTY_CONFIG", "_EMPTY_RECORDS"):
+            monkeypatch.setattr(building, name, None)
+    made, expected = _made(), _expected()
+    assert made == expected
+    assert made.object_id == expected.object_id
+    assert recorddict_to_proto(made) == recorddict_to_proto(expected)
+    record: Any = made["arrays"]
+    with pytest.raises(TypeError):
+        record["x"] = 1
+    record["x"].data = b"cd"
+    assert made.object_id != expected.object_id
+
+
+def test_a_message_with_another_record_leaves_the_first_as_it_was() -> None:
+    InProcessGrid(lambda msg, _: msg, 1)  # Messages need a run.
+    msg = Message(_expected(), 7, "train")
+    changed = building.with_record(msg, "config", ConfigRecord({"a": 2}))
+    assert changed.metadata is msg.metadata
+    assert changed.content["config"] == {"a": 2}
+    assert changed.content["arrays"] is msg.content["arrays"]
+    assert msg.content == _expected()
