@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..errors import CorruptPacket, UnknownNameError
 from .base import Code
 from .bit_reader import BitReader
@@ -113,6 +115,7 @@ def code_by_wire_id(wire_id: int) -> Code:
     return _BY_WIRE_ID[wire_id]
 
 
+@lru_cache(maxsize=256)
 def code_ids(name: str, low: int, high: int) -> frozenset[int]:
     """Return the ids that a packet may name where the code `name` was agreed on.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -32,8 +32,7 @@ from .payload import Channel, Payload
 __all__ = ["Link", "ReceiverState", "SenderState", "accept", "commit", "fold"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SenderState:
+class SenderState(NamedTuple):
     """A sender's end.
 
     Parameters
@@ -72,8 +71,7 @@ class SenderState:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReceiverState:
+class ReceiverState(NamedTuple):
     """A receiver's end.
 
     Parameters
@@ -192,7 +190,7 @@ class Link(ABC):
 
     def refuse(self, state: SenderState) -> SenderState:
         """Return the state after the peer refused the pending payload."""
-        return replace(state, pending=None)
+        return state._replace(pending=None)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-able configuration that rebuilds the link."""
@@ -290,7 +288,8 @@ def accept(
         state = ReceiverState(state.version + 1, vector)
     if not payloads:
         return state
-    return replace(state, pending=payloads[-1], pending_version=version, final=final)
+    version_held, vector = state.version, state.vector
+    return ReceiverState(version_held, vector, payloads[-1], version, final)
 
 
 def _in_line(

@@ -60,7 +60,14 @@ class Channel(NamedTuple):
 
     def at(self, version: int) -> Channel:
         """Return the channel of another version."""
-        stream = self.stream.at(version)
+        seed, purpose, index, _, part = self.stream
+        stream = Stream(seed, purpose, index, version, part)
+        return Channel(stream, self.sizes, self.parts, self.forgotten)
+
+    def at_index(self, index: int) -> Channel:
+        """Return the channel of another client, or group of them."""
+        seed, purpose, _, version, part = self.stream
+        stream = Stream(seed, purpose, index, version, part)
         return Channel(stream, self.sizes, self.parts, self.forgotten)
 
 

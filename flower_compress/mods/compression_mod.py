@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from logging import getLogger
 
 import numpy as np
@@ -113,7 +112,7 @@ class CompressionMod(ClientMod[ClientState]):
                 packet.session, packet.contract, ReceiverState(), SenderState()
             )
         elif packet.contract is not None:
-            state = replace(state, contract=packet.contract)
+            state = state._replace(contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
         self._require_room(contract.layout)
         packet.require_dim(contract.layout.dim)
@@ -139,7 +138,7 @@ class CompressionMod(ClientMod[ClientState]):
         if _evaluates(msg):
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
             reply = with_record(reply, _HEARD_KEY, packet_record(answer))
-            self._save(context, identity, state.session, state.to_bytes(packet.dim))
+            self._keep(context, identity, state, packet.dim)
             return reply
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
@@ -148,21 +147,26 @@ class CompressionMod(ClientMod[ClientState]):
                 "CompressionMod: the server refused this client's last update, or had "
                 "forgotten the client: what its updates left out is dropped"
             )
-            state = replace(state, sender=contract.uplink.refuse(state.sender))
+            state = state._replace(sender=contract.uplink.refuse(state.sender))
         answer, sender = _answer(
             packet, contract, number, state.sender, update, exact_out
         )
         (payload,) = answer.payloads
         self._untrained.look(packet.session, contract.layout, update, payload.vector)
         reply = with_record(reply, key, packet_record(answer))
-        state = replace(state, sender=sender)
+        state = state._replace(sender=sender)
         if contract.downlink_rate is None and not contract.held:
             # Every version is sent whole, and this one is trained on.
             receiver = ReceiverState(state.receiver.newest)
-            state = replace(state, receiver=receiver, exact=b"")
+            state = state._replace(receiver=receiver, exact=b"")
         # Last of all: a client that fails before has not moved.
-        self._save(context, identity, state.session, state.to_bytes(packet.dim))
+        self._keep(context, identity, state, packet.dim)
         return reply
+
+    def _keep(
+        self, context: Context, identity: int, state: ClientState, dim: int
+    ) -> None:
+        self._save(context, identity, state.session, state.to_bytes(dim), state)
 
     def _update(
         self, arrays: ArrayRecord, model: Vector, exact: bytes, layout: Layout
@@ -226,7 +230,7 @@ def _receive(
         return state
     has_it &= packet.version > state.sender.newest
     if packet.memory is not None:
-        state = replace(state, sender=SenderState(packet.acked, packet.memory))
+        state = state._replace(sender=SenderState(packet.acked, packet.memory))
     if has_it:
         return state
     receiver = accept(
@@ -238,7 +242,7 @@ def _receive(
         rate=contract.downlink_rate,
         snapshot=packet.snapshot,
     )
-    return replace(state, receiver=receiver, exact=packet.exact or b"")
+    return state._replace(receiver=receiver, exact=packet.exact or b"")
 
 
 def _asks_for_node(greeting: Packet) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
 
@@ -156,8 +157,12 @@ def _saved_at(record: object) -> int:
 
 def _is_deployed() -> bool:
     """Whether this is the process that a SuperNode starts for a message."""
-    names = map(os.path.basename, sys.argv[:1])
-    return any(os.path.splitext(name)[0] == _CLIENT_APP for name in names)
+    return any(_stem(name) == _CLIENT_APP for name in sys.argv[:1])
+
+
+@lru_cache(maxsize=8)
+def _stem(path: str) -> str:
+    return Path(path).stem
 
 
 def _default_folder() -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from ..errors import CorruptPacket, shown
@@ -59,14 +60,22 @@ class Contract(Agreement):
 
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
-        stream = Stream(self.seed, Purpose.UPLINK, identity)
-        return self.uplink.channel(stream, self.layout.sizes)
+        return self._uplink_channel.at_index(identity)
 
     def downlink_channel(self, identity: int) -> Channel:
         """Return the channel of what a client receives."""
         groups = self.downlink_groups
         index = identity if groups == "client" else identity % groups
-        stream = Stream(self.seed, Purpose.DOWNLINK, index)
+        return self._downlink_channel.at_index(index)
+
+    @cached_property
+    def _uplink_channel(self) -> Channel:
+        stream = Stream(self.seed, Purpose.UPLINK)
+        return self.uplink.channel(stream, self.layout.sizes)
+
+    @cached_property
+    def _downlink_channel(self) -> Channel:
+        stream = Stream(self.seed, Purpose.DOWNLINK)
         if self.downlink is not None:
             return self.downlink.channel(stream, self.layout.sizes)
         return Channel(stream, self.layout.sizes)

@@ -72,4 +72,5 @@ def mark_packed(reply: Message) -> Message:
                 record = reply.content[key]
                 if isinstance(record, ArrayRecord):
                     reply.content[key] = PackedArrays.of(record, remedy)
+                break
     return reply
