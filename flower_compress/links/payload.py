@@ -71,7 +71,7 @@ class Channel(NamedTuple):
         return Channel(stream, self.sizes, self.parts, self.forgotten)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Payload:
     """One vector after its compressor and its code.
 
@@ -96,6 +96,10 @@ class Payload:
     data: bytes
     dim: int
     channel: Channel | None = None
+
+    def __init__(self, data: bytes, dim: int, channel: Channel | None = None) -> None:
+        # The one that a frozen class is given takes three times as long.
+        self.__dict__.update(data=data, dim=dim, channel=channel)
 
     @classmethod
     def encode(

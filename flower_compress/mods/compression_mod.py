@@ -99,7 +99,7 @@ class CompressionMod(ClientMod[ClientState]):
         key: str,
         data: bytes,
     ) -> Message:
-        packet = Packet.parse(data)
+        packet, evaluates = Packet.parse(data), _evaluates(msg)
         identity = self._identity_of(context)
         state = self._load(context, identity, packet.session)
         if packet.greeting:
@@ -120,7 +120,7 @@ class CompressionMod(ClientMod[ClientState]):
         packet = packet.on(contract.downlink_channel(number))
         state = _on_channels(state, contract, number)
         try:
-            state = _receive(state, packet, contract, trains=not _evaluates(msg))
+            state = _receive(state, packet, contract, trains=not evaluates)
         except StalePacketError:
             raise
         except OutOfSyncError as error:
@@ -135,7 +135,7 @@ class CompressionMod(ClientMod[ClientState]):
         reply = call_next(with_record(msg, key, arrays), context)
         if reply.has_error():
             return reply
-        if _evaluates(msg):
+        if evaluates:
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
             reply = with_record(reply, _HEARD_KEY, packet_record(answer))
             self._keep(context, identity, state, packet.dim)
@@ -152,7 +152,7 @@ class CompressionMod(ClientMod[ClientState]):
             packet, contract, number, state.sender, update, exact_out
         )
         (payload,) = answer.payloads
-        self._untrained.look(packet.session, contract.layout, update, payload.vector)
+        self._untrained.look(packet.session, contract.layout, update, payload)
         reply = with_record(reply, key, packet_record(answer))
         state = state._replace(sender=sender)
         if contract.downlink_rate is None and not contract.held:
@@ -175,8 +175,11 @@ class CompressionMod(ClientMod[ClientState]):
 
         An array that is not among them counts as unchanged.
         """
-        unchanged = model if self.returns == "weights" else np.zeros_like(model)
-        update, exact = layout.flatten(layout.complete(arrays, unchanged, exact))
+        if len(arrays) < len(layout.tensors):
+            unchanged = model if self.returns == "weights" else np.zeros_like(model)
+            update, exact = layout.flatten(layout.complete(arrays, unchanged, exact))
+        else:
+            update, exact = layout.flatten(arrays)
         if self.returns == "weights":
             with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
                 update = model - update

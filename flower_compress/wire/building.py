@@ -17,11 +17,14 @@ from flwr.app import (
     ArrayRecord,
     ConfigRecord,
     Message,
+    Metadata,
     MetricRecord,
     RecordDict,
 )
 
 __all__ = [
+    "addressed",
+    "entries",
     "new_array",
     "new_array_record",
     "new_config_record",
@@ -71,6 +74,12 @@ def new_record_dict(records: Mapping[str, Record]) -> RecordDict:
     return _filled(RecordDict, _EMPTY_RECORDS, records)
 
 
+def entries(record: Record | RecordDict) -> Mapping[str, Any]:
+    """Return the entries of a record, to be read: its own methods take longer."""
+    held: Mapping[str, Any] | None = record.__dict__.get("_data")
+    return dict(record.items()) if held is None else held
+
+
 def with_content(msg: Message, content: RecordDict) -> Message:
     """Return the message with another content; the original stays as it is."""
     changed: Message = object.__new__(type(msg))
@@ -79,22 +88,33 @@ def with_content(msg: Message, content: RecordDict) -> Message:
     return changed
 
 
+def addressed(msg: Message, node_id: int, content: RecordDict) -> Message:
+    """Return the message to another node, with another content."""
+    metadata: Metadata = object.__new__(Metadata)
+    metadata.__dict__.update(msg.metadata.__dict__)
+    metadata.dst_node_id = node_id
+    changed: Message = object.__new__(Message)
+    changed.__dict__.update(msg.__dict__, _metadata=metadata)
+    changed.content = content
+    return changed
+
+
 def with_record(msg: Message, key: str, record: Record) -> Message:
     """Return the message with one record replaced; the original stays as it is."""
-    content = new_record_dict({**dict(msg.content.items()), key: record})
+    content = new_record_dict({**entries(msg.content), key: record})
     return with_content(msg, content)
 
 
 def _filled(
-    cls: type[_Dict], empty: dict[str, Any] | None, entries: Mapping[str, Any]
+    cls: type[_Dict], empty: dict[str, Any] | None, values: Mapping[str, Any]
 ) -> _Dict:
     if empty is None:
         filled = cls()
-        for key, value in entries.items():
+        for key, value in values.items():
             filled[key] = value
         return filled
     made: _Dict = object.__new__(cls)
-    made.__dict__.update(empty, _data={**entries})
+    made.__dict__.update(empty, _data={**values})
     return made
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from ..errors import LayoutMismatchError
-from .building import new_array, new_array_record
+from .building import entries, new_array, new_array_record
 
 __all__ = [
     "array_bytes",
@@ -36,7 +36,7 @@ def _is_subclass(cls: type, kind: type) -> bool:
 
 def records_of(content: RecordDict, kind: type[_Record]) -> Iterator[_Record]:
     """Yield the records of one kind; ``content.array_records`` would copy them."""
-    for record in content.values():
+    for record in entries(content).values():
         if is_record(record, kind):
             yield record  # type: ignore[misc]
 
@@ -48,9 +48,9 @@ def array_bytes(content: RecordDict, *, beside: str | None = None) -> int:
     """
     return sum(
         len(array.data)
-        for key, record in content.items()
+        for key, record in entries(content).items()
         if is_record(record, ArrayRecord) and key != beside
-        for array in record.values()
+        for array in entries(record).values()
     )
 
 
@@ -61,10 +61,10 @@ def bytes_record(name: str, stype: str, data: bytes) -> ArrayRecord:
 
 def find_bytes(content: RecordDict, name: str, stype: str) -> tuple[str, bytes] | None:
     """Return key and data of the record that :func:`bytes_record` made, if any."""
-    for key, record in content.items():
-        if is_record(record, ArrayRecord) and name in record:
-            array = record[name]
-            if array.stype == stype:
+    for key, record in entries(content).items():
+        if is_record(record, ArrayRecord):
+            array = entries(record).get(name)
+            if array is not None and array.stype == stype:
                 return key, array.data
     return None
 
@@ -79,7 +79,7 @@ def model_record(content: RecordDict, key: str, where: str) -> tuple[str, ArrayR
     """
     found = {
         name: record
-        for name, record in content.items()
+        for name, record in entries(content).items()
         if is_record(record, ArrayRecord)
     }
     if key not in found and len(found) == 1:
@@ -97,7 +97,7 @@ def uniform_mean(contents: list[RecordDict], _: str) -> MetricRecord:
     columns: dict[str, list[int | float | list[int] | list[float]]] = {}
     for content in contents:
         for record in records_of(content, MetricRecord):
-            for key, value in record.items():
+            for key, value in entries(record).items():
                 columns.setdefault(key, []).append(value)
     mean = MetricRecord()
     for key, values in columns.items():
@@ -106,8 +106,8 @@ def uniform_mean(contents: list[RecordDict], _: str) -> MetricRecord:
             numbers = [value for value in values if not isinstance(value, list)]
             mean[key] = sum(numbers) / len(numbers)
         elif len(lists) == len(values) and len({len(value) for value in lists}) == 1:
-            entries = zip(*lists, strict=True)
-            mean[key] = [sum(entry) / len(lists) for entry in entries]
+            rows = zip(*lists, strict=True)
+            mean[key] = [sum(entry) / len(lists) for entry in rows]
         else:
             raise LayoutMismatchError(
                 f"metric {key!r} differs in form between clients: expected numbers, or "
