@@ -11,7 +11,11 @@ from flwr.clientapp.typing import Mod
 
 from flower_compress.mods.client_mod import stable_identity
 from flower_compress.wire.arrays import read_array, write_array
-from flower_compress.wire.building import new_array_record, new_record_dict
+from flower_compress.wire.building import (
+    new_array_record,
+    new_metric_record,
+    new_record_dict,
+)
 from flower_compress.wire.records import model_record, records_of
 
 from .objective import Arrays, Objective
@@ -40,9 +44,9 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
         key, arrays, config = _content(msg)
         problem = objective(context, config)
         loss, result = step(problem, arrays, config, stable_identity(context))
-        metrics = MetricRecord()
-        metrics["num-examples"] = problem.num_examples
-        metrics["train-loss"] = loss
+        metrics = new_metric_record(
+            {"num-examples": problem.num_examples, "train-loss": loss}
+        )
         record = new_array_record({name: write_array(a) for name, a in result.items()})
         content = new_record_dict({key: record, "metrics": metrics})
         return Message(content, reply_to=msg)

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Draws", "Purpose", "Stream"]
+__all__ = ["Dither", "Draws", "Purpose", "Stream"]
 
 _MASK = (1 << 64) - 1
 _WORDS_PER_BLOCK = 4
+_DITHERS_PER_BLOCK = 16
 _UINT16 = np.dtype("<u2")
 
 
@@ -138,15 +139,53 @@ class Draws:
 
     def signs(self, count: int) -> NDArray[np.uint8]:
         """Return `count` bits, 64 a word, the lowest first; 1 stands for minus."""
+        return np.unpackbits(self.packed_signs(count), count=count, bitorder="little")
+
+    def packed_signs(self, count: int) -> NDArray[np.uint8]:
+        """Return :meth:`signs`, eight a byte, the lowest bit first."""
         words = self.words(-(-count // 64))
         if sys.byteorder == "big":
             words.byteswap(inplace=True)
-        return np.unpackbits(words.view(np.uint8), count=count, bitorder="little")
+        return words.view(np.uint8)[: -(-count // 8)]
+
+    def dither_in_parts(self, count: int) -> Dither:
+        """Return :meth:`dither`, to be drawn part by part."""
+        start = self._block
+        self._block += -(-count // _DITHERS_PER_BLOCK)
+        return Dither(self._key, start, self._place)
 
     def uniforms(self, count: int) -> NDArray[np.float64]:
         """Return `count` uniforms in [0, 1): a word's highest 53 bits over 2^53."""
         high: NDArray[np.float64] = (self.words(count) >> np.uint64(11)).astype(float)
         return high * 2.0**-53
+
+
+class Dither:
+    """Dithers as :meth:`Draws.dither` returns them, of which parts are drawn when due.
+
+    Parameters
+    ----------
+    key, start, place
+        The stream, and the block that the first dithers are made of.
+    """
+
+    __slots__ = ("_key", "_place", "_start")
+
+    def __init__(
+        self, key: tuple[int, int], start: int, place: tuple[int, int, int]
+    ) -> None:
+        self._key, self._start, self._place = key, start, place
+
+    def part(self, start: int, end: int) -> NDArray[np.uint16]:
+        """Return the dithers from `start` to before `end`."""
+        block, skipped = divmod(start, _DITHERS_PER_BLOCK)
+        thread = _THREAD
+        thread.seek(self._key, (self._start + block, *self._place))
+        words = thread.philox.random_raw(-(-(end - start + skipped) // 4))
+        if sys.byteorder == "big":
+            words.byteswap(inplace=True)
+        dithers: NDArray[np.uint16] = words.view(_UINT16)
+        return dithers[skipped : skipped + end - start]
 
 
 class _Thread(threading.local):

@@ -18,7 +18,7 @@ from flower_compress.wire.records import records_of
 
 from .settings import TASK_KEY, task_of
 
-__all__ = ["app"]
+__all__ = ["app", "dispatch"]
 
 
 def _objective(context: Context, config: ConfigRecord) -> Objective:
@@ -40,7 +40,8 @@ _APPS = {
 }
 
 
-def _dispatch(msg: Message, context: Context) -> Message:
+def dispatch(msg: Message, context: Context) -> Message:
+    """Let the client of the kind that the server asks for answer a message."""
     if find_mail(msg.content) is not None:  # A relay asks.
         return _APPS["gossip"](msg, context)
     config = next(records_of(msg.content, ConfigRecord), ConfigRecord())
@@ -48,5 +49,5 @@ def _dispatch(msg: Message, context: Context) -> Message:
 
 
 app = ClientApp()
-app.train()(_dispatch)
-app.evaluate()(_dispatch)
+app.train()(dispatch)
+app.evaluate()(dispatch)

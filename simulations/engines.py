@@ -101,10 +101,10 @@ def run_all(
 def _run_in_process(
     job: Settings, report: Report, checkpointing: Checkpointing
 ) -> None:
-    from .client_app import app
+    from .client_app import dispatch
 
     with share_decoding(_SHARED_BYTES):
-        grid = InProcessGrid(app, job.problem.clients)
+        grid = InProcessGrid(dispatch, job.problem.clients)
         run_and_report(grid, job, report, checkpointing)
 
 

@@ -42,12 +42,12 @@ class ClientState(NamedTuple):
     exact: bytes = b""
 
     def on(self, downlink: Channel, uplink: Channel) -> ClientState:
-        """Return the state with its pending payloads on their channels."""
+        """Return the state; pending payloads that were read are on their channels."""
         receiver, sender = self.receiver, self.sender
         held, sent = receiver.pending, sender.pending
-        if held is not None:
+        if held is not None and held.channel is None:
             held = held.on(downlink.at(receiver.pending_version))
-        if sent is not None:
+        if sent is not None and sent.channel is None:
             sent = sent.on(uplink.at(sender.pending_version))
         if held is receiver.pending and sent is sender.pending:
             return self

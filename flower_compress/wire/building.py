@@ -28,13 +28,14 @@ __all__ = [
     "new_array",
     "new_array_record",
     "new_config_record",
+    "new_metric_record",
     "new_record_dict",
     "with_content",
     "with_record",
 ]
 
 Record = ArrayRecord | ConfigRecord | MetricRecord
-_Dict = TypeVar("_Dict", ArrayRecord, ConfigRecord, RecordDict)
+_Dict = TypeVar("_Dict", ArrayRecord, ConfigRecord, MetricRecord, RecordDict)
 
 _OF_ARRAYS = {"dtype", "shape", "stype", "data"}
 _OF_RECORDS = {"_check_key_fn", "_check_value_fn", "_data"}
@@ -67,6 +68,14 @@ def new_array_record(
 def new_config_record(values: Mapping[str, Any]) -> ConfigRecord:
     """Return ``ConfigRecord(values)``; they are of types that it takes."""
     return _filled(ConfigRecord, _EMPTY_CONFIG, values)
+
+
+def new_metric_record(values: Mapping[str, int | float]) -> MetricRecord:
+    """Return ``MetricRecord(values)``, which checks what is no plain number."""
+    for value in values.values():
+        if type(value) is not float and type(value) is not int:
+            return MetricRecord({**values})
+    return _filled(MetricRecord, _EMPTY_METRICS, values)
 
 
 def new_record_dict(records: Mapping[str, Record]) -> RecordDict:
@@ -127,4 +136,5 @@ def _attributes(cls: type[_Dict]) -> dict[str, Any] | None:
 _ARRAYS_AS_KNOWN = vars(Array("", (), "", b"")).keys() - _NOTES == _OF_ARRAYS
 _EMPTY_ARRAYS = _attributes(ArrayRecord)
 _EMPTY_CONFIG = _attributes(ConfigRecord)
+_EMPTY_METRICS = _attributes(MetricRecord)
 _EMPTY_RECORDS = _attributes(RecordDict)

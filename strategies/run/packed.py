@@ -8,7 +8,11 @@ from flwr.app import Array, ArrayRecord, Message
 from numpy.typing import NDArray
 
 from flower_compress.errors import ConfigurationError
-from flower_compress.wire.building import new_array, new_array_record
+from flower_compress.wire.building import (
+    new_array,
+    new_array_record,
+    with_record,
+)
 from flower_compress.wire.mail import find_mail
 from flower_compress.wire.packet import find_packet
 
@@ -71,6 +75,5 @@ def mark_packed(reply: Message) -> Message:
                 key = found[0]
                 record = reply.content[key]
                 if isinstance(record, ArrayRecord):
-                    reply.content[key] = PackedArrays.of(record, remedy)
-                break
+                    return with_record(reply, key, PackedArrays.of(record, remedy))
     return reply

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 from flower_compress.testing import InProcessGrid
@@ -18,6 +18,7 @@ def _made() -> RecordDict:
         {
             "arrays": building.new_array_record({"x": array}),
             "config": building.new_config_record({"a": 1, "b": b"c"}),
+            "metrics": building.new_metric_record({"d": 0.5}),
         }
     )
 
@@ -27,6 +28,7 @@ def _expected() -> RecordDict:
         {
             "arrays": ArrayRecord({"x": Array("uint8", (2,), "s", b"ab")}),
             "config": ConfigRecord({"a": 1, "b": b"c"}),
+            "metrics": MetricRecord({"d": 0.5}),
         }
     )
 
@@ -37,7 +39,12 @@ def test_records_are_those_of_the_constructors(
 ) -> None:
     if not as_known:  # As with a release of Flower that holds something else.
         monkeypatch.setattr(building, "_ARRAYS_AS_KNOWN", False)
-        for name in ("_EMPTY_ARRAYS", "_EMPTY_CONFIG", "_EMPTY_RECORDS"):
+        for name in (
+            "_EMPTY_ARRAYS",
+            "_EMPTY_CONFIG",
+            "_EMPTY_RECORDS",
+            "_EMPTY_METRICS",
+        ):
             monkeypatch.setattr(building, name, None)
     made, expected = _made(), _expected()
     assert made == expected
@@ -46,6 +53,8 @@ def test_records_are_those_of_the_constructors(
     record: Any = made["arrays"]
     with pytest.raises(TypeError):
         record["x"] = 1
+    with pytest.raises(TypeError):
+        building.new_metric_record({"d": "no number"})  # type: ignore[dict-item]
     record["x"].data = b"cd"
     assert made.object_id != expected.object_id
 
