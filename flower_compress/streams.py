@@ -22,6 +22,7 @@ __all__ = ["Dither", "Draws", "Purpose", "Stream"]
 _MASK = (1 << 64) - 1
 _WORDS_PER_BLOCK = 4
 _DITHERS_PER_BLOCK = 16
+_WORDS_AHEAD = 64
 _UINT16 = np.dtype("<u2")
 
 
@@ -101,21 +102,31 @@ class Draws:
         The key.
     """
 
-    __slots__ = ("_block", "_key", "_place")
+    __slots__ = ("_ahead", "_block", "_key", "_place")
 
     def __init__(self, stream: Stream) -> None:
         self._key = int(stream.seed) & _MASK, int(stream.index) & _MASK
         version = int(stream.version) & _MASK
         self._place = int(stream.part), int(stream.purpose), version
         self._block = 0
+        self._ahead: NDArray[np.uint64] | None = None
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` words of 64 bits."""
-        thread = _THREAD
-        thread.seek(self._key, (self._block, *self._place))
+        words: NDArray[np.uint64]
+        first, ahead = _WORDS_PER_BLOCK * self._block, self._ahead
         self._block += -(-count // _WORDS_PER_BLOCK)
-        words: NDArray[np.uint64] = thread.philox.random_raw(count)
-        return words
+        if ahead is not None and first + count <= ahead.size:
+            return ahead[first : first + count]
+        thread = _THREAD
+        thread.seek(self._key, (first // _WORDS_PER_BLOCK, *self._place))
+        if first or count > _WORDS_AHEAD:
+            words = thread.philox.random_raw(count)
+            return words
+        # Where little is asked for first, so it will be again: to go to a place takes
+        # longer than these words.
+        words = self._ahead = thread.philox.random_raw(_WORDS_AHEAD)
+        return words[:count]
 
     def dither(self, count: int) -> NDArray[np.uint16]:
         """Return `count` integers j in [0, 2^16), four a word, the lowest bits first.
@@ -150,6 +161,8 @@ class Draws:
 
     def dither_in_parts(self, count: int) -> Dither:
         """Return :meth:`dither`, to be drawn part by part."""
+        if count <= 4 * _WORDS_AHEAD:
+            return Dither(self._key, 0, self._place, self.dither(count))
         start = self._block
         self._block += -(-count // _DITHERS_PER_BLOCK)
         return Dither(self._key, start, self._place)
@@ -167,17 +180,26 @@ class Dither:
     ----------
     key, start, place
         The stream, and the block that the first dithers are made of.
+    drawn : NDArray[np.uint16], optional
+        All of them, if they were drawn.
     """
 
-    __slots__ = ("_key", "_place", "_start")
+    __slots__ = ("_drawn", "_key", "_place", "_start")
 
     def __init__(
-        self, key: tuple[int, int], start: int, place: tuple[int, int, int]
+        self,
+        key: tuple[int, int],
+        start: int,
+        place: tuple[int, int, int],
+        drawn: NDArray[np.uint16] | None = None,
     ) -> None:
         self._key, self._start, self._place = key, start, place
+        self._drawn = drawn
 
     def part(self, start: int, end: int) -> NDArray[np.uint16]:
         """Return the dithers from `start` to before `end`."""
+        if self._drawn is not None:
+            return self._drawn[start:end]
         block, skipped = divmod(start, _DITHERS_PER_BLOCK)
         thread = _THREAD
         thread.seek(self._key, (self._start + block, *self._place))

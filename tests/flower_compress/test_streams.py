@@ -116,6 +116,7 @@ keys = st.builds(
     purpose=st.sampled_from(Purpose),
     index=st.integers(-(1 << 65), 1 << 65),
     version=st.integers(0, 1 << 65),
+    part=st.just(0),
 )
 
 

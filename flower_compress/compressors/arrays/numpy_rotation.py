@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...coding.symbols import symbol_dtype
 from ...streams import Dither
-from .numpy_blocks import BLOCK, RowBuffers, blocks, column, of_rows
+from .numpy_blocks import BLOCK, RowBuffers, blocks, column
 from .ops import Array
 
 __all__ = ["rotate", "rotate_scaled_back", "round_rotated"]
@@ -23,6 +23,7 @@ _PAIRS = 64
 """So many pairs of neighbours are set apart for the last stages."""
 _SHORT = 1 << 11
 """Up to this many entries the number of calls counts, not the work in them."""
+_MOST_SHAPES = 64
 _SHORTEST_BUFFERS = RowBuffers(16)
 """Longer ones NumPy fills with copies where the rows of two arrays meet."""
 
@@ -36,12 +37,17 @@ def _minus_of_bytes() -> NDArray[np.uint32]:
 
 _MINUS = _minus_of_bytes()
 
+_Stages = list[tuple[Array, Array, Array, Array]]
+"""Of each stage the two halves that meet, where their sums go, and their differences.
+"""
+
 
 class _Work(threading.local):
     """Arrays of one block that every call writes over: new ones cost page faults."""
 
     def __init__(self) -> None:
         self._held: dict[str, NDArray[np.float32]] = {}
+        self._stages: dict[tuple[int, int], tuple[_Stages, NDArray[np.float32]]] = {}
 
     def take(self, name: str, size: int) -> NDArray[np.float32]:
         """Return an array of so many entries."""
@@ -51,6 +57,31 @@ class _Work(threading.local):
         if held is None:
             held = self._held[name] = np.empty(BLOCK, dtype=np.float32)
         return held[:size]
+
+    def stages(self, rows: int, width: int) -> tuple[_Stages, NDArray[np.float32]]:
+        """Return what few rows go through in the array "first", and where they end.
+
+        The two halves of a row meet in every stage, and what they make is written
+        pairwise, which brings the pairs of the next stage into the halves, and in the
+        end all into their places.
+        """
+        known = self._stages.get((rows, width))
+        if known is None:
+            half = width // 2
+            # Of one row a flat array: a loop over rows takes time, even over one.
+            shape = (width,) if rows == 1 else (rows, width)
+            names = ("first", "second")
+            tables = [self.take(name, rows * width).reshape(shape) for name in names]
+            stages: _Stages = []
+            for _ in range(width.bit_length() - 1):
+                old, new = tables
+                pairs = new[..., ::2], new[..., 1::2]
+                stages.append((old[..., :half], old[..., half:], *pairs))
+                tables.reverse()
+            if len(self._stages) >= _MOST_SHAPES:
+                self._stages.clear()
+            known = self._stages[rows, width] = stages, tables[0].reshape(-1)
+        return known
 
 
 _WORK = _Work()
@@ -84,8 +115,11 @@ def round_rotated(
         block = table[r]
         t = _WORK.take("rotated", block.size).reshape(block.shape)
         _rotate_rows(block, signs, r, False, t)
-        with _SHORTEST_BUFFERS:
-            np.divide(t, of_rows(scales, r) if rows > 1 else scales, out=t)
+        if rows == 1:
+            t /= scales[0]
+        else:
+            with _SHORTEST_BUFFERS:
+                t /= scales[r]
         t *= factor
         np.rint(t, out=t)
         # |t| is at most 2^16 levels, and a little: no sum overflows.
@@ -117,8 +151,11 @@ def rotate_scaled_back(
         k += 65535
         y = _WORK.take("rotated", k.size).reshape(k.shape)
         np.copyto(y, k, casting="unsafe")
-        with _SHORTEST_BUFFERS:
-            y *= of_rows(scales, r)
+        if rows == 1:
+            y *= scales
+        else:
+            with _SHORTEST_BUFFERS:
+                y *= scales[r]
         _rotate_rows(y, signs, r, True, result[r])
     return result
 
@@ -156,7 +193,7 @@ def _rotate_rows(
             np.bitwise_xor(
                 x.view(np.uint32), minus, out=flat.view(np.uint32).reshape(count, part)
             )
-        elif part < width:
+        elif part < width or x.size <= _SHORT:
             flat.reshape(count, part)[...] = x
         else:
             flat = x.reshape(-1)
@@ -184,10 +221,15 @@ def _hadamard(x: Array, rows: int, width: int) -> Array:
     A stage of stride s replaces every pair (a_i, a_{i+s}) by its sum and difference.
     The stages of long stride go over the rows as they are. For those of short stride
     pairs of neighbours are transposed, so that their loops are long too; last of all
-    neighbours meet. `x` may be overwritten, and what is returned will be.
+    neighbours meet. `x` may be overwritten, and what is returned will be. A few entries
+    are taken from the array "first".
     """
     if x.size <= _SHORT:
-        return _hadamard_of_few(x, rows, width)
+        stages, end = _WORK.stages(rows, width)
+        for a, b, sums, differences in stages:
+            np.add(a, b, sums)
+            np.subtract(a, b, differences)
+        return end
     first, second = _WORK.take("second", x.size), _WORK.take("third", x.size)
     pairs, stride = min(_PAIRS, width // 2), width // 2
     with _SHORTEST_BUFFERS:
@@ -220,23 +262,3 @@ def _transpose(old: Array, new: Array, rows: int, columns: int) -> None:
     """Transpose a table of pairs."""
     pairs = new.view(np.uint64).reshape(columns, rows)
     np.copyto(pairs, old.view(np.uint64).reshape(rows, columns).T)
-
-
-def _hadamard_of_few(x: Array, rows: int, width: int) -> Array:
-    """Return the same.
-
-    The two halves of a row meet in every stage, and what they make is written pairwise,
-    which brings the pairs of the next stage into the halves, and in the end all into
-    their places.
-    """
-    half = width // 2
-    shape = (width,) if rows == 1 else (rows, width)
-    tables = x.reshape(shape), _WORK.take("second", x.size).reshape(shape)
-    halves = [(each[..., :half], each[..., half:]) for each in tables]
-    pairs = [(each[..., ::2], each[..., 1::2]) for each in tables]
-    stages = width.bit_length() - 1
-    for stage in range(stages):
-        sums, differences = pairs[1 - stage % 2]
-        np.add(*halves[stage % 2], out=sums)
-        np.subtract(*halves[stage % 2], out=differences)
-    return tables[stages % 2].reshape(-1)
