@@ -155,5 +155,4 @@ SUITE = Suite(
         Column("engine / loop", "times_bare", ".1f"),
         Column("us a client", "us_a_client", ".0f"),
     ),
-    repeated=False,
 )

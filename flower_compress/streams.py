@@ -56,7 +56,7 @@ class Stream(NamedTuple):
 
     seed: int
     purpose: Purpose
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # Not that of a tuple.
     version: int = 0
     part: int = 0
 

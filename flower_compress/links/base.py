@@ -288,8 +288,7 @@ def accept(
         state = ReceiverState(state.version + 1, vector)
     if not payloads:
         return state
-    version_held, vector = state.version, state.vector
-    return ReceiverState(version_held, vector, payloads[-1], version, final)
+    return ReceiverState(state.version, state.vector, payloads[-1], version, final)
 
 
 def _in_line(

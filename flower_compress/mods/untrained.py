@@ -74,4 +74,4 @@ def _spans(layout: Layout) -> Iterator[tuple[str, slice]]:
 
 
 def _any(entries: Vector) -> bool:
-    return np.count_nonzero(entries) > 0
+    return bool(np.count_nonzero(entries))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
@@ -26,11 +26,12 @@ _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 def is_record(record: object, kind: type) -> bool:
     """Return ``isinstance(record, kind)``, which takes long where it is not so."""
-    return _is_subclass(type(record), kind)
+    cls: type[Any] = type(record)
+    return _is_subclass(cls, kind)
 
 
 @lru_cache(maxsize=64)
-def _is_subclass(cls: type, kind: type) -> bool:
+def _is_subclass(cls: type[Any], kind: type[Any]) -> bool:
     return issubclass(cls, kind)
 
 
@@ -38,7 +39,7 @@ def records_of(content: RecordDict, kind: type[_Record]) -> Iterator[_Record]:
     """Yield the records of one kind; ``content.array_records`` would copy them."""
     for record in entries(content).values():
         if is_record(record, kind):
-            yield record  # type: ignore[misc]
+            yield record
 
 
 def array_bytes(content: RecordDict, *, beside: str | None = None) -> int:
