@@ -3,7 +3,8 @@
 MCM on the parity of digits, d = 65: the model is so small that what is left is all that
 stands around the arithmetic. The engine makes, sends and reads every byte both ways, as
 a deployed run does; the loop has no packets, no states and no Flower. A round of the
-one follows a round of the other, in one process, so that noise meets both alike.
+one follows a round of the other, in one process, so that noise meets both alike. What
+is measured is processor time.
 """
 
 from __future__ import annotations
@@ -88,12 +89,8 @@ class BareMCM:
 
 
 def _measure(settings: Settings, num_clients: int) -> list[Row]:
-    from flower_compress.links import share_decoding
-    from flower_compress.testing import InProcessGrid
     from simulations.checkpointing import Checkpointing
-    from simulations.client_app import dispatch
-    from simulations.flower_log import quiet_flower
-    from simulations.runner import run_on_grid
+    from simulations.engines import run_all
     from simulations.settings import Settings as Run
 
     rounds = max(_FEWEST, _CLIENT_ROUNDS // num_clients)
@@ -108,18 +105,19 @@ def _measure(settings: Settings, num_clients: int) -> list[Row]:
     engine_seconds, bare_seconds = [], []
     began = 0.0
 
-    def after_round(number: int, _: object) -> None:
+    def after_round(_: Run, number: int, __: object, sha256: str | None) -> None:
         nonlocal began
-        engine_seconds.append(time.perf_counter() - began)
-        began = time.perf_counter()
+        if sha256 is not None:
+            return
+        engine_seconds.append(time.process_time() - began)
+        began = time.process_time()
         if number:
             bare.round(number)
-        bare_seconds.append(time.perf_counter() - began)
-        began = time.perf_counter()
+        bare_seconds.append(time.process_time() - began)
+        began = time.process_time()
 
-    with TemporaryDirectory() as folder, quiet_flower(), share_decoding(1 << 28):
-        grid = InProcessGrid(dispatch, num_clients)
-        run_on_grid(grid, run, after_round, Checkpointing(Path(folder)))
+    with TemporaryDirectory() as folder:
+        run_all([run], "inprocess", after_round, Checkpointing(Path(folder)), workers=1)
     # The first rounds greet and fill caches, the last one evaluates.
     engine, plain = (
         median(seconds[_WARM_UP:-1]) for seconds in (engine_seconds, bare_seconds)

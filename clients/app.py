@@ -12,11 +12,13 @@ from flwr.clientapp.typing import Mod
 from flower_compress.mods.client_mod import stable_identity
 from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.building import (
+    entries,
     new_array_record,
     new_metric_record,
     new_record_dict,
+    new_reply,
 )
-from flower_compress.wire.records import model_record, records_of
+from flower_compress.wire.records import first_config, model_record
 
 from .objective import Arrays, Objective
 
@@ -49,7 +51,7 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
         )
         record = new_array_record({name: write_array(a) for name, a in result.items()})
         content = new_record_dict({key: record, "metrics": metrics})
-        return Message(content, reply_to=msg)
+        return new_reply(msg, content)
 
     @app.evaluate()
     def evaluate(msg: Message, context: Context) -> Message:
@@ -67,5 +69,5 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
 def _content(msg: Message) -> tuple[str, Arrays, ConfigRecord]:
     """Return the model's ArrayRecord with its key, and the config (empty if none)."""
     key, record = model_record(msg.content, "arrays", "the message")
-    arrays: Arrays = {name: read_array(array) for name, array in record.items()}
-    return key, arrays, next(records_of(msg.content, ConfigRecord), ConfigRecord())
+    arrays: Arrays = {k: read_array(array) for k, array in entries(record).items()}
+    return key, arrays, first_config(msg.content)

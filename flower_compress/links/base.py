@@ -207,11 +207,11 @@ def fold(vector: Vector | None, payload: Payload, rate: float) -> Vector:
     A lossless payload is folded whole, at rate 1: it has no noise to keep out. Of what
     a memory does not hold (`Channel.forgotten`) nothing is folded.
     """
-    step = payload.vector
+    step, channel = payload.vector, payload.channel
     if rate != 1.0 and not payload.compressor.lossless:
-        step = np.float32(rate) * step
-    if payload.channel is not None and payload.channel.forgotten:
-        step = zeroed(step, payload.channel.forgotten)
+        step = step * np.float32(rate)
+    if channel is not None and channel.forgotten:
+        step = zeroed(step, channel.forgotten)
     return step if vector is None else vector + step
 
 

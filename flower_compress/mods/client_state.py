@@ -77,9 +77,9 @@ class ClientState(NamedTuple):
             sender.version,
             sender.pending_version,
             sender.num_inputs,
-            *(_ABSENT if part is None else len(part) for part in sections),
+            *[_ABSENT if part is None else len(part) for part in sections],
         )
-        return b"".join((header, *(part for part in sections if part is not None)))
+        return b"".join([header, *[part for part in sections if part]])
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> ClientState | None:

@@ -10,6 +10,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from flwr.app import (
@@ -30,6 +31,7 @@ __all__ = [
     "new_config_record",
     "new_metric_record",
     "new_record_dict",
+    "new_reply",
     "with_content",
     "with_record",
 ]
@@ -39,6 +41,20 @@ _Dict = TypeVar("_Dict", ArrayRecord, ConfigRecord, MetricRecord, RecordDict)
 
 _OF_ARRAYS = {"dtype", "shape", "stype", "data"}
 _OF_RECORDS = {"_check_key_fn", "_check_value_fn", "_data"}
+_OF_METADATA = {
+    "_run_id",
+    "_message_id",
+    "_src_node_id",
+    "_dst_node_id",
+    "_src_task_id",
+    "_dst_task_id",
+    "_reply_to_message_id",
+    "_group_id",
+    "_created_at",
+    "_ttl",
+    "_message_type",
+    "_delivered_at",
+}
 _NOTES = {"_is_dirty"}
 """What Flower notes of an object when it first asks."""
 
@@ -87,6 +103,30 @@ def entries(record: Record | RecordDict) -> Mapping[str, Any]:
     """Return the entries of a record, to be read: its own methods take longer."""
     held: Mapping[str, Any] | None = record.__dict__.get("_data")
     return dict(record.items()) if held is None else held
+
+
+def new_reply(msg: Message, content: RecordDict) -> Message:
+    """Return ``Message(content, reply_to=msg)``."""
+    asked = msg.metadata.__dict__
+    if asked.keys() != _OF_METADATA or type(content) is not RecordDict:
+        return Message(content, reply_to=msg)
+    now = datetime.now(UTC).timestamp()
+    metadata: Metadata = object.__new__(Metadata)
+    metadata.__dict__.update(
+        asked,
+        _message_id="",
+        _src_node_id=asked["_dst_node_id"],
+        _dst_node_id=asked["_src_node_id"],
+        _src_task_id=asked["_dst_task_id"],
+        _dst_task_id=asked["_src_task_id"],
+        _reply_to_message_id=asked["_message_id"],
+        _created_at=now,
+        _ttl=asked["_created_at"] + asked["_ttl"] - now,
+        _delivered_at="",
+    )
+    reply: Message = object.__new__(Message)
+    reply.__dict__.update(_metadata=metadata, _content=content, _error=None)
+    return reply
 
 
 def with_content(msg: Message, content: RecordDict) -> Message:

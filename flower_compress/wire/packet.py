@@ -263,11 +263,13 @@ class Packet:
 
     def on(self, channel: Channel) -> Packet:
         """Return the packet with its payloads on a channel, each at its version."""
-        first = self.version - len(self.payloads) + 1
-        payloads = [
-            payload.on(channel.at(version))
-            for version, payload in enumerate(self.payloads, first)
-        ]
+        if not self.payloads:
+            return self
+        version = self.version - len(self.payloads)
+        payloads = []
+        for payload in self.payloads:
+            version += 1
+            payloads.append(payload.on(channel.at(version)))
         packet: Packet = object.__new__(Packet)
         packet.__dict__.update(self.__dict__, payloads=tuple(payloads))
         return packet

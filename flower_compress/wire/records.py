@@ -15,6 +15,7 @@ __all__ = [
     "array_bytes",
     "bytes_record",
     "find_bytes",
+    "first_config",
     "is_record",
     "model_record",
     "records_of",
@@ -28,6 +29,13 @@ def is_record(record: object, kind: type) -> bool:
     """Return ``isinstance(record, kind)``, which takes long where it is not so."""
     cls: type[Any] = type(record)
     return _is_subclass(cls, kind)
+
+
+def first_config(content: RecordDict) -> ConfigRecord:
+    """Return the first ConfigRecord, an empty one if there is none."""
+    for record in records_of(content, ConfigRecord):
+        return record
+    return ConfigRecord()
 
 
 @lru_cache(maxsize=64)

@@ -67,3 +67,19 @@ def test_a_message_with_another_record_leaves_the_first_as_it_was() -> None:
     assert changed.content["config"] == {"a": 2}
     assert changed.content["arrays"] is msg.content["arrays"]
     assert msg.content == _expected()
+
+
+def test_a_reply_has_the_metadata_that_flower_gives() -> None:
+    InProcessGrid(lambda msg, _: msg, 1)  # Messages need a run.
+    msg = Message(_expected(), 7, "train", group_id="3", ttl=100.0)
+    made, expected = (
+        building.new_reply(msg, _made()),
+        Message(_made(), reply_to=msg),
+    )
+    assert made.content == expected.content
+    assert not made.has_error()
+    times = ("_created_at", "_ttl")
+    for name, value in vars(expected.metadata).items():
+        held = vars(made.metadata)[name]
+        assert held == (pytest.approx(value, abs=5.0) if name in times else value)
+    assert vars(made.metadata).keys() == vars(expected.metadata).keys()
