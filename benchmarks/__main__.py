@@ -74,7 +74,7 @@ def main(
             }
             path.write_text(json.dumps(result, indent=1) + "\n")
             progress.console.print(f"{suite.name}: {path}")
-            if before is not None and suite.repeated:
+            if before is not None and (suite.repeated or suite.is_median):
                 again = partial(_again, suite, settings, cases)
                 for each in slower(before, measured, again):
                     progress.console.print(f"slower: {suite.name}: {each}")

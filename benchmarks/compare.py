@@ -119,10 +119,10 @@ def slower(
         factor = least / then[key][0] / common
         if factor > 1.0 + max(LEAST, noise):
             is_speed = bool(_SPEED.search(key[1]))
-            values = then[key][0], least
-            shown = [1.0 / value if is_speed else value for value in values]
+            was = 1.0 / then[key][0] if is_speed else then[key][0]
+            is_now = 1.0 / least if is_speed else least
             what = f"{_named(key[0])}, {key[1]}"
-            found.append(Slower(what, *shown, factor, noise))
+            found.append(Slower(what, was, is_now, factor, noise))
     return found
 
 

@@ -153,4 +153,6 @@ SUITE = Suite(
         Column("engine / loop", "times_bare", ".1f"),
         Column("us a client", "us_a_client", ".0f"),
     ),
+    repeated=False,
+    is_median=True,
 )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
@@ -22,13 +21,19 @@ __all__ = [
     "uniform_mean",
 ]
 
+_OF_KIND: dict[type, dict[type, bool]] = {}
+"""Of each kind which classes are of it."""
+
 _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 def is_record(record: object, kind: type) -> bool:
     """Return ``isinstance(record, kind)``, which takes long where it is not so."""
-    cls: type[Any] = type(record)
-    return _is_subclass(cls, kind)
+    of_kind = _OF_KIND.setdefault(kind, {})
+    known = of_kind.get(type(record))
+    if known is None:
+        known = of_kind[type(record)] = isinstance(record, kind)
+    return known
 
 
 def first_config(content: RecordDict) -> ConfigRecord:
@@ -36,11 +41,6 @@ def first_config(content: RecordDict) -> ConfigRecord:
     for record in records_of(content, ConfigRecord):
         return record
     return ConfigRecord()
-
-
-@lru_cache(maxsize=64)
-def _is_subclass(cls: type[Any], kind: type[Any]) -> bool:
-    return issubclass(cls, kind)
 
 
 def records_of(content: RecordDict, kind: type[_Record]) -> Iterator[_Record]:
