@@ -21,6 +21,7 @@ from ..records import (
 __all__ = [
     "TextTable",
     "claim_lines",
+    "claim_table",
     "edge_tables_of",
     "summary_tables",
     "tables_of",
@@ -101,7 +102,7 @@ def tables_of(summary: Summary) -> list[TextTable]:
     """Return the comparison, and what there is of nodes, cut-off and claims."""
     tables = _tables(summary)
     if "claims" in summary:
-        tables.append(_of_claims(summary["claims"]))
+        tables.append(claim_table(summary["claims"]))
     return tables
 
 
@@ -244,7 +245,8 @@ def _of_cutoff(cutoff: CutOff) -> TextTable:
     return TextTable(title, columns, rows)
 
 
-def _of_claims(claims: Verdicts) -> TextTable:
+def claim_table(claims: Verdicts) -> TextTable:
+    """Return the claims with their verdicts, one a row."""
     rows = [
         [
             verdict["claim"],

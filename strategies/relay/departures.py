@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from logging import getLogger
 
-from flower_compress.arguments import check_number
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.mail import Posting
 
 from .post_office import PostOffice
 
-__all__ = ["FORGET_AFTER", "Departures", "check_forget_after"]
+__all__ = ["FORGET_AFTER", "Departures"]
 
 _log = getLogger("flwr")
 FORGET_AFTER = 50
@@ -20,12 +19,6 @@ FORGET_AFTER = 50
 less than once in 10^14 times (in 10^5 with two exchanges a round); and one that is set
 apart wrongly costs two snapshots on each edge into its neighbours."""
 _MOST_LISTED = 8
-
-
-def check_forget_after(value: int | None) -> None:
-    """Raise ConfigurationError unless it is a positive number of rounds, or None."""
-    if value is not None:
-        check_number("forget_after", value, "be at least 1, or None", lambda n: n >= 1)
 
 
 class Departures:
@@ -58,6 +51,7 @@ class Departures:
         self._forget_after = forget_after
         self._stepped: set[int] | None = None
         self._waiting: set[int] = set()
+        self._told_of_sums = False
 
     def note(self, server_round: int, postings: Mapping[int, Posting]) -> None:
         """Note what was taken in of one exchange.
@@ -80,6 +74,26 @@ class Departures:
             ].targets_of(server_round):
                 stepped.add(node)
         self._stepped = stepped if self._stepped is None else self._stepped & stepped
+        if self._office.num_phases > 1 and not self._told_of_sums:
+            self._warn_of_sums(server_round, stepped)
+
+    def _warn_of_sums(self, server_round: int, stepped: set[int]) -> None:
+        """Say once that what all nodes sum up has lost a part."""
+        boxes = self._office.boxes
+        silent = [
+            node
+            for node, box in enumerate(boxes)
+            if box.acked and not box.gone and node not in stepped
+        ]
+        if silent:
+            self._told_of_sums = True
+            _log.warning(
+                "%s: no payload in round %d. Gradient trackers sum up to the gradients "
+                "as long as every message arrives: from here on the models may settle "
+                "beside the optimum. Where messages are lost take MalcomPSGD, ChocoSGD",
+                _named(silent),
+                server_round,
+            )
 
     def end_round(self) -> None:
         """Set nodes apart that missed too many rounds; readmit those that answer."""
