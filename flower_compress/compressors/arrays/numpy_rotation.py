@@ -7,6 +7,8 @@ the cache.
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +39,14 @@ def _minus_of_bytes() -> NDArray[np.uint32]:
 
 _MINUS = _minus_of_bytes()
 
-_Stages = list[tuple[Array, Array, Array, Array]]
-"""Of each stage the two halves that meet, where their sums go, and their differences.
-"""
+
+class _Step(NamedTuple):
+    """Sums and differences of two arrays, or a copy of the first one."""
+
+    first: Array
+    second: Array | None
+    sums: Array
+    differences: Array | None
 
 
 class _Work(threading.local):
@@ -47,7 +54,7 @@ class _Work(threading.local):
 
     def __init__(self) -> None:
         self._held: dict[str, NDArray[np.float32]] = {}
-        self._stages: dict[tuple[int, int], tuple[_Stages, NDArray[np.float32]]] = {}
+        self._steps: dict[tuple[int, int], tuple[list[_Step], Array]] = {}
 
     def take(self, name: str, size: int) -> NDArray[np.float32]:
         """Return an array of so many entries."""
@@ -58,29 +65,19 @@ class _Work(threading.local):
             held = self._held[name] = np.empty(BLOCK, dtype=np.float32)
         return held[:size]
 
-    def stages(self, rows: int, width: int) -> tuple[_Stages, NDArray[np.float32]]:
-        """Return what few rows go through in the array "first", and where they end.
+    def steps(self, flat: Array, rows: int, width: int) -> tuple[list[_Step], Array]:
+        """Return :func:`_hadamard_steps`; of a block, which is "first", they are kept.
 
-        The two halves of a row meet in every stage, and what they make is written
-        pairwise, which brings the pairs of the next stage into the halves, and in the
-        end all into their places.
+        To cut arrays in halves takes as long as to add a few.
         """
-        known = self._stages.get((rows, width))
+        if flat.size > BLOCK:
+            return _hadamard_steps(flat, np.empty_like(flat), rows, width)
+        known = self._steps.get((rows, width))
         if known is None:
-            half = width // 2
-            # Of one row a flat array: a loop over rows takes time, even over one.
-            shape = (width,) if rows == 1 else (rows, width)
-            names = ("first", "second")
-            tables = [self.take(name, rows * width).reshape(shape) for name in names]
-            stages: _Stages = []
-            for _ in range(width.bit_length() - 1):
-                old, new = tables
-                pairs = new[..., ::2], new[..., 1::2]
-                stages.append((old[..., :half], old[..., half:], *pairs))
-                tables.reverse()
-            if len(self._stages) >= _MOST_SHAPES:
-                self._stages.clear()
-            known = self._stages[rows, width] = stages, tables[0].reshape(-1)
+            if len(self._steps) >= _MOST_SHAPES:
+                self._steps.clear()
+            known = _hadamard_steps(flat, self.take("second", flat.size), rows, width)
+            self._steps[rows, width] = known
         return known
 
 
@@ -149,7 +146,7 @@ def rotate_scaled_back(
         k -= j.astype(wide)
         k <<= 1
         k += 65535
-        y = _WORK.take("rotated", k.size).reshape(k.shape)
+        y = _WORK.take("first", k.size).reshape(k.shape)
         np.copyto(y, k, casting="unsafe")
         if rows == 1:
             y *= scales
@@ -189,14 +186,12 @@ def _rotate_rows(
         minus = _minus(flips, rows, part)
         x, y = table[:, span], out[:, span]
         flat = _WORK.take("first", count * part)
-        if not inverse:
-            np.bitwise_xor(
-                x.view(np.uint32), minus, out=flat.view(np.uint32).reshape(count, part)
-            )
-        elif part < width or x.size <= _SHORT:
-            flat.reshape(count, part)[...] = x
+        first = flat.reshape(count, part)
+        if inverse:
+            if x.base is not flat.base or x.size > BLOCK:
+                first[...] = x
         else:
-            flat = x.reshape(-1)
+            np.bitwise_xor(x.view(np.uint32), minus, out=first.view(np.uint32))
         transformed = _hadamard(flat, count, part)
         np.multiply(transformed.reshape(count, part), factor, out=y)
         if inverse:
@@ -215,50 +210,70 @@ def _minus(flips: NDArray[np.uint8], rows: slice, part: int) -> NDArray[np.uint3
     return minus.reshape(-1, part)
 
 
-def _hadamard(x: Array, rows: int, width: int) -> Array:
+def _hadamard(flat: Array, rows: int, width: int) -> Array:
     """Walsh-Hadamard transform of each row, in stages of falling stride; flat.
 
     A stage of stride s replaces every pair (a_i, a_{i+s}) by its sum and difference.
-    The stages of long stride go over the rows as they are. For those of short stride
-    pairs of neighbours are transposed, so that their loops are long too; last of all
-    neighbours meet. `x` may be overwritten, and what is returned will be. A few entries
-    are taken from the array "first".
+    `flat`, in a block the array "first", is overwritten, and what is returned will be.
     """
-    if x.size <= _SHORT:
-        stages, end = _WORK.stages(rows, width)
-        for a, b, sums, differences in stages:
-            np.add(a, b, sums)
-            np.subtract(a, b, differences)
-        return end
-    first, second = _WORK.take("second", x.size), _WORK.take("third", x.size)
-    pairs, stride = min(_PAIRS, width // 2), width // 2
-    with _SHORTEST_BUFFERS:
-        while stride >= 2 * pairs:
-            _stage(x, first, stride)
-            x, first, second, stride = first, second, first, stride // 2
-        groups = x.size // (2 * pairs)
-        if pairs > 1:
-            _transpose(x, first, groups, pairs)
-            x, first, second, stride = first, second, first, pairs // 2
-            while stride:
-                _stage(x, first, 2 * stride * groups)
-                x, first, second, stride = first, second, first, stride // 2
-            _transpose(x, first, pairs, groups)
-            x, first, second = first, second, first
-        if width > 1:
-            np.add(x[::2], x[1::2], out=first[::2])
-            np.subtract(x[::2], x[1::2], out=first[1::2])
-            x = first
-    return x
+    steps, end = _WORK.steps(flat, rows, width)
+    with _SHORTEST_BUFFERS if flat.size > _SHORT else nullcontext():
+        for first, second, sums, differences in steps:
+            if second is None:
+                np.copyto(sums, first)
+            else:
+                np.add(first, second, sums)
+                np.subtract(first, second, differences)
+    return end
 
 
-def _stage(old: Array, new: Array, stride: int) -> None:
+def _hadamard_steps(
+    old: Array, new: Array, rows: int, width: int
+) -> tuple[list[_Step], Array]:
+    """Return the steps of :func:`_hadamard` from one array to the other and back.
+
+    And the array that they end in. Of few entries the two halves of a row meet in every
+    stage, and what they make is written pairwise, which brings the pairs of the next
+    stage into the halves, and in the end all into their places. Of more, stages of long
+    stride go over the rows as they are; for those of short stride pairs of neighbours
+    are transposed, so that their loops are long too; last of all neighbours meet.
+    """
+    steps: list[_Step] = []
+    half = width // 2
+    if old.size <= _SHORT:
+        # Of one row a flat array: a loop over rows takes time, even over one.
+        shape = (width,) if rows == 1 else (rows, width)
+        for _ in range(width.bit_length() - 1):
+            table, other = old.reshape(shape), new.reshape(shape)
+            halves = table[..., :half], table[..., half:]
+            steps.append(_Step(*halves, other[..., ::2], other[..., 1::2]))
+            old, new = new, old
+        return steps, old
+    pairs, stride = min(_PAIRS, half), half
+    while pairs and stride >= 2 * pairs:
+        steps.append(_stage(old, new, stride))
+        old, new, stride = new, old, stride // 2
+    groups = old.size // max(2 * pairs, 1)
+    if pairs > 1:
+        steps.append(_transposition(old, new, groups, pairs))
+        old, new, stride = new, old, pairs // 2
+        while stride:
+            steps.append(_stage(old, new, 2 * stride * groups))
+            old, new, stride = new, old, stride // 2
+        steps.append(_transposition(old, new, pairs, groups))
+        old, new = new, old
+    if width > 1:
+        steps.append(_Step(old[::2], old[1::2], new[::2], new[1::2]))
+        old = new
+    return steps, old
+
+
+def _stage(old: Array, new: Array, stride: int) -> _Step:
     old, new = old.reshape(-1, 2, stride), new.reshape(-1, 2, stride)
-    np.add(old[:, 0], old[:, 1], out=new[:, 0])
-    np.subtract(old[:, 0], old[:, 1], out=new[:, 1])
+    return _Step(old[:, 0], old[:, 1], new[:, 0], new[:, 1])
 
 
-def _transpose(old: Array, new: Array, rows: int, columns: int) -> None:
-    """Transpose a table of pairs."""
-    pairs = new.view(np.uint64).reshape(columns, rows)
-    np.copyto(pairs, old.view(np.uint64).reshape(rows, columns).T)
+def _transposition(old: Array, new: Array, rows: int, columns: int) -> _Step:
+    """Return the step that transposes a table of pairs."""
+    table = old.view(np.uint64).reshape(rows, columns)
+    return _Step(table.T, None, new.view(np.uint64).reshape(columns, rows), None)
