@@ -6,6 +6,7 @@ from . import (
     baselines,
     defaults,
     device,
+    first_model,
     hostile_decoding,
     inprocess,
     lengths,
@@ -36,6 +37,7 @@ SUITES: dict[str, Suite] = {
         hostile_decoding,
         defaults,
         local_epochs,
+        first_model,
         device,
     )
 }

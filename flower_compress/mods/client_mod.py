@@ -9,7 +9,7 @@ from logging import getLogger
 from numbers import Integral
 from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
-from flwr.app import ArrayRecord, Context, Error, Message, MessageType
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
@@ -248,6 +248,6 @@ class ClientMod(ABC, Generic[_S]):
             self._read.put(identity, data, state)
 
 
-def reply_with(msg: Message, key: str, record: ArrayRecord) -> Message:
+def reply_with(msg: Message, key: str, record: ArrayRecord | ConfigRecord) -> Message:
     """Return the reply to a message that holds one record."""
     return Message(new_record_dict({key: record}), reply_to=msg)

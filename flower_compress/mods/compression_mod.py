@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 
+from ..arguments import check_callable
 from ..compressors import Vector
-from ..errors import OutOfSyncError, StalePacketError
+from ..errors import FirstModelError, OutOfSyncError, StalePacketError
 from ..links import ReceiverState, SenderState, accept
 from ..wire.agreement import PROTOCOL
 from ..wire.building import with_record
@@ -18,8 +22,9 @@ from ..wire.contract import BY_NODE, Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import model_record, records_of
-from .client_mod import ClientMod, reply_with
+from .client_mod import ClientMod, Returns, reply_with
 from .client_state import ClientState
+from .first_model import Build, first_model
 from .untrained import UntrainedArrays
 
 __all__ = ["CompressionMod"]
@@ -63,6 +68,10 @@ class CompressionMod(ClientMod[ClientState]):
         Entries of the largest model that the client takes; a larger one is refused
         before anything is allocated. Default: as many as the machine's memory, or the
         container's share of it, has room for, at 40 bytes an entry.
+    first_model : Callable[[int], ArrayRecord], optional
+        Makes the first model from the seed that the strategy has, as the server makes
+        it: with ``MCM(seed=7, first_model="seed")`` only a digest of it travels. If it
+        makes another one, that is logged, and the model comes dense.
 
     Notes
     -----
@@ -82,6 +91,20 @@ class CompressionMod(ClientMod[ClientState]):
     _state = ClientState
     _state_key = "flower_compress"
     _untrained = UntrainedArrays()
+
+    def __init__(
+        self,
+        returns: Returns = "weights",
+        identity: Callable[[Context], int] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        max_dim: int | None = None,
+        first_model: Build | None = None,
+    ) -> None:
+        super().__init__(returns, identity, state_dir, max_dim)
+        if first_model is not None:
+            expected = "a function of the seed that returns an ArrayRecord"
+            check_callable("first_model", first_model, expected)
+        self.first_model = first_model
 
     def _answer(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -104,7 +127,8 @@ class CompressionMod(ClientMod[ClientState]):
         state = self._load(context, identity, packet.session)
         if packet.greeting:
             number = context.node_id if _asks_for_node(packet) else identity
-            return _answer_greeting(msg, key, packet, number, state)
+            builds = self.first_model is not None
+            return _answer_greeting(msg, key, packet, number, state, builds=builds)
         if state is None:
             if packet.contract is None:
                 return _ask_for_contract(msg, key, packet)
@@ -119,10 +143,14 @@ class CompressionMod(ClientMod[ClientState]):
         number = context.node_id if contract.by_node else identity
         packet = packet.on(contract.downlink_channel(number))
         state = _on_channels(state, contract, number)
+        first = partial(first_model, contract, packet.exact or b"", self.first_model)
         try:
-            state = _receive(state, packet, contract, trains=not evaluates)
+            state = _receive(state, packet, contract, first, trains=not evaluates)
         except StalePacketError:
             raise
+        except FirstModelError as error:
+            _log.warning("CompressionMod: %s. It will be sent dense", error)
+            return _ask_for_contract(msg, key, packet)
         except OutOfSyncError as error:
             _log.info("CompressionMod: %s", error)
             return _ask_for_contract(msg, key, packet)
@@ -137,9 +165,10 @@ class CompressionMod(ClientMod[ClientState]):
             return reply
         if evaluates:
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
-            reply = with_record(reply, _HEARD_KEY, packet_record(answer))
+            reply = with_record(reply, _HEARD_KEY, _record_like(msg, key, answer))
             self._keep(context, identity, state, packet.dim)
             return reply
+        sent_under = key
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
         if packet.refused:
@@ -153,7 +182,7 @@ class CompressionMod(ClientMod[ClientState]):
         )
         (payload,) = answer.payloads
         self._untrained.look(packet.session, contract.layout, update, payload)
-        reply = with_record(reply, key, packet_record(answer))
+        reply = with_record(reply, key, _record_like(msg, sent_under, answer))
         state = state._replace(sender=sender)
         if contract.downlink_rate is None and not contract.held:
             # Every version is sent whole, and this one is trained on.
@@ -221,9 +250,14 @@ def _evaluates(msg: Message) -> bool:
 
 
 def _receive(
-    state: ClientState, packet: Packet, contract: Contract, *, trains: bool
+    state: ClientState,
+    packet: Packet,
+    contract: Contract,
+    first: Callable[[], tuple[Vector, bytes]],
+    *,
+    trains: bool,
 ) -> ClientState:
-    """Take in what a packet brings down.
+    """Take in what a packet brings down; `first` makes a first model.
 
     A model that is evaluated and then trained on is one version in two messages. Each
     version is trained on once.
@@ -236,6 +270,9 @@ def _receive(
         state = state._replace(sender=SenderState(packet.acked, packet.memory))
     if has_it:
         return state
+    snapshot, exact = packet.snapshot, packet.exact or b""
+    if _begins(packet, contract) and packet.version > state.receiver.newest:
+        snapshot, exact = first()
     receiver = accept(
         state.receiver,
         base=packet.base,
@@ -243,9 +280,19 @@ def _receive(
         payloads=packet.payloads,
         final=packet.final,
         rate=contract.downlink_rate,
-        snapshot=packet.snapshot,
+        snapshot=snapshot,
     )
-    return state._replace(receiver=receiver, exact=packet.exact or b"")
+    return state._replace(receiver=receiver, exact=exact)
+
+
+def _begins(packet: Packet, contract: Contract) -> bool:
+    """Whether the client is to begin with a first model that is no snapshot."""
+    return (
+        packet.contract is not None
+        and packet.snapshot is None
+        and contract.first_model is not None
+        and contract.downlink_rate is not None
+    )
 
 
 def _asks_for_node(greeting: Packet) -> bool:
@@ -257,7 +304,13 @@ def _asks_for_node(greeting: Packet) -> bool:
 
 
 def _answer_greeting(
-    msg: Message, key: str, packet: Packet, identity: int, state: ClientState | None
+    msg: Message,
+    key: str,
+    packet: Packet,
+    identity: int,
+    state: ClientState | None,
+    *,
+    builds: bool,
 ) -> Message:
     about: dict[str, object] = {
         "protocol": PROTOCOL,
@@ -272,6 +325,9 @@ def _answer_greeting(
             "base": receiver.version,
             "sent": [sender.version, sender.pending_version],
         }
+    if builds:
+        about["builds"] = True
+    about["plain"] = True
     answer = Packet(
         session=packet.session, contract=json.dumps(about).encode(), greeting=True
     )
@@ -280,7 +336,12 @@ def _answer_greeting(
 
 def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
     answer = Packet(session=packet.session, version=packet.version, resync=True)
-    return reply_with(msg, key, packet_record(answer))
+    return reply_with(msg, key, _record_like(msg, key, answer))
+
+
+def _record_like(msg: Message, key: str, answer: Packet) -> ArrayRecord | ConfigRecord:
+    """Return the record of an answer, of the kind in which the server has asked."""
+    return packet_record(answer, plain=isinstance(msg.content[key], ConfigRecord))
 
 
 def _on_channels(state: ClientState, contract: Contract, identity: int) -> ClientState:

@@ -10,6 +10,7 @@ from ..errors import CorruptPacket, shown
 from ..links import Channel, Link, get_link
 from ..streams import Purpose, Stream
 from .agreement import Agreement
+from .first_model import is_term
 from .layout import Layout
 
 __all__ = ["BY_NODE", "Contract"]
@@ -49,6 +50,9 @@ class Contract(Agreement):
     held : bool
         Whether the client may be asked to evaluate the model that it trained on last,
         and so has to keep it where its downlink needs none.
+    first_model : str, optional
+        What a packet with a contract and no snapshot begins with: see
+        :mod:`flower_compress.wire.first_model`.
     """
 
     layout: Layout
@@ -59,6 +63,7 @@ class Contract(Agreement):
     downlink: Link | None = None
     by_node: bool = False
     held: bool = False
+    first_model: str | None = None
 
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
@@ -94,7 +99,7 @@ class Contract(Agreement):
         return Channel(stream, self.layout.sizes)
 
     def _terms(self) -> dict[str, Any]:
-        terms = {
+        terms: dict[str, Any] = {
             "uplink": self.uplink.config(),
             "downlink_rate": self.downlink_rate,
             "downlink_groups": self.downlink_groups,
@@ -103,6 +108,8 @@ class Contract(Agreement):
             terms["downlink"] = self.downlink.config()
         if self.held:
             terms["held"] = True
+        if self.first_model is not None:
+            terms["first_model"] = self.first_model
         return {**terms, **BY_NODE} if self.by_node else terms
 
     @classmethod
@@ -113,6 +120,9 @@ class Contract(Agreement):
             raise CorruptPacket(
                 f"expected {key} to be {by_node!r}, got {shown(terms[key])}"
             )
+        first = terms.get("first_model")
+        if first is not None and not is_term(first):
+            raise CorruptPacket(f"expected a first model's digest, got {shown(first)}")
         if rate is not None and not 0.0 <= rate <= 1.0:
             raise CorruptPacket(f"expected a rate in [0, 1], got {shown(rate)}")
         return cls(
@@ -126,6 +136,7 @@ class Contract(Agreement):
             ),
             by_node=key in terms,
             held=bool(terms.get("held", False)),
+            first_model=first,
         )
 
 

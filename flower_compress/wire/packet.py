@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from ..compressors import Vector
 from ..errors import CorruptPacket
@@ -46,7 +46,7 @@ from .framing import (
     unseal,
     vector_bytes,
 )
-from .records import array_bytes, bytes_record, find_bytes
+from .records import array_bytes, bytes_record, find_bytes, plain_record
 
 __all__ = [
     "FORMAT_VERSION",
@@ -55,6 +55,7 @@ __all__ = [
     "STYPE",
     "Header",
     "Packet",
+    "array_of",
     "bytes_beside",
     "find_packet",
     "packet_record",
@@ -372,6 +373,21 @@ def bytes_beside(content: RecordDict) -> int:
     return array_bytes(content) - (0 if found is None else len(found[1]))
 
 
-def packet_record(packet: Packet) -> ArrayRecord:
-    """Return a record with one array, which holds the packet's bytes."""
-    return bytes_record(_KEY, STYPE, packet.data)
+def packet_record(packet: Packet, *, plain: bool = False) -> ArrayRecord | ConfigRecord:
+    """Return a record that holds the packet's bytes.
+
+    Parameters
+    ----------
+    packet : Packet
+        The packet.
+    plain : bool (default: False)
+        Whether whoever receives it knows it without an array around it, which takes
+        fewer objects. A long one has an array in any case.
+    """
+    record = plain_record(STYPE, packet.data) if plain else None
+    return array_of(packet.data) if record is None else record
+
+
+def array_of(data: bytes) -> ArrayRecord:
+    """Return a record with one array, which holds a packet's bytes."""
+    return bytes_record(_KEY, STYPE, data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from flower_compress.errors import ConfigurationError
@@ -14,9 +14,10 @@ from flower_compress.wire.building import (
     with_record,
 )
 from flower_compress.wire.mail import find_mail
-from flower_compress.wire.packet import find_packet
+from flower_compress.wire.packet import array_of, find_packet
+from flower_compress.wire.records import num_objects
 
-__all__ = ["PackedArrays", "mark_packed"]
+__all__ = ["PackedArrays", "mark_packed", "objects_of"]
 
 _PACKET = (
     "the reply's arrays are compressed, it holds a packet: take the aggregate that "
@@ -34,13 +35,15 @@ class PackedArrays(ArrayRecord):
 
     remedy = ""
     """What its error says."""
+    saved = 0
+    """How many objects less it travelled in, without an array around the packet."""
 
     @classmethod
-    def of(cls, record: ArrayRecord, remedy: str) -> ArrayRecord:
+    def of(cls, record: ArrayRecord, remedy: str, saved: int = 0) -> ArrayRecord:
         """Return the record as such a one."""
         arrays = {name: _Packed.of(array, remedy) for name, array in record.items()}
         packed = new_array_record(arrays, cls)
-        packed.__dict__["remedy"] = remedy
+        packed.__dict__.update(remedy=remedy, saved=saved)
         return packed
 
     def __getitem__(self, name: str) -> Array:
@@ -72,8 +75,19 @@ def mark_packed(reply: Message) -> Message:
         for find, remedy in ((find_packet, _PACKET), (find_mail, _MAIL)):
             found = find(reply.content)
             if found is not None:
-                key = found[0]
-                record = reply.content[key]
-                if isinstance(record, ArrayRecord):
-                    return with_record(reply, key, PackedArrays.of(record, remedy))
+                key, data = found
+                record, saved = reply.content[key], 0
+                if isinstance(record, PackedArrays):
+                    continue
+                if not isinstance(record, ArrayRecord):
+                    record, before = array_of(data), num_objects({key: record})
+                    saved = num_objects({key: record}) - before
+                packed = PackedArrays.of(record, remedy, saved)
+                reply = with_record(reply, key, packed)
     return reply
+
+
+def objects_of(content: RecordDict) -> int:
+    """Return of how many objects a reply was made, marked or not."""
+    packed = (r for r in content.values() if isinstance(r, PackedArrays))
+    return num_objects(content) - sum(record.saved for record in packed)

@@ -83,7 +83,7 @@ def as_yielded(messages: Iterable[Message]) -> list[Message]:
     return [with_content(msg, None, None) for msg in messages]
 
 
-def with_content(msg: Message, key: str | None, record: ArrayRecord | None) -> Message:
+def with_content(msg: Message, key: str | None, record: Record | None) -> Message:
     """Return the message with copies of its records, one of them replaced.
 
     The original stays as it is: a strategy may put one content into many messages.
@@ -94,7 +94,7 @@ def with_content(msg: Message, key: str | None, record: ArrayRecord | None) -> M
         The message.
     key : str, optional
         Which record is replaced.
-    record : ArrayRecord, optional
+    record : ArrayRecord or ConfigRecord, optional
         By what; None leaves it out.
     """
     content: dict[str, Record] = {}
