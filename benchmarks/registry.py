@@ -8,6 +8,7 @@ from . import (
     device,
     first_model,
     hostile_decoding,
+    inprocess,
     lengths,
     local_epochs,
     lost_memories,
@@ -25,6 +26,7 @@ SUITES: dict[str, Suite] = {
     for module in (
         small,
         throughput,
+        inprocess,
         lengths,
         baselines,
         operators,

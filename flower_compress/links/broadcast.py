@@ -121,7 +121,7 @@ class Broadcast:
         following = replace(self._append(payload), sender=sender)
         if sender.vector is not None and self.link.memory_rate(x.size) is not None:
             # What up-to-date receivers hold is the sender's memory: share, do not copy.
-            replica = replace(following.replica, vector=sender.vector)
+            replica = following.replica._replace(vector=sender.vector)
             following = replace(following, replica=replica)
         return following
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from logging import getLogger
 
@@ -18,11 +17,12 @@ from ..compressors import Vector
 from ..errors import FirstModelError, OutOfSyncError, StalePacketError
 from ..links import ReceiverState, SenderState, accept
 from ..wire.agreement import PROTOCOL
+from ..wire.building import with_record
 from ..wire.contract import BY_NODE, Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import model_record, records_of
-from .client_mod import ClientMod, Returns, reply_with, with_record
+from .client_mod import ClientMod, Returns, reply_with
 from .client_state import ClientState
 from .first_model import Build, first_model
 from .untrained import UntrainedArrays
@@ -122,7 +122,7 @@ class CompressionMod(ClientMod[ClientState]):
         key: str,
         data: bytes,
     ) -> Message:
-        packet = Packet.parse(data)
+        packet, evaluates = Packet.parse(data), _evaluates(msg)
         identity = self._identity_of(context)
         state = self._load(context, identity, packet.session)
         if packet.greeting:
@@ -136,7 +136,7 @@ class CompressionMod(ClientMod[ClientState]):
                 packet.session, packet.contract, ReceiverState(), SenderState()
             )
         elif packet.contract is not None:
-            state = replace(state, contract=packet.contract)
+            state = state._replace(contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
         self._require_room(contract.layout)
         packet.require_dim(contract.layout.dim)
@@ -145,7 +145,7 @@ class CompressionMod(ClientMod[ClientState]):
         state = _on_channels(state, contract, number)
         first = partial(first_model, contract, packet.exact or b"", self.first_model)
         try:
-            state = _receive(state, packet, contract, first, trains=not _evaluates(msg))
+            state = _receive(state, packet, contract, first, trains=not evaluates)
         except StalePacketError:
             raise
         except FirstModelError as error:
@@ -163,10 +163,10 @@ class CompressionMod(ClientMod[ClientState]):
         reply = call_next(with_record(msg, key, arrays), context)
         if reply.has_error():
             return reply
-        if _evaluates(msg):
+        if evaluates:
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
             reply = with_record(reply, _HEARD_KEY, _record_like(msg, key, answer))
-            self._save(context, identity, state.session, state.to_bytes(packet.dim))
+            self._keep(context, identity, state, packet.dim)
             return reply
         sent_under = key
         key, arrays = model_record(reply.content, key, "the client's reply")
@@ -176,21 +176,26 @@ class CompressionMod(ClientMod[ClientState]):
                 "CompressionMod: the server refused this client's last update, or had "
                 "forgotten the client: what its updates left out is dropped"
             )
-            state = replace(state, sender=contract.uplink.refuse(state.sender))
+            state = state._replace(sender=contract.uplink.refuse(state.sender))
         answer, sender = _answer(
             packet, contract, number, state.sender, update, exact_out
         )
         (payload,) = answer.payloads
-        self._untrained.look(packet.session, contract.layout, update, payload.vector)
+        self._untrained.look(packet.session, contract.layout, update, payload)
         reply = with_record(reply, key, _record_like(msg, sent_under, answer))
-        state = replace(state, sender=sender)
+        state = state._replace(sender=sender)
         if contract.downlink_rate is None and not contract.held:
             # Every version is sent whole, and this one is trained on.
             receiver = ReceiverState(state.receiver.newest)
-            state = replace(state, receiver=receiver, exact=b"")
+            state = state._replace(receiver=receiver, exact=b"")
         # Last of all: a client that fails before has not moved.
-        self._save(context, identity, state.session, state.to_bytes(packet.dim))
+        self._keep(context, identity, state, packet.dim)
         return reply
+
+    def _keep(
+        self, context: Context, identity: int, state: ClientState, dim: int
+    ) -> None:
+        self._save(context, identity, state.session, state.to_bytes(dim), state)
 
     def _update(
         self, arrays: ArrayRecord, model: Vector, exact: bytes, layout: Layout
@@ -199,8 +204,11 @@ class CompressionMod(ClientMod[ClientState]):
 
         An array that is not among them counts as unchanged.
         """
-        unchanged = model if self.returns == "weights" else np.zeros_like(model)
-        update, exact = layout.flatten(layout.complete(arrays, unchanged, exact))
+        if len(arrays) < len(layout.tensors):
+            unchanged = model if self.returns == "weights" else np.zeros_like(model)
+            update, exact = layout.flatten(layout.complete(arrays, unchanged, exact))
+        else:
+            update, exact = layout.flatten(arrays)
         if self.returns == "weights":
             with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
                 update = model - update
@@ -259,7 +267,7 @@ def _receive(
         return state
     has_it &= packet.version > state.sender.newest
     if packet.memory is not None:
-        state = replace(state, sender=SenderState(packet.acked, packet.memory))
+        state = state._replace(sender=SenderState(packet.acked, packet.memory))
     if has_it:
         return state
     snapshot, exact = packet.snapshot, packet.exact or b""
@@ -274,7 +282,7 @@ def _receive(
         rate=contract.downlink_rate,
         snapshot=snapshot,
     )
-    return replace(state, receiver=receiver, exact=exact)
+    return state._replace(receiver=receiver, exact=exact)
 
 
 def _begins(packet: Packet, contract: Contract) -> bool:

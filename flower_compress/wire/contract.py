@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from ..errors import CorruptPacket, shown
@@ -18,6 +19,8 @@ BY_NODE = {"identities": "node"}
 """Term of a run in which a client is what its node id says. The greeting has it too."""
 
 _MOST_GROUPS = 1 << 64
+_MOST_KEPT = 1 << 12
+"""Of the channels that one end is asked for."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,33 @@ class Contract(Agreement):
 
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
-        stream = Stream(self.seed, Purpose.UPLINK, identity)
-        return self.uplink.channel(stream, self.layout.sizes)
+        channel = self._uplink_channels.get(identity)
+        if channel is None:
+            channel = self._uplink_channel.at_index(identity)
+            if len(self._uplink_channels) < _MOST_KEPT:
+                self._uplink_channels[identity] = channel
+        return channel
 
     def downlink_channel(self, identity: int) -> Channel:
         """Return the channel of what a client receives."""
         groups = self.downlink_groups
         index = identity if groups == "client" else identity % groups
-        stream = Stream(self.seed, Purpose.DOWNLINK, index)
+        return (
+            self._downlink_channel.at_index(index) if index else self._downlink_channel
+        )
+
+    @cached_property
+    def _uplink_channels(self) -> dict[int, Channel]:
+        return {}
+
+    @cached_property
+    def _uplink_channel(self) -> Channel:
+        stream = Stream(self.seed, Purpose.UPLINK)
+        return self.uplink.channel(stream, self.layout.sizes)
+
+    @cached_property
+    def _downlink_channel(self) -> Channel:
+        stream = Stream(self.seed, Purpose.DOWNLINK)
         if self.downlink is not None:
             return self.downlink.channel(stream, self.layout.sizes)
         return Channel(stream, self.layout.sizes)

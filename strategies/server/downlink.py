@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from logging import getLogger
 from operator import index
 from typing import Any
@@ -228,12 +227,12 @@ class Downlinks:
         version = end.sent if was_sent else max(end.sent, self._used) + 1
         memory = self._memory(end)
         sender, payload = self._link.send(
-            replace(end.sender, vector=memory),
+            end.sender._replace(vector=memory),
             model,
             version,
             self._channel(identity).at(version),
         )
-        end.sender, end.sent = replace(sender, vector=None), version
+        end.sender, end.sent = sender._replace(vector=None), version
         self._newest = max(self._newest, version)
         self._outstanding[identity] = end
         begins, snapshot = end.held is None, memory
@@ -282,11 +281,11 @@ class Downlinks:
                 self._averaged.hear(identity, version, end.sender.pending)
             end.sender = SenderState(version)
             return True
-        sender = replace(end.sender, vector=self._memory(end))
+        sender = end.sender._replace(vector=self._memory(end))
         sender = self._link.acknowledge(sender, version)
         if sender.vector is not None and not end.memory.keep(sender.vector):
             return False
-        end.sender = replace(sender, vector=None)
+        end.sender = sender._replace(vector=None)
         return True
 
     def settle(self, num_clients: int) -> None:
@@ -302,7 +301,7 @@ class Downlinks:
         for end in self._outstanding.values():
             pending = end.sender.pending
             if pending is not None:
-                end.sender = replace(end.sender, pending=pending.compact())
+                end.sender = end.sender._replace(pending=pending.compact())
         self._outstanding.clear()
 
     def restore_end(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from flower_compress.errors import FlowerCompressError, OutOfSyncError, StalePacketError
+from flower_compress.wire.building import new_record_dict, with_content
 from flower_compress.wire.packet import SESSION_KEY, bytes_beside, find_packet
 from flower_compress.wire.records import array_bytes, num_objects
 
@@ -129,6 +129,4 @@ def _without_packet(msg: Message) -> Message:
         for key, record in msg.content.items()
         if found is None or key != found[0]
     }
-    changed = copy.copy(msg)
-    changed.content = RecordDict(entries)
-    return changed
+    return with_content(msg, new_record_dict(entries))

@@ -19,7 +19,7 @@ from flower_compress.errors import (
     RefusedUpdateError,
     StalePacketError,
 )
-from flower_compress.wire.packet import Header, Packet, bytes_beside, find_packet
+from flower_compress.wire.packet import Header, Packet, find_packet
 from flower_compress.wire.records import array_bytes
 
 from ..callbacks import EventKind
@@ -154,7 +154,7 @@ class Inbox:
             client, packet = packet_of(session, msg)
             packet = packet.on(session.contract.uplink_channel(client.identity))
             session.uplinks.require_form(packet)
-            payload_bits = packet.payload_bits + 8 * bytes_beside(msg.content)
+            payload_bits = packet.payload_bits + 8 * (num_bytes - len(packet.data))
         finally:
             session.ledger.record_bytes(
                 "uplink", num_bytes, payload_bits, objects=objects_of(msg.content)

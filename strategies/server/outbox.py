@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType
 
+from flower_compress.wire.building import (
+    addressed,
+    entries,
+    new_config_record,
+    new_record_dict,
+)
 from flower_compress.wire.packet import Packet, packet_record
 
 from .roster import Client
@@ -43,18 +49,21 @@ def messages_with_model(
         message that lets them evaluate it brings what the other would have brought.
     """
     kind = MessageType.TRAIN if trains else MessageType.EVALUATE
-    messages = []
+    messages: list[Message] = []
     clients = [client for client in clients if not rests(session, client)]
     packets = packets_with_model(session, clients, server_round, trains=trains)
     for client, packet in zip(clients, packets, strict=True):
         # One RecordDict a node: messages that share one would share its mutations.
-        content = RecordDict(
+        content = new_record_dict(
             {
                 keys.arrays: packet_record(packet, plain=client.plain),
-                keys.config: ConfigRecord(dict(config)),
+                keys.config: new_config_record(entries(config)),
             }
         )
-        messages.append(Message(content, client.node_id, kind))
+        if messages:  # A new one takes longer.
+            messages.append(addressed(messages[0], client.node_id, content))
+        else:
+            messages.append(Message(content, client.node_id, kind))
     return messages
 
 

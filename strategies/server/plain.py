@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +16,7 @@ from flwr.app import (
 )
 
 from flower_compress.errors import ConfigurationError
+from flower_compress.wire import building
 from flower_compress.wire.arrays import kind_of, read_array, write_array
 from flower_compress.wire.layout import Layout
 
@@ -103,9 +103,7 @@ def with_content(msg: Message, key: str | None, record: Record | None) -> Messag
             content[name] = _copy(old)
         elif record is not None:
             content[name] = record
-    changed = copy.copy(msg)
-    changed.content = RecordDict(content)
-    return changed
+    return building.with_content(msg, building.new_record_dict(content))
 
 
 def _copy(record: Record) -> Record:
