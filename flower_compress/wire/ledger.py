@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from operator import index
 from typing import Literal, Self
 
+from .measures import is_measuring, measure_packet
 from .packet import Packet
 
 __all__ = ["Direction", "EdgeLedger", "Ledger", "Traffic"]
@@ -30,24 +31,39 @@ class Traffic:
         the arrays that travel beside a packet.
     snapshot_bytes : int
         Bytes of dense snapshots, a part of the payload.
+    entropy_bits, formula_bits : int
+        What the payloads would take by the entropy of their symbols, and by the papers'
+        formulas, the rest of the payload bits as it is; 0 unless it is asked for. See
+        :mod:`flower_compress.wire.measures`.
     """
 
     messages: int = 0
     num_bytes: int = 0
     payload_bits: int = 0
     snapshot_bytes: int = 0
+    entropy_bits: int = 0
+    formula_bits: int = 0
 
     @property
     def framing_bytes(self) -> int:
         """Headers, checksums, contracts and padding."""
         return self.num_bytes - self.payload_bits // 8
 
-    def add(self, num_bytes: int, payload_bits: int, snapshot_bytes: int = 0) -> None:
+    def add(
+        self,
+        num_bytes: int,
+        payload_bits: int,
+        snapshot_bytes: int = 0,
+        measured: tuple[int, int] = (0, 0),
+    ) -> None:
         """Count one message."""
         self.messages += 1
         self.num_bytes += num_bytes
         self.payload_bits += payload_bits
         self.snapshot_bytes += snapshot_bytes
+        entropy_bits, formula_bits = measured
+        self.entropy_bits += entropy_bits
+        self.formula_bits += formula_bits
 
 
 @dataclass(slots=True)
@@ -93,6 +109,7 @@ class Ledger:
             len(packet.data),
             packet.payload_bits,
             packet.snapshot_bytes,
+            measure_packet(packet),
             evaluation=evaluation,
         )
 
@@ -102,12 +119,13 @@ class Ledger:
         num_bytes: int,
         payload_bits: int,
         snapshot_bytes: int = 0,
+        measured: tuple[int, int] = (0, 0),
         *,
         evaluation: bool = False,
     ) -> None:
         """Count one message by its numbers."""
         for traffic in self._of(direction, evaluation):
-            traffic.add(num_bytes, payload_bits, snapshot_bytes)
+            traffic.add(num_bytes, payload_bits, snapshot_bytes, measured)
 
     def record_extra(
         self, direction: Direction, num_bytes: int, *, evaluation: bool = False
@@ -116,6 +134,9 @@ class Ledger:
         for traffic in self._of(direction, evaluation):
             traffic.num_bytes += num_bytes
             traffic.payload_bits += 8 * num_bytes
+            if is_measuring():
+                traffic.entropy_bits += 8 * num_bytes
+                traffic.formula_bits += 8 * num_bytes
 
     def _of(self, direction: Direction, evaluation: bool) -> list[Traffic]:
         """Return the traffic of a direction: in total, of the round, and apart."""
@@ -156,10 +177,11 @@ class EdgeLedger:
         num_bytes: int,
         payload_bits: int,
         snapshot_bytes: int = 0,
+        measured: tuple[int, int] = (0, 0),
     ) -> None:
         """Count one letter."""
         traffic = self.edges.setdefault((sender, receiver), Traffic())
-        traffic.add(num_bytes, payload_bits, snapshot_bytes)
+        traffic.add(num_bytes, payload_bits, snapshot_bytes, measured)
 
     @property
     def total(self) -> Traffic:
@@ -191,4 +213,6 @@ def _sum(parts: Iterable[Traffic]) -> Traffic:
         total.num_bytes += part.num_bytes
         total.payload_bits += part.payload_bits
         total.snapshot_bytes += part.snapshot_bytes
+        total.entropy_bits += part.entropy_bits
+        total.formula_bits += part.formula_bits
     return total

@@ -24,6 +24,12 @@ __all__ = [
     "summarise",
 ]
 
+_MEASURED: Final = (
+    "uplink_entropy_bits",
+    "downlink_entropy_bits",
+    "uplink_formula_bits",
+    "downlink_formula_bits",
+)
 _BASELINES: Final = ("sgd", "dpsgd")
 
 
@@ -44,8 +50,9 @@ class AlgorithmSummary(TypedDict):
     ``log10_excess_loss`` is of each seed the mean of log10(F(w) - min F) over the
     logged rounds of the last tenth of its run; the other spreads are of the last
     logged round. ``bits_fraction_of_sgd`` is the mean of the payload bits in both
-    directions, over SGD's (DPSGD's); None without it. ``nodes`` is there for
-    decentralized runs.
+    directions, over SGD's (DPSGD's); None without it. Entropy and formula bits are
+    those of :mod:`flower_compress.wire.measures`. ``nodes`` is there for decentralized
+    runs.
     """
 
     seeds: list[int]
@@ -57,6 +64,10 @@ class AlgorithmSummary(TypedDict):
     downlink_bytes: Spread
     uplink_bits: Spread
     downlink_bits: Spread
+    uplink_entropy_bits: NotRequired[Spread]
+    downlink_entropy_bits: NotRequired[Spread]
+    uplink_formula_bits: NotRequired[Spread]
+    downlink_formula_bits: NotRequired[Spread]
     bits_fraction_of_sgd: float | None
     model_sha256: dict[str, str]
     nodes: NotRequired[NodesSummary]
@@ -169,6 +180,12 @@ def _summarise_algorithm(
         "bits_fraction_of_sgd": None,
         "model_sha256": {str(seed): digest for seed, digest in digests.items()},
     }
+    measured: dict[str, Spread] = {}
+    for name in _MEASURED:
+        values = [getattr(record, name) for record in last]
+        if None not in values:
+            measured[name] = _spread(values)
+    summary |= measured  # type: ignore[typeddict-item]
     nodes = [record.nodes for record in last if record.nodes is not None]
     if nodes:
         summary["nodes"] = _summarise_nodes(nodes)

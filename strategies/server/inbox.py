@@ -18,6 +18,7 @@ from flower_compress.errors import (
     RefusedUpdateError,
     StalePacketError,
 )
+from flower_compress.wire.measures import measure_packet
 from flower_compress.wire.packet import Header, Packet, bytes_beside, find_packet
 from flower_compress.wire.records import array_bytes
 
@@ -132,14 +133,17 @@ class Inbox:
     def _open(self, msg: Message) -> tuple[Client, Packet]:
         """Read a reply's packet, bill it, and note what the client holds."""
         session = self._session
-        num_bytes, payload_bits = array_bytes(msg.content), 0
+        num_bytes, payload_bits, measured = array_bytes(msg.content), 0, (0, 0)
         try:
             client, packet = packet_of(session, msg)
             packet = packet.on(session.contract.uplink_channel(client.identity))
             session.uplinks.require_form(packet)
             payload_bits = packet.payload_bits + 8 * bytes_beside(msg.content)
+            measured = measure_packet(packet)
         finally:
-            session.ledger.record_bytes("uplink", num_bytes, payload_bits)
+            session.ledger.record_bytes(
+                "uplink", num_bytes, payload_bits, measured=measured
+            )
         note_held(session, client, packet)
         return client, packet
 
