@@ -21,6 +21,7 @@ __all__ = [
     "Spread",
     "Summary",
     "is_decentralized",
+    "round_seconds",
     "summarise",
 ]
 
@@ -92,7 +93,8 @@ class NodesSummary(TypedDict):
 class Summary(TypedDict):
     """A comparison of algorithms: what was run, and how each ended.
 
-    ``paper`` has the source's log10 excess loss of some of the runs.
+    ``paper`` has the source's log10 excess loss of some of the runs, ``round_seconds``
+    the processor time of a round where that is what is shown.
     """
 
     settings: dict[str, Any]
@@ -100,6 +102,20 @@ class Summary(TypedDict):
     cutoff: NotRequired[CutOff]
     claims: NotRequired[Verdicts]
     paper: NotRequired[dict[str, float]]
+    round_seconds: NotRequired[dict[str, Spread]]
+
+
+def round_seconds(records: Iterable[RoundRecord]) -> dict[str, Spread]:
+    """Return by run the processor time of a round, the last median of each seed."""
+    last: dict[str, dict[int, RoundRecord]] = {}
+    for record in sorted(records, key=attrgetter("round")):
+        last.setdefault(record.algorithm, {})[record.seed] = record
+    return {
+        name: _spread(
+            [math.nan if (s := each.seconds) is None else s for each in seeds.values()]
+        )
+        for name, seeds in last.items()
+    }
 
 
 def summarise(

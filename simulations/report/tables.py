@@ -146,6 +146,10 @@ def _tables(summary: Summary) -> list[TextTable]:
         tables.append(of_nodes)
     if "cutoff" in summary:
         tables.append(_of_cutoff(summary["cutoff"]))
+    if times := summary.get("round_seconds"):
+        rows = [[name, _spread_text(each, "{:.4g}")] for name, each in times.items()]
+        columns = ("algorithm", "seconds")
+        tables.append(TextTable("Processor time of a round", columns, rows))
     return tables
 
 
