@@ -254,7 +254,8 @@ def _claim(entry: Any, labels: list[str]) -> Claim:
 
 
 def _paths() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(EXPERIMENTS.glob("*.toml"))}
+    found = {path.stem: path for path in EXPERIMENTS.glob("*.toml")}
+    return dict(sorted(found.items()))
 
 
 def _check(
