@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import ConfigurationError, WrongTypeError, shown
 
-__all__ = ["check_callable", "check_number", "folder_of"]
+__all__ = ["check_callable", "check_count", "check_number", "folder_of"]
 
 
 def check_number(
@@ -33,6 +33,17 @@ def check_number(
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
         raise ConfigurationError(f"{name} must {expected}, got {shown(value)}")
+
+
+def check_count(name: str, value: object, least: int, or_none: bool = False) -> None:
+    """Raise ConfigurationError unless `value` is a whole number from `least` on.
+
+    Or None, where that is allowed.
+    """
+    if value is None and or_none:
+        return
+    expected = f"be a whole number >= {least}" + (" or None" if or_none else "")
+    check_number(name, value, expected, lambda n: n >= least and n % 1 == 0)
 
 
 def check_callable(name: str, value: object, expected: str) -> None:

@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(
     Of workers that steal from each other, the first one has Ray's tests then, which
     would wait for each other, and nobody waits for them at the end. On versions other
     than those that are developed on, a test of many strategies or operators has its
-    first case and a sixth of the others.
+    first case and a twelfth of the others.
     """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     left_out, seen = list[pytest.Item](), set[str]()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from ..coding import code_ids, nonzeros_said
+from ..coding import code_by_wire_id, code_ids, nonzeros_said
+from ..coding.chosen import may_be_chosen
 from ..compressors import Compressor, Parts, Tied
 from ..errors import CorruptPacket
 
@@ -78,8 +79,13 @@ def _has_form(
         return view[1] == _NO_CODE
     if view[1] not in code_ids(code, *alphabet):
         return False
-    said = nonzeros_said(view[1], body, dim)
-    return said is None or said <= operator.most_nonzeros(dim, sizes)
+    said, most = nonzeros_said(view[1], body, dim), operator.most_nonzeros(dim, sizes)
+    if said is not None and said > most:
+        return False
+    if code != "auto":
+        return True
+    name = code_by_wire_id(view[1]).name
+    return may_be_chosen(name, dim, *alphabet, most)
 
 
 def _is_tied(view: memoryview, tied: Tied, code: str) -> bool:

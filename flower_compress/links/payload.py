@@ -365,6 +365,12 @@ def _decode(
                 f"a payload of {len(body)} bytes cannot be a vector of length {dim}"
             )
         symbols, num_bits = code_by_wire_id(view[1]).decode(body, dim, low, high)
+        most = compressor.most_nonzeros(dim, sizes)
+        if most < dim and symbols.num_nonzero > most:
+            raise CorruptPacket(
+                f"{compressor} leaves at most {most} of {dim} symbols other than zero, "
+                f"got {symbols.num_nonzero}"
+            )
         used = -(-num_bits // 8)
     elif view[1] != _NO_CODE:
         raise CorruptPacket(f"{compressor.name} has no symbols, got code {view[1]}")

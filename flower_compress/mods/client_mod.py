@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDi
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
-from ..arguments import check_callable, check_number
+from ..arguments import check_callable, check_count
 from ..compressors import Compressor
 from ..errors import ConfigurationError, FlowerCompressError, WrongTypeError
 from ..wire.identity import number_of
@@ -117,8 +117,7 @@ class ClientMod(ABC, Generic[_S]):
             check_callable(
                 "identity", identity, "a function of the Context that returns a number"
             )
-        if max_dim is not None:
-            check_number("max_dim", max_dim, "be at least 1", lambda n: n >= 1)
+        check_count("max_dim", max_dim, 1, or_none=True)
         self.max_dim = max_dim or memory_bytes() // self._entry_bytes
         self.returns: Returns = returns
         self.identity = identity or stable_identity

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from logging import getLogger
 
-from flower_compress.arguments import check_number
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.mail import Posting
 
 from .post_office import PostOffice
 
-__all__ = ["FORGET_AFTER", "Departures", "check_forget_after"]
+__all__ = ["FORGET_AFTER", "Departures"]
 
 _log = getLogger("flwr")
 FORGET_AFTER = 50
@@ -20,12 +19,6 @@ FORGET_AFTER = 50
 less than once in 10^14 times (in 10^5 with two exchanges a round); and one that is set
 apart wrongly costs two snapshots on each edge into its neighbours."""
 _MOST_LISTED = 8
-
-
-def check_forget_after(value: int | None) -> None:
-    """Raise ConfigurationError unless it is a positive number of rounds, or None."""
-    if value is not None:
-        check_number("forget_after", value, "be at least 1, or None", lambda n: n >= 1)
 
 
 class Departures:

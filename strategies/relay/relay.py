@@ -24,7 +24,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from numpy.typing import ArrayLike
 
-from flower_compress.arguments import check_number
+from flower_compress.arguments import check_count, check_number
 from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import Compressor, PerArray
 from flower_compress.errors import (
@@ -45,7 +45,7 @@ from ..run.step_size import StepSize, check_step_size, step_size_of
 from ..run.strategy import RunStrategy
 from ..topology import Schedule, Topology, from_matrix
 from .contracts import Agreement
-from .departures import FORGET_AFTER, check_forget_after
+from .departures import FORGET_AFTER
 from .session import RelaySession
 
 __all__ = ["Relay"]
@@ -168,11 +168,8 @@ class Relay(RunStrategy):
         for label, value in (("consensus_step", consensus_step), ("rate", rate)):
             if value is not None:
                 check_number(label, value, "lie in (0, 1]", lambda a: 0 < a <= 1)
-        if collect_every is not None:
-            check_number(
-                "collect_every", collect_every, "be at least 0", lambda n: n >= 0
-            )
-        check_forget_after(forget_after)
+        check_count("collect_every", collect_every, 0, or_none=True)
+        check_count("forget_after", forget_after, 1, or_none=True)
         for label, parameter in parameters.items():
             check_number(
                 label, parameter, "be a number >= 0", lambda a: 0 <= a < math.inf

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from flwr.serverapp.strategy import Result
 
-from flower_compress.arguments import check_number, folder_of
+from flower_compress.arguments import check_count, folder_of
 from flower_compress.errors import (
     CheckpointError,
     ConfigurationError,
@@ -84,7 +84,7 @@ class Saving:
     def __init__(
         self, folder: str | os.PathLike[str] | None, every: int, resume: Resume
     ) -> None:
-        check_number("checkpoint_every", every, "be positive", lambda n: n >= 1)
+        check_count("checkpoint_every", every, 1)
         if not isinstance(resume, bool) and resume != "auto":
             raise UnknownNameError("resume", resume, ["True", "False", "auto"])
         if resume and folder is None:

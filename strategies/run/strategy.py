@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
 
-from flower_compress.arguments import check_number
+from flower_compress.arguments import check_count, check_number
 from flower_compress.errors import WrongTypeError
 
 from .checkpoint import Arrays, Checkpoint
@@ -84,9 +84,7 @@ class RunStrategy(Strategy):
         max_failed_rounds: int = 3,
         **kwargs: Any,
     ) -> None:
-        check_number(
-            "max_failed_rounds", max_failed_rounds, "be at least 1", lambda n: n >= 1
-        )
+        check_count("max_failed_rounds", max_failed_rounds, 1)
         check_number(
             "greeting_timeout", greeting_timeout, "be positive", lambda t: t > 0
         )

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from flower_compress.arguments import check_number
+from flower_compress.arguments import check_count, check_number
 from flower_compress.compressors import Vector
 from flower_compress.errors import (
     ConfigurationError,
@@ -25,7 +25,7 @@ from flower_compress.wire.layout import EXACT_PATTERN, Layout
 
 from .arrays import SmallArrays, describe_arrays, resolve, ties_of
 from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO, Bounds
-from .departures import FORGET_AFTER, check_forget_after
+from .departures import FORGET_AFTER
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery, check_downlink
 from .optimizers import GradientDescent, ServerOptimizer
 from .roster import Identities
@@ -95,10 +95,7 @@ class Composition:
         ):
             if getattr(self, name) not in choices:
                 raise UnknownNameError(name, getattr(self, name), choices)
-        if self.memory_budget is not None:
-            check_number(
-                "memory_budget", self.memory_budget, "be 0 or more", lambda n: n >= 0
-            )
+        check_count("memory_budget", self.memory_budget, 0, or_none=True)
         try:
             re.compile(self.exact_pattern)
         except (TypeError, re.error) as error:
@@ -113,7 +110,7 @@ class Composition:
                 "be positive",
                 lambda norm: norm > 0,
             )
-        check_forget_after(self.forget_after)
+        check_count("forget_after", self.forget_after, 1, or_none=True)
         for name in ("max_norm_ratio", "max_weight_ratio"):
             if (ratio := getattr(self, name)) is not None:
                 check_number(name, ratio, "be at least 1", lambda ratio: ratio >= 1)

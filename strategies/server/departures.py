@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from logging import getLogger
 from typing import Any
 
-from flower_compress.arguments import check_number
-
 from ..run.fields import COUNT, FLAG, fields
 from .roster import Client, Roster
 from .uplink_memories import UplinkMemories
 
-__all__ = ["FORGET_AFTER", "Departures", "check_forget_after"]
+__all__ = ["FORGET_AFTER", "Departures"]
 
 _log = getLogger("flwr")
 FORGET_AFTER = 50
@@ -23,12 +21,6 @@ _UNNAMED_AFTER = 1
 _LARGE_SHARE = 0.25
 _ORPHANED_SHARE = 0.1
 _MOST_LISTED = 3
-
-
-def check_forget_after(value: int | None) -> None:
-    """Raise ConfigurationError unless it is a positive number of rounds, or None."""
-    if value is not None:
-        check_number("forget_after", value, "be at least 1, or None", lambda n: n >= 1)
 
 
 class Departures:

@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from flower_compress.arguments import check_number
+from flower_compress.arguments import check_count, check_number
 
 from .outbox import Keys
 from .roster import Client, Roster
@@ -28,10 +28,7 @@ def check_participation(strategy: FedAvg) -> None:
         share = getattr(strategy, name)
         check_number(name, share, "lie in [0, 1]", lambda x: 0 <= x <= 1)
     for name in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
-        number = getattr(strategy, name)
-        check_number(
-            name, number, "be a whole number >= 0", lambda n: n >= 0 and n % 1 == 0
-        )
+        check_count(name, getattr(strategy, name), 0)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from flower_compress.arguments import check_number, folder_of
-from flower_compress.errors import UnknownNameError
+from flower_compress.arguments import check_count, folder_of
+from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.links import Carries, Link
 from flower_compress.wire.layout import EXACT_PATTERN
 from flower_compress.wire.records import array_bytes, uniform_mean
@@ -37,7 +37,7 @@ from .sampling import Sampling
 from .session import Session
 from .session_strategy import SessionStrategy
 from .uplink_memories import UplinkMemory
-from .weighting import UNIFORM, weight_of
+from .weighting import UNIFORM, check_weight_key, weight_of
 from .wrappable import require_unclipped
 
 __all__ = ["CompressedStrategy"]
@@ -224,20 +224,26 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self._compose()  # Refuses what cannot work together.
         if sampling not in get_args(Sampling):
             raise UnknownNameError("sampling", sampling, get_args(Sampling))
-        check_number("min_replies", min_replies, "be positive", lambda n: n > 0)
+        check_count("min_replies", min_replies, 1)
+        check_weight_key(weighted_by_key)
         if weighted_by_key is None:
             for key in ("train_metrics_aggr_fn", "evaluate_metrics_aggr_fn"):
                 kwargs[key] = kwargs.get(key) or uniform_mean
         super().__init__(
             evaluate_on=evaluate_on,
             on_divergence=on_divergence,
-            weighted_by_key=weighted_by_key or UNIFORM,
+            weighted_by_key=UNIFORM if weighted_by_key is None else weighted_by_key,
             **kwargs,
         )
         check_participation(self)
+        if evaluate_on == "held" and not self.fraction_train and self.fraction_evaluate:
+            raise ConfigurationError(
+                'evaluate_on="held" is of the model that a client was sent to train '
+                'on; fraction_train=0 sends none: expected evaluate_on="received"'
+            )
         self.min_replies = min_replies
         self.sampling: Sampling = sampling
-        self._refused_before = 0
+        self._refused_before, self._told_of_min_replies = 0, False
         self._evaluating: frozenset[int] = frozenset()
 
     _not_begun = "no run has begun: call start, or configure_train with the model"
@@ -292,6 +298,13 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         num_clients = len(clients)
         session.begin_training(client.identity for client in clients)
         clients = participants.draw(clients, server_round)
+        if len(clients) < self.min_replies and not self._told_of_min_replies:
+            self._told_of_min_replies = True
+            _log.warning(
+                "round %d asks %d of %d clients, and min_replies=%d: so few leave the "
+                "model as it is. Give a larger fraction_train, or fewer min_replies.",
+                *(server_round, len(clients), num_clients, self.min_replies),
+            )
         session.departures.ask(client.identity for client in clients)
         self._watch.begin(num_clients, len(clients))
         self._refused_before = self.refused.total()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from flwr.app import Message, MetricRecord
 
-from flower_compress.errors import ConfigurationError
+from flower_compress.errors import ConfigurationError, WrongTypeError
 from flower_compress.wire.records import records_of
 
-__all__ = ["UNIFORM", "weight_of"]
+__all__ = ["UNIFORM", "check_weight_key", "weight_of"]
 
 UNIFORM = "(all alike)"
 """The key that stands for no key: every client has weight 1."""
 
 _LEAST, _MOST = 2.0**-100, 2.0**100
 """Of a sum of squares of such numbers nothing overflows, or is lost."""
+
+
+def check_weight_key(key: object) -> None:
+    """Raise WrongTypeError unless `key` is the name of a metric, or None."""
+    if key is not None and not (isinstance(key, str) and key):
+        raise WrongTypeError("weighted_by_key", "the name of a metric, or None", key)
 
 
 def weight_of(msg: Message, key: str) -> float:

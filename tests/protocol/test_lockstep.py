@@ -54,6 +54,7 @@ from tests.protocol.faulty import (
 from tests.protocol.lockstep import (
     CASES,
     EVERYONE,
+    KINDS,
     Case,
     LockStep,
     TinyApp,
@@ -87,8 +88,8 @@ def test_server_and_clients_stay_in_step(case: Case) -> None:
     assert all(np.isfinite(a.numpy()).all() for a in result.arrays.values())
 
 
-@every_case
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@of_each_kind
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
     grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))
@@ -99,7 +100,7 @@ def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> No
     assert lock_step.in_step() == {0, 1, 2}
 
 
-@every_case
+@of_each_kind
 def test_partial_participation_stays_in_step(case: Case) -> None:
     """Clients that are away catch up, and bring the memory that they left with."""
     grid = TinyApp(case.returns).grid(5, random_faults(4, 0.06))
@@ -538,7 +539,8 @@ def test_nothing_leaks_from_one_session_into_the_next(case: Case) -> None:
 
 
 def test_what_is_late_from_an_earlier_session_does_no_harm() -> None:
-    for seed, case in enumerate(CASES.values()):
+    for seed, name in enumerate(sorted(KINDS)):
+        case = CASES[name]
         faults = [*DELAYS, *DUPLICATES]
         grid = TinyApp(case.returns).grid(3, random_faults(seed, 0.3, faults))
         run(case.strategy(), grid, 4)

@@ -26,14 +26,14 @@ from tests.protocol.lockstep import (
     EVERYONE,
     Case,
     TinyApp,
-    every_case,
+    of_each_kind,
     run_with_deaths,
 )
 
 EVERYBODY = {0, 1, 2}
 
 
-@every_case
+@of_each_kind
 def test_servers_that_die_stay_in_step(case: Case, tmp_path: Path) -> None:
     """The first before its first checkpoint, which makes the next one begin anew."""
     grid = TinyApp(case.returns).grid(3, random_faults(3, 0.08))
@@ -46,7 +46,7 @@ def test_servers_that_die_stay_in_step(case: Case, tmp_path: Path) -> None:
     assert lock_step.strategy.refused.total() == 0
 
 
-@every_case
+@of_each_kind
 def test_what_the_dead_server_has_sent_does_no_harm(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

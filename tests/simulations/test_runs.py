@@ -105,9 +105,9 @@ def test_seeds_differ(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
-    """Every link in both directions, shared and not, and a dense model."""
+    """Memories and error feedback in both directions, shared and not."""
     runs = [
-        *jobs("dore", "rand-mcm", seeds=1),
+        *jobs("rand-mcm", seeds=1),
         SMALL.but(
             algorithm="double-squeeze",
             task="digits",
@@ -121,7 +121,7 @@ def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
     here = experiment(runs, tmp_path / "inprocess")
     ray = experiment(runs, tmp_path / "ray", engine="ray")
     assert here == ray
-    assert len(here) == 3
+    assert len(here) == 2
 
 
 @pytest.mark.parametrize(("client", "rounds"), [("gradient", 80), ("local-steps", 40)])
@@ -142,21 +142,17 @@ def test_every_algorithm_learns_the_digits(
 def test_full_batches_converge_linearly_without_noise(tmp_path: Path) -> None:
     """MCM, figure S2: with sigma = 0 Diana reaches what SGD reaches.
 
-    So does Rand-MCM on average. Over 16 seeds single runs end within 0.5 % of SGD; the
-    coarser the quantizer the wider the draws, by eight percent with one level.
+    So does Rand-MCM. Over 16 seeds single runs end within 0.5 % of SGD; the coarser
+    the quantizer the wider the draws, by eight percent with one level.
     """
-    names, seeds = ("sgd", "diana", "rand-mcm"), range(2)
     shared = {"batch_size": 0, "rounds": 300, "log_every": 300, "levels": 4}
-    runs = [{"algorithm": name, "seed": seed} for name in names for seed in seeds]
+    runs = [{"algorithm": name} for name in ("sgd", "diana", "rand-mcm")]
     experiment(several(runs, SMALL.given() | shared), tmp_path)
     rows = read_rounds(tmp_path / "rounds.csv")
-    last = {(row.algorithm, row.seed): row.excess_loss for row in rows}
-    sgd = [last["sgd", seed] for seed in seeds]
-    assert all(loss is not None for loss in last.values())
-    for seed in seeds:
-        assert last["diana", seed] == pytest.approx(sgd[seed], rel=0.01)
-    mean = np.mean([last["rand-mcm", seed] for seed in seeds])
-    assert mean == pytest.approx(np.mean(sgd), rel=0.01)
+    last = {row.algorithm: row.excess_loss for row in rows}
+    assert last["sgd"] is not None
+    assert last["diana"] == pytest.approx(last["sgd"], rel=0.01)
+    assert last["rand-mcm"] == pytest.approx(last["sgd"], rel=0.01)
 
 
 def test_rows_up_to_a_failure_are_kept(
@@ -322,6 +318,7 @@ def test_run_config_of_the_wrong_type_is_refused() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ray_starts_while_the_server_app_computes(tmp_path: Path) -> None:
     """Ray forks while the server app is in BLAS: they once waited for each other."""
     options = [

@@ -117,14 +117,27 @@ def test_what_came_is_named_and_what_to_give(make: Any, said: str) -> None:
         (lambda: Dore(eta="x"), "feedback must lie in [0, 1], got 'x'"),
         (lambda: SparsAMS(beta1="x"), "beta1 must lie in [0, 1), got 'x'"),
         (lambda: SparsAMS(eps="x"), "eps must be positive, got 'x'"),
-        (lambda: MCM(memory_budget="x"), "memory_budget must be 0 or more, got 'x'"),
+        (
+            lambda: MCM(memory_budget="x"),
+            "memory_budget must be a whole number >= 0",
+        ),
         (
             lambda: MCM(exact_pattern="("),
             "exact_pattern must be a regular expression for names of arrays, got '(': ",
         ),
         (lambda: QAdamMod("x"), "beta1 must lie in [0, 1), got 'x'"),  # type: ignore[arg-type]
         (lambda: MCM(max_update_norm="x"), "max_update_norm must be positive, got 'x'"),
-        (lambda: MCM(min_replies=None), "min_replies must be positive, got None"),
+        (lambda: MCM(min_replies=None), "min_replies must be a whole number >= 1, got"),
+        (lambda: MCM(min_replies=1.5), "min_replies must be a whole number >= 1, got"),
+        (lambda: MCM(forget_after=1.5), "forget_after must be a whole number >= 1 or"),
+        (
+            lambda: MCM(weighted_by_key=""),
+            "weighted_by_key must be the name of a",
+        ),
+        (
+            lambda: MCM(evaluate_on="held", fraction_train=0.0),
+            'evaluate_on="held" is of the model that a client was sent to train on; ',
+        ),
         *(
             (
                 lambda name=name, value=value: MCM(**{name: value}),
@@ -138,8 +151,11 @@ def test_what_came_is_named_and_what_to_give(make: Any, said: str) -> None:
             lambda: Diana(min_available_nodes=float("inf")),
             "min_available_nodes must be a whole number >= 0, got inf",
         ),
-        (lambda: MCM(checkpoint_every="x"), "checkpoint_every must be positive, got "),
-        (lambda: MCM(max_failed_rounds="x"), "max_failed_rounds must be at least 1, "),
+        (lambda: MCM(checkpoint_every="x"), "checkpoint_every must be a whole number"),
+        (
+            lambda: MCM(max_failed_rounds="x"),
+            "max_failed_rounds must be a whole",
+        ),
         (lambda: MCM(greeting_timeout="x"), "greeting_timeout must be positive, got "),
         (lambda: MalcomPSGD(ring(5), l1="x"), "l1 must be a number >= 0, got 'x'"),
         (
@@ -148,7 +164,7 @@ def test_what_came_is_named_and_what_to_give(make: Any, said: str) -> None:
         ),
         (
             lambda: MalcomPSGD(ring(5), collect_every="x"),
-            "collect_every must be at least 0, got 'x'",
+            "collect_every must be a whole number >= 0 or None, got 'x'",
         ),
     ],
 )

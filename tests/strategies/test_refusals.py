@@ -225,6 +225,16 @@ def test_a_hostile_client_is_left_out(
 # --- Fewer replies than asked ---------------------------------------------------------
 
 
+def test_more_replies_than_are_asked_for_are_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    strategy = MCM(min_replies=4, fraction_train=0.5, fraction_evaluate=0.0)
+    model, _ = run(strategy, make_app())
+    assert (model == INITIAL).all()
+    told = [each.message for each in caplog.records if "asks" in each.message]
+    assert len(told) == 1 and f"asks 2 of {NUM_CLIENTS} clients, and min_re" in told[0]
+
+
 @EVERY
 def test_too_few_replies_leave_model_and_memories_as_they_are(
     cls: type[CompressedStrategy], extra: dict[str, Any]

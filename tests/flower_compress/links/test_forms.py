@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flower_compress import (
     ArrayRule,
     Identity,
+    MinVarianceSparsifier,
     PerArray,
     RandomSparsifier,
     RotatedQuantizer,
+    ScaledSign,
     StochasticQuantizer,
     TopK,
 )
 from flower_compress.coding import CODE_NAMES, Symbols, choose_code, code_ids
 from flower_compress.compressors import Compressor, Tied
 from flower_compress.errors import ConfigurationError, CorruptPacket
-from flower_compress.links import Direct, Memory, Payload
+from flower_compress.links import Channel, Direct, Memory, Payload
 from flower_compress.links.forms import require_form
 from flower_compress.streams import Purpose, Stream
+from tests.cases import in_one_test
 from tests.flower_compress.operators import TABLE, make, row_id
 
 STREAM = Stream(1, Purpose.UPLINK, 2, 3)
+CHANNEL = Channel(STREAM)
 ARRAYS = [("a", (6, 5)), ("b", (4,)), ("c", (6, 5)), ("d", (7,))]
 DIM = 71
 RULES = PerArray({ArrayRule(max_ndim=1): Identity()}, default=StochasticQuantizer(3))
@@ -142,6 +147,69 @@ def test_more_symbols_than_an_operator_makes_are_not_decoded(
     data = bytes((wire_id, code.wire_id)) + parameters + body
     with pytest.raises(CorruptPacket, match="as the contract says"):
         require_form(data, dim, (operator,), "auto")
+
+
+def _uneven(dim: int) -> list[NDArray[np.float32]]:
+    """Vectors whose entries are not alike: zeros in a row, few that are large, one."""
+    x = np.random.default_rng(dim).laplace(size=dim).astype(np.float32)
+    half, rare, peak = x.copy(), x.copy(), np.zeros_like(x)
+    half[: dim // 2] = 0
+    rare[np.arange(dim) % 500 > 0] = 0
+    peak[dim // 3] = 1
+    return [x, half, rare, peak, np.ones_like(x), np.sign(x), np.zeros_like(x)]
+
+
+@in_one_test("dim", [4096, 70_000])
+@in_one_test(
+    "operator",
+    [
+        StochasticQuantizer(1),
+        StochasticQuantizer(16, bucket_size=512),
+        RotatedQuantizer(step=1.5),
+        ScaledSign(),
+        TopK(fraction=0.01),
+        TopK(fraction=0.6),
+        RandomSparsifier(0.01),
+        MinVarianceSparsifier(0.01),
+        MinVarianceSparsifier(0.5),
+    ],
+)
+def test_whatever_auto_chooses_is_let_through(operator: Compressor, dim: int) -> None:
+    for x in _uneven(dim):
+        data = Payload.encode(x, operator, "auto", CHANNEL).data
+        require_form(data, dim, (operator,), "auto")
+        assert Payload(data, dim, CHANNEL).vector.shape == (dim,)
+
+
+def test_what_auto_never_chooses_is_not_decoded() -> None:
+    """All symbols, where few are not zero."""
+    dim = 200_000
+    for operator, name in (
+        (TopK(fraction=0.01), "packed-huffman"),
+        (RandomSparsifier(0.01), "fixed-width"),
+        (StochasticQuantizer(1), "packed-huffman"),
+    ):
+        low, high = operator.alphabet(dim) or (0, 0)
+        symbols = Symbols(dim, low, high, (np.arange(dim) % 100 == 0).astype(np.int8))
+        code = choose_code(name, symbols)
+        wire_id, parameters = operator.to_wire()
+        values = bytes(4 * operator.num_values(dim, symbols))
+        head = bytes((wire_id, code.wire_id)) + parameters
+        data = head + code.encode(symbols)[0] + values
+        require_form(data, dim, (operator,), name)
+        with pytest.raises(CorruptPacket, match="as the contract says"):
+            require_form(data, dim, (operator,), "auto")
+
+
+def test_more_symbols_in_a_code_that_does_not_count_them_are_not_decompressed() -> None:
+    operator, dim = MinVarianceSparsifier(0.01), 9000
+    symbols = Symbols(dim, -1, 2, np.full(dim, 2, np.int8))
+    code = choose_code("packed-huffman", symbols)
+    wire_id, parameters = operator.to_wire()
+    body = code.encode(symbols)[0] + bytes(4 * (dim + 1))
+    data = bytes((wire_id, code.wire_id)) + parameters + body
+    with pytest.raises(CorruptPacket, match="at most .* of 9000 symbols"):
+        Payload(data, dim, CHANNEL).vector  # noqa: B018
 
 
 @pytest.mark.parametrize(
