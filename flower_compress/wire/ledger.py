@@ -119,11 +119,13 @@ class Ledger:
         num_bytes: int,
         payload_bits: int,
         snapshot_bytes: int = 0,
-        measured: tuple[int, int] = (0, 0),
+        measured: tuple[int, int] | None = None,
         *,
         evaluation: bool = False,
     ) -> None:
-        """Count one message by its numbers."""
+        """Count one message by its numbers; what is not measured counts as it is."""
+        if measured is None:
+            measured = (payload_bits, payload_bits) if is_measuring() else (0, 0)
         for traffic in self._of(direction, evaluation):
             traffic.add(num_bytes, payload_bits, snapshot_bytes, measured)
 

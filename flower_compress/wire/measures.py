@@ -73,11 +73,20 @@ def measure(payloads: Iterable[Payload]) -> tuple[int, int]:
     return int(np.ceil(entropy)), int(np.ceil(formula))
 
 
-def measure_packet(packet: Packet) -> tuple[int, int]:
-    """Return :func:`measure` of a packet, what is dense as it is; else (0, 0)."""
+def measure_packet(packet: Packet, beside_bits: int = 0) -> tuple[int, int]:
+    """Return :func:`measure` of a packet, what is dense as it is; else (0, 0).
+
+    Parameters
+    ----------
+    packet : Packet
+        The packet.
+    beside_bits : int
+        Bits of the arrays that travel beside it.
+    """
     if not _measuring:
         return 0, 0
     dense = packet.payload_bits - sum(each.num_bits for each in packet.payloads)
+    dense += beside_bits
     entropy, formula = measure(packet.payloads)
     return entropy + dense, formula + dense
 

@@ -133,13 +133,14 @@ class Inbox:
     def _open(self, msg: Message) -> tuple[Client, Packet]:
         """Read a reply's packet, bill it, and note what the client holds."""
         session = self._session
-        num_bytes, payload_bits, measured = array_bytes(msg.content), 0, (0, 0)
+        num_bytes, payload_bits, measured = array_bytes(msg.content), 0, None
         try:
             client, packet = packet_of(session, msg)
             packet = packet.on(session.contract.uplink_channel(client.identity))
             session.uplinks.require_form(packet)
-            payload_bits = packet.payload_bits + 8 * bytes_beside(msg.content)
-            measured = measure_packet(packet)
+            beside = 8 * bytes_beside(msg.content)
+            payload_bits = packet.payload_bits + beside
+            measured = measure_packet(packet, beside)
         finally:
             session.ledger.record_bytes(
                 "uplink", num_bytes, payload_bits, measured=measured
