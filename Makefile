@@ -65,7 +65,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev lint types unit oldest oldest-torch deploy-test network-test format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev links docs dist lint types unit oldest oldest-torch deploy-test network-test format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,16 +107,32 @@ hostile: $(STAMP) ## attacks and departures, what came of each, minutes; HOSTILE
 	$(SAY) "clients that leave, claim, lie"
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m tests.hostile $(HOSTILE_ARGS)
 
-dev: $(STAMP) ## install for development, with links for editors and the command simulations
+dev: $(STAMP) links ## install for development, with links for editors and the command simulations
 	$(SAY) "links for editors: $(VENV)/editor"
-	@rm -rf $(VENV)/editor && mkdir -p $(VENV)/editor/flower_compress
-	@for f in flower_compress/*; do ln -s "../../../$$f" $(VENV)/editor/flower_compress/; done
-	@ln -s ../../../strategies ../../../clients $(VENV)/editor/flower_compress/
 	@printf '%s\n' '#!$(CURDIR)/$(PY)' 'import sys' 'sys.path.insert(0, "$(CURDIR)")' \
 		'from simulations.cli import main' 'if __name__ == "__main__":' '    main()' \
 		> $(VENV)/bin/simulations && chmod +x $(VENV)/bin/simulations
 	@echo 'Ready: . $(VENV)/bin/activate'
 	@echo 'For Tab after it:  simulations --install-completion'
+
+# The package with all its parts in one place.
+links: $(STAMP)
+	@rm -rf $(VENV)/editor && mkdir -p $(VENV)/editor/flower_compress
+	@for f in flower_compress/*; do ln -s "../../../$$f" $(VENV)/editor/flower_compress/; done
+	@ln -s ../../../strategies ../../../clients $(VENV)/editor/flower_compress/
+
+docs: $(STAMP) links ## the site of the documentation, into build/site; a warning is an error
+	$(SAY) "MkDocs"
+	@$(PY) -c 'import fontTools, material, math_core, mkdocstrings, ziamath' 2>/dev/null || \
+		$(PY) -m pip install -qq --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo 'To read: $(CURDIR)/build/site/index.html'
+
+dist: $(STAMP) ## wheel and sdist, into dist, checked as the registry does
+	$(SAY) "build and twine"
+	@$(PY) -c 'import build, twine' 2>/dev/null || $(PY) -m pip install -qq --editable '.[release]'
+	@rm -rf dist && $(PY) -m build --outdir dist .
+	@$(PY) -m twine check --strict dist/*
 
 lint: $(STAMP) ## ruff: rules and format
 	$(SAY) "ruff"
@@ -126,6 +142,7 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## mypy --strict, strategies/ and clients/ under their import names
 	$(SAY) "mypy --strict"
 	@$(PY) -m mypy
+	@$(PY) -m mypy docs/hooks
 
 unit: $(STAMP) ## pytest on all cores; PYTEST_ARGS="-m slow" for the long ones
 	$(SAY) "pytest"

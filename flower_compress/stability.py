@@ -283,7 +283,7 @@ def level(
     preserved: bool = True,
     private: bool = False,
 ) -> float:
-    """Return the E||w - w*||^2 / ||w_0 - w*||^2 at which a run levels off.
+    """Return the ``E||w - w*||^2 / ||w_0 - w*||^2`` at which a run levels off.
 
     The fixed point of the moments, to which a run goes that does not diverge. Without
     a memory on the uplink every client compresses c (w_hat - w* - z_i), which stays as

@@ -20,6 +20,7 @@ from .payload import Channel, Payload
 __all__ = ["Broadcast", "Carries", "CatchUp"]
 
 Carries = Literal["model", "update"]
+"""What a downlink carries: the model, or the update that clients add to theirs."""
 
 _MOST_BRIDGED = 64
 """Most versions that zero payloads stand for."""

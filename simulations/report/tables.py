@@ -21,6 +21,7 @@ from ..records import (
 __all__ = [
     "TextTable",
     "claim_lines",
+    "claim_table",
     "edge_tables_of",
     "summary_tables",
     "tables_of",
@@ -104,7 +105,7 @@ def tables_of(summary: Summary) -> list[TextTable]:
     if coding.rows:
         tables.append(coding)
     if "claims" in summary:
-        tables.append(_of_claims(summary["claims"]))
+        tables.append(claim_table(summary["claims"]))
     return tables
 
 
@@ -272,7 +273,8 @@ def _of_cutoff(cutoff: CutOff) -> TextTable:
     return TextTable(title, columns, rows)
 
 
-def _of_claims(claims: Verdicts) -> TextTable:
+def claim_table(claims: Verdicts) -> TextTable:
+    """Return the claims with their verdicts, one a row."""
     rows = [
         [
             verdict["claim"],

@@ -51,6 +51,7 @@ class Departures:
         self._forget_after = forget_after
         self._stepped: set[int] | None = None
         self._waiting: set[int] = set()
+        self._told_of_sums = False
 
     def note(self, server_round: int, postings: Mapping[int, Posting]) -> None:
         """Note what was taken in of one exchange.
@@ -73,6 +74,26 @@ class Departures:
             ].targets_of(server_round):
                 stepped.add(node)
         self._stepped = stepped if self._stepped is None else self._stepped & stepped
+        if self._office.num_phases > 1 and not self._told_of_sums:
+            self._warn_of_sums(server_round, stepped)
+
+    def _warn_of_sums(self, server_round: int, stepped: set[int]) -> None:
+        """Say once that what all nodes sum up has lost a part."""
+        boxes = self._office.boxes
+        silent = [
+            node
+            for node, box in enumerate(boxes)
+            if box.acked and not box.gone and node not in stepped
+        ]
+        if silent:
+            self._told_of_sums = True
+            _log.warning(
+                "%s: no payload in round %d. Gradient trackers sum up to the gradients "
+                "as long as every message arrives: from here on the models may settle "
+                "beside the optimum. Where messages are lost take MalcomPSGD, ChocoSGD",
+                _named(silent),
+                server_round,
+            )
 
     def end_round(self) -> None:
         """Set nodes apart that missed too many rounds; readmit those that answer."""

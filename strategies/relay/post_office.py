@@ -76,7 +76,7 @@ class PostOffice:
         for reader, known in enumerate(sources):
             for source in known:
                 self._readers[source].append(reader)
-        self._dim, self._num_phases = dim, num_phases
+        self._dim, self.num_phases = dim, num_phases
         self._keeps_estimates = keeps_estimates
         self.boxes = [Box() for _ in sources]
 
@@ -137,7 +137,7 @@ class PostOffice:
             readers=self._readers[node],
             sources=self._sources[node],
             dim=self._dim,
-            num_phases=self._num_phases,
+            num_phases=self.num_phases,
         )
 
     def take_in(self, node: int, posting: Posting) -> None:
@@ -172,7 +172,7 @@ class PostOffice:
             broken = self.boxes[reader].broken
             if node in broken:
                 phases = {letter.phase for letter in letters if letter.snapshot}
-                if len(phases) < self._num_phases:
+                if len(phases) < self.num_phases:
                     continue
                 broken.discard(node)
             else:
@@ -186,7 +186,7 @@ class PostOffice:
                 box.letters.popleft()
                 box.first += 1
         box.letters.extend(letters)
-        room = _BYTES_A_FLOAT64 * self._dim * self._num_phases
+        room = _BYTES_A_FLOAT64 * self._dim * self.num_phases
         room = max(room * len(self._sources[reader]), _LEAST_ROOM)
         # Snapshots that came in a row take that much by themselves.
         if self._keeps_estimates and box.num_bytes > 2 * room:
@@ -268,7 +268,7 @@ class PostOffice:
 
     def _begin_trackers_anew(self) -> None:
         """Have the sums of all nodes begin anew that someone has left, or joined."""
-        if self._num_phases == 1:
+        if self.num_phases == 1:
             return
         for node, box in enumerate(self.boxes):
             box.forget = not box.contract

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from tests.deploy.fleet import Fleet, running
 
-STRATEGIES = ("fedavg", "diana", "mcm", "rand-mcm")
+STRATEGIES = ("fedavg", "diana", "mcm", "rand-mcm", "mcm/4")
+"""With the default operator, or after a slash the levels of the papers' quantizer."""
 DEVICES, ENTRIES, ROUNDS = 3, 669_706, 6
 FIRST_STEADY = 3
 SECONDS = 1800.0
@@ -124,8 +125,10 @@ def measure(strategy: str, network: Network, rounds: int, entries: int) -> Stead
     try:
         with running(fleet):
             before = network.num_bytes()
+            name, _, levels = strategy.partition("/")
             fleet.train(
-                strategy=strategy,
+                strategy=name,
+                levels=int(levels or 0),
                 entries=entries,
                 **{"num-server-rounds": rounds, "min-devices": network.devices},
             )

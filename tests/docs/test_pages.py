@@ -13,8 +13,11 @@ from flower_compress.coding import CODE_NAMES
 from flower_compress.compressors import COMPRESSORS
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("api/*.md")])
+EVERY = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix()
+)
 
 
 def test_there_are_pages() -> None:
@@ -48,7 +51,7 @@ def test_the_files_that_a_page_names_are_there(page: str) -> None:
 
 
 def test_every_operator_and_code_is_described() -> None:
-    text = (ROOT / "docs" / "compression.md").read_text()
+    text = (DOCS / "compression.md").read_text()
     for cls in COMPRESSORS.values():
         assert f"`{cls.__name__}" in text
         assert f"`{cls.__name__}`" in (ROOT / "README.md").read_text()
@@ -57,7 +60,7 @@ def test_every_operator_and_code_is_described() -> None:
 
 
 def test_wire_format_lists_every_id() -> None:
-    text = (ROOT / "docs" / "wire-format.md").read_text()
+    text = (DOCS / "wire-format.md").read_text()
     for cls in COMPRESSORS.values():
         assert re.search(rf"^\| {cls.wire_id} \| `{cls.name}` \|", text, re.M), cls.name
     for name in CODE_NAMES[1:]:

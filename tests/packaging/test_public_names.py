@@ -210,6 +210,12 @@ PUBLIC: dict[str, list[str]] = {
         "memory_rate",
         "memory_rate_theory",
     ],
+    "flower_compress.stability": [
+        "LinkNoise",
+        "largest_share",
+        "level",
+        "moment_factor",
+    ],
     "flower_compress.streams": ["Draws", "Purpose", "Stream"],
 }
 

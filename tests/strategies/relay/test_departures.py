@@ -101,6 +101,8 @@ def test_the_others_find_their_own_optimum(
     assert error(relay, OTHERS) < 0.01
     assert caplog.text.count(f"Node {GONE}: set apart, no step in 6 rounds") == 1
     assert "parts that hear nothing" not in caplog.text
+    told = caplog.text.count(f"Node {GONE}: no payload in round")
+    assert told == (cls is CDProxSGT), "only trackers sum up what is sent"
     boxes = relay._running.office.boxes
     assert [box.gone for box in boxes] == [node == GONE for node in range(N)]
     assert not boxes[GONE].letters

@@ -8,6 +8,7 @@ from logging import INFO, WARNING
 from pathlib import Path
 
 import numpy as np
+from flower_compress import StochasticQuantizer
 from flower_compress.strategies import MCM, SGD, CompressedStrategy, Diana, RandMCM
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.common import log
@@ -54,7 +55,10 @@ def main(grid: Grid, context: Context) -> None:
         log(INFO, "fleet-check: %s", json.dumps(row))
         return MetricRecord({"error": row["error"]})
 
+    levels = int(config["levels"])
+    operators = [StochasticQuantizer(levels, bucket_size=512)] if levels else []
     strategy = STRATEGIES[str(config["strategy"])](
+        *operators,
         identities="node",  # A device is its key.
         fraction_evaluate=0.0,
         min_available_nodes=int(config["min-devices"]),
