@@ -88,7 +88,7 @@ demo-compare: $(STAMP) ## only the comparison of 7 algorithms, in one process
 
 test: lint types unit oldest ## install, then lint, types and tests
 
-bench: $(STAMP) ## measure speed, code length and defaults, about an hour; BENCH_ARGS="--only small"
+bench: $(STAMP) ## measure speed, lengths and defaults, print what got slower, about an hour; BENCH_ARGS="--only small"
 	$(SAY) "benchmarks, one core"
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m benchmarks $(BENCH_ARGS)
 

@@ -15,11 +15,11 @@ from flower_compress.clients import (
 )
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.mail import find_mail
-from flower_compress.wire.records import records_of
+from flower_compress.wire.records import first_config
 
 from .settings import TASK_KEY, task_of
 
-__all__ = ["app"]
+__all__ = ["app", "dispatch"]
 
 
 def _objective(context: Context, config: ConfigRecord) -> Objective:
@@ -42,13 +42,14 @@ _APPS = {
 }
 
 
-def _dispatch(msg: Message, context: Context) -> Message:
+def dispatch(msg: Message, context: Context) -> Message:
+    """Let the client of the kind that the server asks for answer a message."""
     if find_mail(msg.content) is not None:  # A relay asks.
         return _APPS["gossip"](msg, context)
-    config = next(records_of(msg.content, ConfigRecord), ConfigRecord())
+    config = first_config(msg.content)
     return _APPS[str(config.get("client", "gradient"))](msg, context)
 
 
 app = ClientApp()
-app.train()(_dispatch)
-app.evaluate()(_dispatch)
+app.train()(dispatch)
+app.evaluate()(dispatch)

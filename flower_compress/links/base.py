@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -32,8 +32,7 @@ from .payload import Channel, Payload
 __all__ = ["Link", "ReceiverState", "SenderState", "accept", "commit", "fold"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SenderState:
+class SenderState(NamedTuple):
     """A sender's end.
 
     Parameters
@@ -72,8 +71,7 @@ class SenderState:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReceiverState:
+class ReceiverState(NamedTuple):
     """A receiver's end.
 
     Parameters
@@ -192,7 +190,7 @@ class Link(ABC):
 
     def refuse(self, state: SenderState) -> SenderState:
         """Return the state after the peer refused the pending payload."""
-        return replace(state, pending=None)
+        return state._replace(pending=None)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-able configuration that rebuilds the link."""
@@ -209,11 +207,11 @@ def fold(vector: Vector | None, payload: Payload, rate: float) -> Vector:
     A lossless payload is folded whole, at rate 1: it has no noise to keep out. Of what
     a memory does not hold (`Channel.forgotten`) nothing is folded.
     """
-    step = payload.vector
+    step, channel = payload.vector, payload.channel
     if rate != 1.0 and not payload.compressor.lossless:
-        step = np.float32(rate) * step
-    if payload.channel is not None and payload.channel.forgotten:
-        step = zeroed(step, payload.channel.forgotten)
+        step = step * np.float32(rate)
+    if channel is not None and channel.forgotten:
+        step = zeroed(step, channel.forgotten)
     return step if vector is None else vector + step
 
 
@@ -290,7 +288,7 @@ def accept(
         state = ReceiverState(state.version + 1, vector)
     if not payloads:
         return state
-    return replace(state, pending=payloads[-1], pending_version=version, final=final)
+    return ReceiverState(state.version, state.vector, payloads[-1], version, final)
 
 
 def _in_line(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +35,7 @@ _LENGTH = struct.Struct("<I")
 _MAX_CACHED_DIM = 1 << 14
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(NamedTuple):
     """What both ends of a link know of a payload before it arrives.
 
     Parameters
@@ -60,11 +60,18 @@ class Channel:
 
     def at(self, version: int) -> Channel:
         """Return the channel of another version."""
-        stream = self.stream.at(version)
+        seed, purpose, index, _, part = self.stream
+        stream = Stream(seed, purpose, index, version, part)
+        return Channel(stream, self.sizes, self.parts, self.forgotten)
+
+    def at_index(self, index: int) -> Channel:
+        """Return the channel of another client, or group of them."""
+        seed, purpose, _, version, part = self.stream
+        stream = Stream(seed, purpose, index, version, part)
         return Channel(stream, self.sizes, self.parts, self.forgotten)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Payload:
     """One vector after its compressor and its code.
 
@@ -89,6 +96,10 @@ class Payload:
     data: bytes
     dim: int
     channel: Channel | None = None
+
+    def __init__(self, data: bytes, dim: int, channel: Channel | None = None) -> None:
+        # The one that a frozen class is given takes three times as long.
+        self.__dict__.update(data=data, dim=dim, channel=channel)
 
     @classmethod
     def encode(

@@ -8,7 +8,7 @@ from typing import Any
 from flower_compress.links import Channel, SenderState
 
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.fields import COUNT, OPTIONAL_COUNT, fields
+from ..run.fields import COUNT, FLAG, OPTIONAL_COUNT, fields
 from .saved_links import restore_payload, save_payload
 from .vector_store import Slot
 
@@ -34,6 +34,10 @@ class DownlinkEnd:
         the message sent to it last.
     joined : int, optional
         The reset after which the client joined, if that memory had moved by then.
+    begins : bool
+        Whether the client can begin with a first model that is not dense.
+    is_beginning : bool
+        Whether it was sent such a one last.
     """
 
     memory: Slot
@@ -43,6 +47,8 @@ class DownlinkEnd:
     epoch: int = 0
     sent_epoch: int = 0
     joined: int | None = None
+    begins: bool = False
+    is_beginning: bool = False
 
     def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
         """Return what JSON can hold; add memory and pending payload to `arrays`."""
@@ -56,6 +62,7 @@ class DownlinkEnd:
             "epoch": self.epoch,
             "sent_epoch": self.sent_epoch,
             "joined": self.joined,
+            "begins": self.begins,
         }
 
     def restore(
@@ -76,10 +83,11 @@ class DownlinkEnd:
             epoch=COUNT,
             sent_epoch=COUNT,
             joined=OPTIONAL_COUNT,
+            begins=FLAG,
         )
         self.held, self.sent = meta["held"], meta["sent"]
         self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
-        self.joined = meta["joined"]
+        self.joined, self.begins = meta["joined"], meta["begins"]
         self.memory.restore(checkpoint, name)
         version = meta["pending_version"]
         pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)

@@ -43,12 +43,24 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "mods": _WIRE,
     "testing": _WIRE,
     "flower_compress": (*_WIRE, "mods"),
-    "strategies.run": _WIRE,
+    "strategies.callbacks": _WIRE,
+    "strategies.run": (*_WIRE, "strategies.callbacks"),
     "strategies.topology": ("errors",),
-    "strategies.server": (*_WIRE, "stability", "strategies.run"),
-    "strategies.relay": (*_WIRE, "strategies.run", "strategies.topology"),
+    "strategies.server": (
+        *_WIRE,
+        "stability",
+        "strategies.callbacks",
+        "strategies.run",
+    ),
+    "strategies.relay": (
+        *_WIRE,
+        "strategies.callbacks",
+        "strategies.run",
+        "strategies.topology",
+    ),
     "strategies": (
         *_WIRE,
+        "strategies.callbacks",
         "strategies.run",
         "strategies.topology",
         "strategies.server",
@@ -68,7 +80,7 @@ KNOWS_FLOWER = (
 )
 
 # Never executed by an import of the library: a device may lack them.
-LAZY_ONLY = {"torch", "constriction", "networkx"}
+LAZY_ONLY = {"torch", "constriction", "networkx", "tensorboardX", "mlflow"}
 NEVER_IN_LIBRARY = {"simulations", "tests", "benchmarks"}
 NEVER_ANYWHERE = {"strategies", "clients"}
 

@@ -281,7 +281,7 @@ def receive_without_looking(state: Any, packet: Any, contract: Any, **_: Any) ->
         rate=rate,
         snapshot=packet.snapshot,
     )
-    return replace(state, receiver=receiver, exact=packet.exact or state.exact)
+    return state._replace(receiver=receiver, exact=packet.exact or state.exact)
 
 
 def believe_it_was_heard(session: Any, messages: Any, *_: Any) -> Any:
