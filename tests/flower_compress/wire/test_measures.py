@@ -76,7 +76,7 @@ def test_by_hand() -> None:
 def test_parts_count_each_by_itself() -> None:
     rules = PerArray({"scale": Identity()}, ScaledSign())
     bound = rules.bind((("scale", (32,)), ("weight", (64,))))
-    channel = replace(CHANNEL, parts=bound)
+    channel = Channel(CHANNEL.stream, SIZES, bound)
     assert measure([payload(bound, channel)])[1] == 32 * 32 + 32 + 64
 
 
