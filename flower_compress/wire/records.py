@@ -12,6 +12,7 @@ from .building import entries, new_array, new_array_record, new_config_record
 
 __all__ = [
     "array_bytes",
+    "bytes_objects",
     "bytes_record",
     "find_bytes",
     "first_config",
@@ -95,6 +96,13 @@ def num_objects(content: Mapping[str, AnyRecord]) -> int:
             for array in entries(record).values():
                 count += 1 + max(1, -(-len(array.data) // _CHUNK_BYTES))
     return count
+
+
+def bytes_objects(num_bytes: int, *, plain: bool) -> int:
+    """Return how many objects a record of so many bytes is, `plain` or in an array."""
+    if plain and num_bytes <= _CHUNK_BYTES:
+        return 1
+    return 2 + max(1, -(-num_bytes // _CHUNK_BYTES))
 
 
 def bytes_record(name: str, stype: str, data: bytes) -> ArrayRecord:
