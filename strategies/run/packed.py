@@ -90,6 +90,7 @@ def mark_packed(reply: Message) -> Message:
 def objects_of(content: RecordDict) -> int:
     """Return of how many objects a reply was made, marked or not."""
     count = num_objects(content)
-    for record in records_of(content, PackedArrays):
-        count -= record.saved
+    for record in records_of(content, ArrayRecord):
+        if isinstance(record, PackedArrays):
+            count -= record.saved
     return count
