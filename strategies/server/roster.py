@@ -86,6 +86,12 @@ class Roster:
         See :class:`CompressedStrategy`.
     observers : Observers
         Who is told of clients that come and go.
+
+    Attributes
+    ----------
+    in_arrays : bool
+        Whether packets travel in arrays even where clients know them without. So they
+        do in a wrapper's rounds: it finds that they are none of a model's.
     """
 
     def __init__(
@@ -97,7 +103,7 @@ class Roster:
         identities: Identities,
         observers: Observers,
     ) -> None:
-        self._observers = observers
+        self._observers, self.in_arrays = observers, False
         self._downlinks, self._uplinks = downlinks, uplinks
         self._by_node = identities == "node"
         asks = json.dumps(BY_NODE).encode() if self._by_node else None
@@ -147,7 +153,8 @@ class Roster:
                 client = self._take_in(identity, had_state=held > 0)
                 reason = ""
             self._downlinks.expect(client.downlink, builds=builds)
-            client.node_id, client.plain = self._greetings.node_id(identity), plain
+            client.node_id = self._greetings.node_id(identity)
+            client.plain = plain and not self.in_arrays
             self._observers.note("joined", identity, client.node_id, reason)
             client.is_unnamed = not self._by_node and identity == client.node_id
             self._uplinks.hand_over(client.uplink, client.node_id)

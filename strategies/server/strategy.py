@@ -272,6 +272,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         """Return the session, with a model that may not be the last round's."""
         if self._session is None:
             self._begin_without_start(arrays)
+            self._running.roster.in_arrays = True
         elif arrays is not self._session.arrays:
             self._session.require_unchanged()
             self._session.follow(arrays)
