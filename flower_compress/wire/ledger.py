@@ -8,8 +8,8 @@ from operator import index
 from typing import Literal, Self
 
 from .measures import is_measuring, measure_packet
-from .packet import Packet, packet_record
-from .records import num_objects
+from .packet import Packet
+from .records import bytes_objects
 
 __all__ = ["Direction", "EdgeLedger", "Ledger", "Traffic", "in_units"]
 
@@ -154,7 +154,7 @@ class Ledger:
         plain: bool = False,
     ) -> None:
         """Count one packet, in a message with a config; `plain` without an array."""
-        objects = num_objects({"": packet_record(packet, plain=plain)})
+        objects = 2 + bytes_objects(len(packet.data), plain=plain)
         self.record_bytes(
             direction,
             len(packet.data),

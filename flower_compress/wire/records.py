@@ -12,6 +12,7 @@ from .building import entries, new_array, new_array_record, new_config_record
 
 __all__ = [
     "array_bytes",
+    "bytes_objects",
     "bytes_record",
     "find_bytes",
     "first_config",
@@ -28,19 +29,19 @@ _OURS = "flower_compress"
 """What the serialisation types of packets and mail begin with."""
 _CHUNK_BYTES = 5 << 20
 """Of an array Flower makes objects of so many bytes."""
-_OF_KIND: dict[type, dict[type, bool]] = {}
-"""Of each kind which classes are of it."""
+_OF_KIND: dict[tuple[type, type], bool] = {}
+"""Whether the second class is of the first."""
 
 _Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 def is_record(record: object, kind: type) -> bool:
     """Return ``isinstance(record, kind)``, which takes long where it is not so."""
-    of_kind = _OF_KIND.setdefault(kind, {})
-    known = of_kind.get(type(record))
-    if known is None:
-        known = of_kind[type(record)] = isinstance(record, kind)
-    return known
+    try:
+        return _OF_KIND[kind, type(record)]
+    except KeyError:
+        known = _OF_KIND[kind, type(record)] = isinstance(record, kind)
+        return known
 
 
 def first_config(content: RecordDict) -> ConfigRecord:
@@ -95,6 +96,13 @@ def num_objects(content: Mapping[str, AnyRecord]) -> int:
             for array in entries(record).values():
                 count += 1 + max(1, -(-len(array.data) // _CHUNK_BYTES))
     return count
+
+
+def bytes_objects(num_bytes: int, *, plain: bool) -> int:
+    """Return how many objects a record of so many bytes is, `plain` or in an array."""
+    if plain and num_bytes <= _CHUNK_BYTES:
+        return 1
+    return 2 + max(1, -(-num_bytes // _CHUNK_BYTES))
 
 
 def bytes_record(name: str, stype: str, data: bytes) -> ArrayRecord:

@@ -15,7 +15,7 @@ from flower_compress.wire.building import (
 )
 from flower_compress.wire.mail import find_mail
 from flower_compress.wire.packet import array_of, find_packet
-from flower_compress.wire.records import num_objects
+from flower_compress.wire.records import num_objects, records_of
 
 __all__ = ["PackedArrays", "mark_packed", "objects_of"]
 
@@ -89,5 +89,8 @@ def mark_packed(reply: Message) -> Message:
 
 def objects_of(content: RecordDict) -> int:
     """Return of how many objects a reply was made, marked or not."""
-    packed = (r for r in content.values() if isinstance(r, PackedArrays))
-    return num_objects(content) - sum(record.saved for record in packed)
+    count = num_objects(content)
+    for record in records_of(content, ArrayRecord):
+        if isinstance(record, PackedArrays):
+            count -= record.saved
+    return count

@@ -227,7 +227,7 @@ PUBLIC: dict[str, list[str]] = {
         "level",
         "moment_factor",
     ],
-    "flower_compress.streams": ["Draws", "Purpose", "Stream"],
+    "flower_compress.streams": ["Dither", "Draws", "Purpose", "Stream"],
 }
 
 
