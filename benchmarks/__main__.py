@@ -1,11 +1,13 @@
 """``python -m benchmarks``: measure, write results/*.json and the tables of the docs.
 
-Every suite is written when it is done, so a run can be stopped and gone on with.
+Every suite is written when it is done, so a run can be stopped and gone on with. What
+got slower than the committed results is printed (:mod:`benchmarks.compare`).
 """
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,10 @@ import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from . import tables
+from .compare import committed, slower
 from .measure import Row, machine
 from .registry import SUITES
-from .suite import Settings
+from .suite import Case, Settings, Suite
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -56,23 +59,34 @@ def main(
     ) as progress:
         for suite in suites:
             cases = list(suite.cases(settings))
+            path = out / f"{suite.name}.json"
+            before = committed(RESULTS / path.name, machine())
             task = progress.add_task(suite.name, total=len(cases))
             progress.refresh()
-            rows: list[Row] = []
+            measured: list[list[Row]] = []
             for case in cases:
-                rows += suite.measure(settings, *case)
+                measured.append(suite.measure(settings, *case))
                 progress.update(task, advance=1, refresh=True)
             result = {
                 "machine": machine(),
                 "repeats": repeats if suite.repeated else 1,
-                "rows": rows,
+                "rows": [row for rows in measured for row in rows],
             }
-            path = out / f"{suite.name}.json"
             path.write_text(json.dumps(result, indent=1) + "\n")
             progress.console.print(f"{suite.name}: {path}")
+            if before is not None and (suite.repeated or suite.is_median):
+                again = partial(_again, suite, settings, cases)
+                for each in slower(before, measured, again):
+                    progress.console.print(f"slower: {suite.name}: {each}")
     if out == RESULTS:
         for path in tables.write(RESULTS):
             typer.echo(f"tables: {path}")
+
+
+def _again(
+    suite: Suite, settings: Settings, cases: list[Case], place: int
+) -> list[Row]:
+    return suite.measure(settings, *cases[place])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from . import (
     baselines,
     defaults,
     device,
+    first_model,
     hostile_decoding,
+    inprocess,
     lengths,
     local_epochs,
     lost_memories,
@@ -25,6 +27,7 @@ SUITES: dict[str, Suite] = {
     for module in (
         small,
         throughput,
+        inprocess,
         lengths,
         baselines,
         operators,
@@ -36,6 +39,7 @@ SUITES: dict[str, Suite] = {
         hostile_decoding,
         defaults,
         local_epochs,
+        first_model,
         device,
     )
 }

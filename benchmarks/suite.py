@@ -25,7 +25,8 @@ class Suite:
     """What is measured, and how its results are shown.
 
     `measure` is called with the settings and a case, and returns its rows. `lacks` says
-    what a machine lacks that cannot run the suite.
+    what a machine lacks that cannot run the suite. Timings are compared with the
+    committed ones if they are `repeated`, or medians within one run (`is_median`).
     """
 
     name: str
@@ -34,3 +35,4 @@ class Suite:
     table: Callable[[list[Row]], str]
     lacks: Callable[[], str | None] = lambda: None
     repeated: bool = True
+    is_median: bool = False

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Message,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from flower_compress.mods.client_mod import stable_identity
 from flower_compress.wire.arrays import read_array, write_array
-from flower_compress.wire.records import model_record, records_of
+from flower_compress.wire.building import (
+    entries,
+    new_array_record,
+    new_metric_record,
+    new_record_dict,
+    new_reply,
+)
+from flower_compress.wire.records import first_config, model_record
 
 from .objective import Arrays, Objective
 
@@ -46,12 +46,12 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
         key, arrays, config = _content(msg)
         problem = objective(context, config)
         loss, result = step(problem, arrays, config, stable_identity(context))
-        metrics = MetricRecord()
-        metrics["num-examples"] = problem.num_examples
-        metrics["train-loss"] = loss
-        record = ArrayRecord({name: write_array(a) for name, a in result.items()})
-        content = RecordDict({key: record, "metrics": metrics})
-        return Message(content, reply_to=msg)
+        metrics = new_metric_record(
+            {"num-examples": problem.num_examples, "train-loss": loss}
+        )
+        record = new_array_record({name: write_array(a) for name, a in result.items()})
+        content = new_record_dict({key: record, "metrics": metrics})
+        return new_reply(msg, content)
 
     @app.evaluate()
     def evaluate(msg: Message, context: Context) -> Message:
@@ -60,7 +60,7 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
         metrics = MetricRecord()
         metrics["num-examples"] = problem.num_examples
         metrics.update(problem.evaluate(arrays))
-        content = RecordDict({"metrics": metrics})
+        content = new_record_dict({"metrics": metrics})
         return Message(content, reply_to=msg)
 
     return app
@@ -69,5 +69,5 @@ def make_app(objective: ObjectiveFactory, step: Step, mods: Sequence[Mod]) -> Cl
 def _content(msg: Message) -> tuple[str, Arrays, ConfigRecord]:
     """Return the model's ArrayRecord with its key, and the config (empty if none)."""
     key, record = model_record(msg.content, "arrays", "the message")
-    arrays: Arrays = {name: read_array(array) for name, array in record.items()}
-    return key, arrays, next(records_of(msg.content, ConfigRecord), ConfigRecord())
+    arrays: Arrays = {k: read_array(array) for k, array in entries(record).items()}
+    return key, arrays, first_config(msg.content)

@@ -45,10 +45,12 @@ def batches(
             yield None
         return
     stream = Stream(seed, Purpose.BATCHES, client, server_round)
-    generator = stream.generator()
-    order, start = generator.permutation(num_examples), 0
+    order, start, generator = stream.permutation(num_examples), 0, None
     for _ in range(count):
         if start + batch_size > num_examples:
+            if generator is None:  # It takes longer to make than the first epoch.
+                generator = stream.generator()
+                generator.permutation(num_examples)
             order, start = generator.permutation(num_examples), 0
         yield order[start : start + batch_size]
         start += batch_size

@@ -10,6 +10,7 @@ from flwr.clientapp.typing import Mod
 
 from flower_compress.errors import ConfigurationError
 from flower_compress.mods import CompressionMod
+from flower_compress.mods.first_model import Build
 
 from .app import ObjectiveFactory, make_app
 from .batches import batches, number, server_round
@@ -19,7 +20,10 @@ __all__ = ["local_steps_client"]
 
 
 def local_steps_client(
-    objective: ObjectiveFactory, *, mods: Sequence[Mod] = ()
+    objective: ObjectiveFactory,
+    *,
+    mods: Sequence[Mod] = (),
+    first_model: Build | None = None,
 ) -> ClientApp:
     """Return an app that answers with the weights after K local optimizer steps.
 
@@ -33,8 +37,12 @@ def local_steps_client(
         Builds the client's objective; called with every message, so let it cache.
     mods : Sequence[Mod]
         Further mods, behind the compression mod: they see plain arrays.
+    first_model : Callable[[int], ArrayRecord], optional
+        Makes the first model from the run's seed; see
+        :class:`~flower_compress.CompressionMod`.
     """
-    return make_app(objective, _step, (CompressionMod(returns="weights"), *mods))
+    mod = CompressionMod(returns="weights", first_model=first_model)
+    return make_app(objective, _step, (mod, *mods))
 
 
 def _step(

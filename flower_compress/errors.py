@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "CorruptPacket",
+    "FirstModelError",
     "FlowerCompressError",
     "LayoutMismatchError",
     "MissingExtraError",
@@ -104,6 +105,10 @@ class CorruptPacket(FlowerCompressError, ValueError):  # noqa: N818
 
 class OutOfSyncError(FlowerCompressError):
     """A packet that builds on a state which the receiver does not hold."""
+
+
+class FirstModelError(OutOfSyncError):
+    """A first model that a client cannot make, or makes otherwise than the server."""
 
 
 class StalePacketError(OutOfSyncError):

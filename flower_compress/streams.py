@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Draws", "Purpose", "Stream"]
+__all__ = ["Dither", "Draws", "Purpose", "Stream"]
 
 _MASK = (1 << 64) - 1
 _WORDS_PER_BLOCK = 4
+_DITHERS_PER_BLOCK = 16
+_WORDS_AHEAD = 64
 _UINT16 = np.dtype("<u2")
 
 
@@ -36,8 +37,7 @@ class Purpose(IntEnum):
     INITIAL_MODEL = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(NamedTuple):
     """Philox 4x64 with key (seed, index) and counter (0, part, purpose, version).
 
     Parameters
@@ -56,7 +56,7 @@ class Stream:
 
     seed: int
     purpose: Purpose
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # Not that of a tuple.
     version: int = 0
     part: int = 0
 
@@ -77,6 +77,13 @@ class Stream:
             )
         )
 
+    def permutation(self, size: int) -> NDArray[np.int64]:
+        """Return what a fresh :meth:`generator` gives first, sooner."""
+        thread = _THREAD
+        place = 0, int(self.part), int(self.purpose), int(self.version) & _MASK
+        thread.seek((int(self.seed) & _MASK, int(self.index) & _MASK), place)
+        return thread.generator.permutation(size)
+
     def draws(self) -> Draws:
         """Return the numbers of the stream, from its start."""
         return Draws(self)
@@ -95,24 +102,31 @@ class Draws:
         The key.
     """
 
-    __slots__ = ("_block", "_key", "_place")
+    __slots__ = ("_ahead", "_block", "_key", "_place")
 
     def __init__(self, stream: Stream) -> None:
         self._key = int(stream.seed) & _MASK, int(stream.index) & _MASK
         version = int(stream.version) & _MASK
         self._place = int(stream.part), int(stream.purpose), version
         self._block = 0
+        self._ahead: NDArray[np.uint64] | None = None
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return `count` words of 64 bits."""
-        thread = _THREAD
-        # Setting the state costs a tenth of making a generator.
-        thread.place["counter"] = (self._block, *self._place)
-        thread.place["key"] = self._key
-        thread.philox.state = thread.state
+        words: NDArray[np.uint64]
+        first, ahead = _WORDS_PER_BLOCK * self._block, self._ahead
         self._block += -(-count // _WORDS_PER_BLOCK)
-        words: NDArray[np.uint64] = thread.philox.random_raw(count)
-        return words
+        if ahead is not None and first + count <= ahead.size:
+            return ahead[first : first + count]
+        thread = _THREAD
+        thread.seek(self._key, (first // _WORDS_PER_BLOCK, *self._place))
+        if first or count > _WORDS_AHEAD:
+            words = thread.philox.random_raw(count)
+            return words
+        # Where little is asked for first, so it will be again: to go to a place takes
+        # longer than these words.
+        words = self._ahead = thread.philox.random_raw(_WORDS_AHEAD)
+        return words[:count]
 
     def dither(self, count: int) -> NDArray[np.uint16]:
         """Return `count` integers j in [0, 2^16), four a word, the lowest bits first.
@@ -136,10 +150,22 @@ class Draws:
 
     def signs(self, count: int) -> NDArray[np.uint8]:
         """Return `count` bits, 64 a word, the lowest first; 1 stands for minus."""
+        return np.unpackbits(self.packed_signs(count), count=count, bitorder="little")
+
+    def packed_signs(self, count: int) -> NDArray[np.uint8]:
+        """Return :meth:`signs`, eight a byte, the lowest bit first."""
         words = self.words(-(-count // 64))
         if sys.byteorder == "big":
             words.byteswap(inplace=True)
-        return np.unpackbits(words.view(np.uint8), count=count, bitorder="little")
+        return words.view(np.uint8)[: -(-count // 8)]
+
+    def dither_in_parts(self, count: int) -> Dither:
+        """Return :meth:`dither`, to be drawn part by part."""
+        if count <= 4 * _WORDS_AHEAD:
+            return Dither(self._key, 0, self._place, self.dither(count))
+        start = self._block
+        self._block += -(-count // _DITHERS_PER_BLOCK)
+        return Dither(self._key, start, self._place)
 
     def uniforms(self, count: int) -> NDArray[np.float64]:
         """Return `count` uniforms in [0, 1): a word's highest 53 bits over 2^53."""
@@ -147,11 +173,49 @@ class Draws:
         return high * 2.0**-53
 
 
+class Dither:
+    """Dithers as :meth:`Draws.dither` returns them, of which parts are drawn when due.
+
+    Parameters
+    ----------
+    key, start, place
+        The stream, and the block that the first dithers are made of.
+    drawn : NDArray[np.uint16], optional
+        All of them, if they were drawn.
+    """
+
+    __slots__ = ("_drawn", "_key", "_place", "_start")
+
+    def __init__(
+        self,
+        key: tuple[int, int],
+        start: int,
+        place: tuple[int, int, int],
+        drawn: NDArray[np.uint16] | None = None,
+    ) -> None:
+        self._key, self._start, self._place = key, start, place
+        self._drawn = drawn
+
+    def part(self, start: int, end: int) -> NDArray[np.uint16]:
+        """Return the dithers from `start` to before `end`."""
+        if self._drawn is not None:
+            return self._drawn[start:end]
+        block, skipped = divmod(start, _DITHERS_PER_BLOCK)
+        thread = _THREAD
+        thread.seek(self._key, (self._start + block, *self._place))
+        words = thread.philox.random_raw(-(-(end - start + skipped) // 4))
+        if sys.byteorder == "big":
+            words.byteswap(inplace=True)
+        dithers: NDArray[np.uint16] = words.view(_UINT16)
+        return dithers[skipped : skipped + end - start]
+
+
 class _Thread(threading.local):
     """One generator a thread: its state is set anew for each request."""
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(0)
+        self.generator = np.random.Generator(self.philox)
         self.place: dict[str, Any] = {}
         self.state: Any = {
             "bit_generator": "Philox",
@@ -161,6 +225,11 @@ class _Thread(threading.local):
             "has_uint32": 0,
             "uinteger": 0,
         }
+
+    def seek(self, key: tuple[int, int], counter: tuple[int, int, int, int]) -> None:
+        """Go to a place: that costs a tenth of making a generator."""
+        self.place["counter"], self.place["key"] = counter, key
+        self.philox.state = self.state
 
 
 _THREAD = _Thread()

@@ -10,15 +10,16 @@ from flower_compress.clients import (
     gossip_client,
     gradient_client,
     local_steps_client,
+    momentum_client,
     qadam_client,
 )
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.mail import find_mail
-from flower_compress.wire.records import records_of
+from flower_compress.wire.records import first_config
 
 from .settings import TASK_KEY, task_of
 
-__all__ = ["app"]
+__all__ = ["app", "dispatch"]
 
 
 def _objective(context: Context, config: ConfigRecord) -> Objective:
@@ -36,17 +37,19 @@ _APPS = {
     "gradient": gradient_client(_objective),
     "local-steps": local_steps_client(_objective),
     "qadam": qadam_client(_objective),
+    "dist-ef-sgd": momentum_client(_objective),
     "gossip": gossip_client(_objective),
 }
 
 
-def _dispatch(msg: Message, context: Context) -> Message:
+def dispatch(msg: Message, context: Context) -> Message:
+    """Let the client of the kind that the server asks for answer a message."""
     if find_mail(msg.content) is not None:  # A relay asks.
         return _APPS["gossip"](msg, context)
-    config = next(records_of(msg.content, ConfigRecord), ConfigRecord())
+    config = first_config(msg.content)
     return _APPS[str(config.get("client", "gradient"))](msg, context)
 
 
 app = ClientApp()
-app.train()(_dispatch)
-app.evaluate()(_dispatch)
+app.train()(dispatch)
+app.evaluate()(dispatch)

@@ -26,6 +26,7 @@ from .server.bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO
 from .server.composition import Composition
 from .server.departures import FORGET_AFTER
 from .server.evaluation import EvaluateOn
+from .server.first_model import FirstModel
 from .server.recovery import OnDivergence
 from .server.roster import Identities
 from .server.wrappable import averages, require_links, require_wrappable
@@ -68,6 +69,7 @@ def compress(
     max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
     max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
     identities: Identities = "claimed",
+    first_model: FirstModel = "dense",
     **kwargs: Any,
 ) -> Compressed:
     """Return `strategy` with its models and its clients' answers compressed.
@@ -115,8 +117,8 @@ def compress(
         go back with it.
     small_arrays, downlink_memory, reset_every, memory_budget, spill_dir
         As :class:`CompressedStrategy` has them, and so with `max_update_norm`,
-        `max_norm_ratio`, `max_weight_ratio` and `identities`; weights are those that
-        the strategy has a ``weighted_by_key`` for.
+        `max_norm_ratio`, `max_weight_ratio`, `identities` and `first_model`; weights
+        are those that the strategy has a ``weighted_by_key`` for.
     forget_after : int or None (default: 50)
         Rounds after which a client that is gone is forgotten, with all that is kept of
         it; see :class:`CompressedStrategy`. Its memory is used only when it answers.
@@ -161,6 +163,7 @@ def compress(
         max_norm_ratio=max_norm_ratio,
         max_weight_ratio=max_weight_ratio,
         identities=identities,
+        first_model=first_model,
     )
     return Compressed(
         strategy,

@@ -8,7 +8,8 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from flower_compress.compressors import Vector
 from flower_compress.errors import ConfigurationError, FlowerCompressError
-from flower_compress.mods.client_mod import Returns, with_record
+from flower_compress.mods.client_mod import Returns
+from flower_compress.wire.building import with_record
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.records import model_record
 

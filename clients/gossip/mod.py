@@ -18,8 +18,9 @@ from flower_compress.errors import (
     StalePacketError,
     shown,
 )
-from flower_compress.mods.client_mod import ClientMod, reply_with, with_record
+from flower_compress.mods.client_mod import ClientMod, reply_with
 from flower_compress.wire.agreement import PROTOCOL
+from flower_compress.wire.building import with_record
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.mail import (
     EVERYONE,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..errors import CorruptPacket, UnknownNameError
 from .base import Code
 from .bit_reader import BitReader
@@ -99,6 +101,8 @@ def encode_symbols(name: str, symbols: Symbols) -> tuple[Code, bytes, int]:
             if few or num_bits < fixed.num_bits(symbols):
                 return runs, data, num_bits
         return fixed, *fixed.encode(symbols)
+    if name == "auto" and symbols.dim <= SAMPLE_SIZE:
+        return _encode_shortest(symbols)
     code = choose_code(name, symbols)
     return code, *code.encode(symbols)
 
@@ -113,6 +117,7 @@ def code_by_wire_id(wire_id: int) -> Code:
     return _BY_WIRE_ID[wire_id]
 
 
+@lru_cache(maxsize=256)
 def code_ids(name: str, low: int, high: int) -> frozenset[int]:
     """Return the ids that a packet may name where the code `name` was agreed on.
 
@@ -157,6 +162,22 @@ def _is_short_and_dense(symbols: Symbols) -> bool:
     if symbols.dim > FEW or max(-symbols.low, symbols.high) <= 1:
         return False
     return 2 * symbols.num_nonzero > symbols.dim
+
+
+def _encode_shortest(symbols: Symbols) -> tuple[Code, bytes, int]:
+    """Return what :func:`_choose_fast` chooses by exact lengths, and its bytes.
+
+    Huffman's length is known once it is written, and that of runs nearly so.
+    """
+    fixed, huffman = _BY_NAME["fixed-width"], _BY_NAME["packed-huffman"]
+    runs = _runs_code(symbols)
+    tried = [(runs, *runs.encode(symbols)), (huffman, *huffman.encode(symbols))]
+    # The first of equals wins: fixed width before Huffman's, that before runs.
+    best, least = None, fixed.num_bits(symbols)
+    for code, data, num_bits in reversed(tried):
+        if num_bits < least:
+            best, least = (code, data, num_bits), num_bits
+    return best or (fixed, *fixed.encode(symbols))
 
 
 def _choose_fast(symbols: Symbols) -> Code:

@@ -144,12 +144,15 @@ def _plan_levels(
             break
         sums = np.concatenate(([0.0], levels.cumsum()))
         top = float(levels.max())
+        windows: dict[int, tuple[int, float]] = {}
         for group, base in GROUPS:
             escape = not covers or levels.size > base
             window = min(base - escape, levels.size)
-            mass = sums[window:] - sums[: sums.size - window]
-            start = int(mass.argmax())
-            outside = max(0.0, 1.0 - float(mass[start]))
+            if window not in windows:  # Large bases have the same.
+                mass = sums[window:] - sums[: sums.size - window]
+                start = int(mass.argmax())
+                windows[window] = start, max(0.0, 1.0 - float(mass[start]))
+            start, outside = windows[window]
             digits = min(window, occurring.size) + (outside > 0)
             # The entropy of the digits and that of the escaped symbols add up to that
             # of the levels.

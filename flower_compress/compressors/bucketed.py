@@ -135,9 +135,16 @@ class Bucketed(Compressor):
 
     def most_nonzeros(self, dim: int, sizes: Sizes | None = None) -> int:
         """Return a bound of their number; see :meth:`Compressor.most_nonzeros`."""
-        tables = self._tables(dim, sizes)
-        mean = sum(rows * self._mean_nonzeros(width) for _, rows, width in tables)
-        return min(dim, math.ceil(mean + 10 * math.sqrt(mean)) + 50)
+        known: dict[tuple[int, Sizes | None], int]
+        known = self.__dict__.setdefault("_most_nonzeros", {})
+        most = known.get((dim, sizes))
+        if most is None:
+            tables = self._tables(dim, sizes)
+            mean = sum(rows * self._mean_nonzeros(width) for _, rows, width in tables)
+            most = min(dim, math.ceil(mean + 10 * math.sqrt(mean)) + 50)
+            known.clear()  # One run, one layout.
+            known[dim, sizes] = most
+        return most
 
     # --- One table, for subclasses ----------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ def as_vector(x: object) -> Vector:
     return vector
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Compressed:
+class Compressed(NamedTuple):
     """What a compressor makes of a vector: integers for a code, and float32 values.
 
     Or, where several operators share the vector, what each makes of its part.

@@ -100,9 +100,8 @@ class RotatedQuantizer(Bucketed):
         require_scales(norms, ops, table, _MAX_NORM)
         norms = ops.float32(norms)
         signs = ops.rotation_signs(rows, width, draws)
-        rotated = ops.rotate(table, signs, inverse=False)
-        dither, high = draws.dither(rows * width), self.alphabet(width)[1]
-        k = ops.round(rotated, None, norms, levels, high, dither, None, out=out)
+        high = self.alphabet(width)[1]
+        k = ops.round_rotated(table, signs, norms, levels, high, draws, out)
         return Part(ops.values([norms]), k)
 
     def _decompress(
@@ -114,8 +113,7 @@ class RotatedQuantizer(Bucketed):
         check_scales(norms, ops, _MAX_NORM)
         # The sender's order: the signs of the rotation, then the dither.
         signs = ops.rotation_signs(rows, width, draws)
-        dither = draws.dither(rows * width)
         factor = float(np.float32(self.step / math.sqrt(width)))
         scales = ops.float32(ops.float64(norms) * factor)
-        table = ops.scaled(part.dense(rows, width, ops), scales, None, dither)
-        return ops.rotate(table, signs, inverse=True)
+        dense = part.dense(rows, width, ops)
+        return ops.rotate_scaled_back(dense, scales, signs, draws)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -32,8 +32,7 @@ from .payload import Channel, Payload
 __all__ = ["Link", "ReceiverState", "SenderState", "accept", "commit", "fold"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SenderState:
+class SenderState(NamedTuple):
     """A sender's end.
 
     Parameters
@@ -72,8 +71,7 @@ class SenderState:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReceiverState:
+class ReceiverState(NamedTuple):
     """A receiver's end.
 
     Parameters
@@ -192,7 +190,7 @@ class Link(ABC):
 
     def refuse(self, state: SenderState) -> SenderState:
         """Return the state after the peer refused the pending payload."""
-        return replace(state, pending=None)
+        return state._replace(pending=None)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-able configuration that rebuilds the link."""
@@ -209,22 +207,21 @@ def fold(vector: Vector | None, payload: Payload, rate: float) -> Vector:
     A lossless payload is folded whole, at rate 1: it has no noise to keep out. Of what
     a memory does not hold (`Channel.forgotten`) nothing is folded.
     """
-    step, is_own = payload.vector, False
+    step, channel, is_own = payload.vector, payload.channel, False
     if rate != 1.0 and not payload.compressor.lossless:
-        step, is_own = np.float32(rate) * step, True
-    if payload.channel is not None and payload.channel.forgotten:
-        if not is_own:
-            step, is_own = step.copy(), True
-        for start, end in payload.channel.forgotten:
-            step[start:end] = 0.0
+        step, is_own = step * np.float32(rate), True
+    if channel is not None and channel.forgotten:
+        step, is_own = zeroed(step, channel.forgotten, in_place=is_own), True
     if vector is None:
         return step
     return np.add(vector, step, out=step if is_own else None)
 
 
-def zeroed(vector: Vector, spans: tuple[tuple[int, int], ...]) -> Vector:
-    """Return a copy of `vector` that is zero there."""
-    copy = vector.copy()
+def zeroed(
+    vector: Vector, spans: tuple[tuple[int, int], ...], *, in_place: bool = False
+) -> Vector:
+    """Return a copy of `vector` that is zero there, or make it so itself."""
+    copy = vector if in_place else vector.copy()
     for start, end in spans:
         copy[start:end] = 0.0
     return copy
@@ -295,7 +292,7 @@ def accept(
         state = ReceiverState(state.version + 1, vector)
     if not payloads:
         return state
-    return replace(state, pending=payloads[-1], pending_version=version, final=final)
+    return ReceiverState(state.version, state.vector, payloads[-1], version, final)
 
 
 def _in_line(

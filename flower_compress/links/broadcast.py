@@ -25,6 +25,9 @@ Carries = Literal["model", "update"]
 _MOST_BRIDGED = 64
 """Most versions that zero payloads stand for."""
 
+_INITIAL = 1
+"""Version of the state that all receivers begin with."""
+
 _LENGTH_BYTES = 4
 """In a packet, every payload but the last has its length in front."""
 
@@ -41,12 +44,15 @@ class CatchUp:
         Payloads base + 1, ..., version; for a link without memory just the last.
     snapshot : NDArray[np.float32], optional
         The receivers' state at version `base`.
+    begins : bool (default: False)
+        Whether they build on the initial state, which the receiver has by other means.
     """
 
     base: int
     version: int
     payloads: tuple[Payload, ...]
     snapshot: Vector | None = None
+    begins: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +121,7 @@ class Broadcast:
         following = replace(self._append(payload), sender=sender)
         if sender.vector is not None and self.link.memory_rate(x.size) is not None:
             # What up-to-date receivers hold is the sender's memory: share, do not copy.
-            replica = replace(following.replica, vector=sender.vector)
+            replica = following.replica._replace(vector=sender.vector)
             following = replace(following, replica=replica)
         return following
 
@@ -202,6 +208,25 @@ class Broadcast:
         if _num_bytes(payloads) > 4 * payloads[-1].dim + len(payloads[-1].data):
             return snapshot
         return CatchUp(version - missed, version, payloads)
+
+    def from_beginning(self, num_bytes: int) -> CatchUp | None:
+        """Return what a receiver needs that can have the initial state by other means.
+
+        None if a snapshot is fewer bytes, or not every payload is kept.
+
+        Parameters
+        ----------
+        num_bytes : int
+            What the initial state costs by those means.
+        """
+        count = self.version - _INITIAL
+        if self.rate is None or self.replica.vector is None or len(self.log) < count:
+            return None
+        payloads = self.log[len(self.log) - count :]
+        newest = len(payloads[-1].data) if payloads else 0
+        if num_bytes + _num_bytes(payloads) > self.replica.vector.nbytes + newest:
+            return None
+        return CatchUp(_INITIAL, self.version, payloads, begins=True)
 
     def _extend(self, payload: Payload) -> tuple[Payload, ...]:
         if self.rate is None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +35,7 @@ _LENGTH = struct.Struct("<I")
 _MAX_CACHED_DIM = 1 << 14
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(NamedTuple):
     """What both ends of a link know of a payload before it arrives.
 
     Parameters
@@ -60,11 +60,18 @@ class Channel:
 
     def at(self, version: int) -> Channel:
         """Return the channel of another version."""
-        stream = self.stream.at(version)
+        seed, purpose, index, _, part = self.stream
+        stream = Stream(seed, purpose, index, version, part)
+        return Channel(stream, self.sizes, self.parts, self.forgotten)
+
+    def at_index(self, index: int) -> Channel:
+        """Return the channel of another client, or group of them."""
+        seed, purpose, _, version, part = self.stream
+        stream = Stream(seed, purpose, index, version, part)
         return Channel(stream, self.sizes, self.parts, self.forgotten)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Payload:
     """One vector after its compressor and its code.
 
@@ -89,6 +96,10 @@ class Payload:
     data: bytes
     dim: int
     channel: Channel | None = None
+
+    def __init__(self, data: bytes, dim: int, channel: Channel | None = None) -> None:
+        # The one that a frozen class is given takes three times as long.
+        self.__dict__.update(data=data, dim=dim, channel=channel)
 
     @classmethod
     def encode(
@@ -144,6 +155,17 @@ class Payload:
                 vector = _vector(self._made, self.channel)
             self.__dict__["_vector"] = vector
         return vector
+
+    def contents(self) -> Iterator[tuple[Compressor, Compressed]]:
+        """Yield each operator with what it made of its part of the vector.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are not a payload of a vector of length `dim`.
+        """
+        made = self._made
+        yield from _contents(made.compressor, made.compressed)
 
     @property
     def is_decoded(self) -> bool:
@@ -265,6 +287,19 @@ def _write_parts(
     return b"".join(pieces), _joined(
         compressed.dim, compressor, [m for _, m in written]
     )
+
+
+def _contents(
+    compressor: Compressor, compressed: Compressed
+) -> Iterator[tuple[Compressor, Compressed]]:
+    if isinstance(compressor, Tied):
+        operator = compressor.reduced(compressed.ties).operator
+        yield from _contents(operator, compressed.parts[0])
+    elif isinstance(compressor, Parts):
+        for each, part in zip(compressor.operators, compressed.parts, strict=True):
+            yield from _contents(each, part)
+    else:
+        yield compressor, compressed
 
 
 def _joined(dim: int, compressor: Parts, made: list[_Decoded]) -> _Decoded:

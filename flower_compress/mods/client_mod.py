@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,19 +9,21 @@ from logging import getLogger
 from numbers import Integral
 from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar, get_args
 
-from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from ..arguments import check_callable, check_count
 from ..compressors import Compressor
 from ..errors import ConfigurationError, FlowerCompressError, WrongTypeError
+from ..wire.building import new_record_dict
 from ..wire.identity import number_of
 from ..wire.layout import Layout
 from .memory import memory_bytes
+from .recent_states import RecentStates
 from .state_store import StateStore
 
-__all__ = ["ClientMod", "Returns", "reply_with", "stable_identity", "with_record"]
+__all__ = ["ClientMod", "Returns", "reply_with", "stable_identity"]
 
 Returns = Literal["weights", "gradient"]
 """What a train function returns."""
@@ -122,6 +123,7 @@ class ClientMod(ABC, Generic[_S]):
         self.returns: Returns = returns
         self.identity = identity or stable_identity
         self._store = StateStore(self._state_key, state_dir, self._state_kind)
+        self._read: RecentStates[_S] = RecentStates()
 
     def _remedy(self, returns: object) -> str:
         name = type(self).__name__
@@ -197,7 +199,7 @@ class ClientMod(ABC, Generic[_S]):
             raise ConfigurationError(
                 f"the `identity` function raised {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(identity, Integral):
+        if type(identity) is not int and not isinstance(identity, Integral):
             raise WrongTypeError("what `identity` gives", "a whole number", identity)
         return int(identity)
 
@@ -227,21 +229,25 @@ class ClientMod(ABC, Generic[_S]):
     def _load(self, context: Context, identity: int, session: int) -> _S | None:
         """Return what the client remembers of a session, None if nothing."""
         data = self._store.load(context, identity, session)
-        state = None if data is None else self._state.from_bytes(data)
+        state = None
+        if data is not None:
+            state = self._read.get(identity, data) or self._state.from_bytes(data)
         return state if state is not None and state.session == session else None
 
-    def _save(self, context: Context, identity: int, session: int, data: bytes) -> None:
-        """Keep the bytes of a session's state."""
+    def _save(
+        self,
+        context: Context,
+        identity: int,
+        session: int,
+        data: bytes,
+        state: _S | None = None,
+    ) -> None:
+        """Keep the bytes of a session's state; of one that never changes, that too."""
         self._store.save(context, identity, session, data)
+        if state is not None:
+            self._read.put(identity, data, state)
 
 
-def reply_with(msg: Message, key: str, record: ArrayRecord) -> Message:
+def reply_with(msg: Message, key: str, record: ArrayRecord | ConfigRecord) -> Message:
     """Return the reply to a message that holds one record."""
-    return Message(RecordDict({key: record}), reply_to=msg)
-
-
-def with_record(msg: Message, key: str, record: ArrayRecord) -> Message:
-    """Return the message with one record replaced; the original stays as it is."""
-    changed = copy.copy(msg)
-    changed.content = RecordDict({**dict(msg.content.items()), key: record})
-    return changed
+    return Message(new_record_dict({key: record}), reply_to=msg)

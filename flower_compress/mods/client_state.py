@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ _HEADER = struct.Struct("<BIIIIBIII6q")
 _ABSENT = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ClientState:
+class ClientState(NamedTuple):
     """Everything a client remembers of one session.
 
     Parameters
@@ -43,15 +42,19 @@ class ClientState:
     exact: bytes = b""
 
     def on(self, downlink: Channel, uplink: Channel) -> ClientState:
-        """Return the state with its pending payloads on their channels."""
+        """Return the state; pending payloads that were read are on their channels."""
         receiver, sender = self.receiver, self.sender
-        if receiver.pending is not None:
-            pending = receiver.pending.on(downlink.at(receiver.pending_version))
-            receiver = replace(receiver, pending=pending)
-        if sender.pending is not None:
-            pending = sender.pending.on(uplink.at(sender.pending_version))
-            sender = replace(sender, pending=pending)
-        return replace(self, receiver=receiver, sender=sender)
+        held, sent = receiver.pending, sender.pending
+        if held is not None and held.channel is None:
+            held = held.on(downlink.at(receiver.pending_version))
+        if sent is not None and sent.channel is None:
+            sent = sent.on(uplink.at(sender.pending_version))
+        if held is receiver.pending and sent is sender.pending:
+            return self
+        return self._replace(
+            receiver=receiver._replace(pending=held),
+            sender=sender._replace(pending=sent),
+        )
 
     def to_bytes(self, dim: int) -> bytes:
         """Return the state as bytes."""
@@ -74,9 +77,9 @@ class ClientState:
             sender.version,
             sender.pending_version,
             sender.num_inputs,
-            *(_ABSENT if part is None else len(part) for part in sections),
+            *[_ABSENT if part is None else len(part) for part in sections],
         )
-        return b"".join((header, *(part for part in sections if part is not None)))
+        return b"".join([header, *[part for part in sections if part]])
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> ClientState | None:

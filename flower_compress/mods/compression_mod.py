@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 
+from ..arguments import check_callable
 from ..compressors import Vector
-from ..errors import OutOfSyncError, StalePacketError
+from ..errors import FirstModelError, OutOfSyncError, StalePacketError
 from ..links import ReceiverState, SenderState, accept
 from ..wire.agreement import PROTOCOL
+from ..wire.building import with_record
 from ..wire.contract import BY_NODE, Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import model_record, records_of
-from .client_mod import ClientMod, reply_with, with_record
+from .client_mod import ClientMod, Returns, reply_with
 from .client_state import ClientState
+from .first_model import Build, first_model
 from .untrained import UntrainedArrays
 
 __all__ = ["CompressionMod"]
@@ -63,6 +68,10 @@ class CompressionMod(ClientMod[ClientState]):
         Entries of the largest model that the client takes; a larger one is refused
         before anything is allocated. Default: as many as the machine's memory, or the
         container's share of it, has room for, at 40 bytes an entry.
+    first_model : Callable[[int], ArrayRecord], optional
+        Makes the first model from the seed that the strategy has, as the server makes
+        it: with ``MCM(seed=7, first_model="seed")`` only a digest of it travels. If it
+        makes another one, that is logged, and the model comes dense.
 
     Notes
     -----
@@ -83,6 +92,20 @@ class CompressionMod(ClientMod[ClientState]):
     _state_key = "flower_compress"
     _untrained = UntrainedArrays()
 
+    def __init__(
+        self,
+        returns: Returns = "weights",
+        identity: Callable[[Context], int] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        max_dim: int | None = None,
+        first_model: Build | None = None,
+    ) -> None:
+        super().__init__(returns, identity, state_dir, max_dim)
+        if first_model is not None:
+            expected = "a function of the seed that returns an ArrayRecord"
+            check_callable("first_model", first_model, expected)
+        self.first_model = first_model
+
     def _answer(
         self, msg: Message, context: Context, call_next: ClientAppCallable
     ) -> Message | None:
@@ -99,12 +122,13 @@ class CompressionMod(ClientMod[ClientState]):
         key: str,
         data: bytes,
     ) -> Message:
-        packet = Packet.parse(data)
+        packet, evaluates = Packet.parse(data), _evaluates(msg)
         identity = self._identity_of(context)
         state = self._load(context, identity, packet.session)
         if packet.greeting:
             number = context.node_id if _asks_for_node(packet) else identity
-            return _answer_greeting(msg, key, packet, number, state)
+            builds = self.first_model is not None
+            return _answer_greeting(msg, key, packet, number, state, builds=builds)
         if state is None:
             if packet.contract is None:
                 return _ask_for_contract(msg, key, packet)
@@ -112,7 +136,7 @@ class CompressionMod(ClientMod[ClientState]):
                 packet.session, packet.contract, ReceiverState(), SenderState()
             )
         elif packet.contract is not None:
-            state = replace(state, contract=packet.contract)
+            state = state._replace(contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
         self._require_room(contract.layout)
         self._store.require_room(context, 4 * contract.num_kept_vectors * packet.dim)
@@ -120,10 +144,14 @@ class CompressionMod(ClientMod[ClientState]):
         number = context.node_id if contract.by_node else identity
         packet = packet.on(contract.downlink_channel(number))
         state = _on_channels(state, contract, number)
+        first = partial(first_model, contract, packet.exact or b"", self.first_model)
         try:
-            state = _receive(state, packet, contract, trains=not _evaluates(msg))
+            state = _receive(state, packet, contract, first, trains=not evaluates)
         except StalePacketError:
             raise
+        except FirstModelError as error:
+            _log.warning("CompressionMod: %s. It will be sent dense", error)
+            return _ask_for_contract(msg, key, packet)
         except OutOfSyncError as error:
             _log.info("CompressionMod: %s", error)
             return _ask_for_contract(msg, key, packet)
@@ -136,11 +164,12 @@ class CompressionMod(ClientMod[ClientState]):
         reply = call_next(with_record(msg, key, arrays), context)
         if reply.has_error():
             return reply
-        if _evaluates(msg):
+        if evaluates:
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
-            reply = with_record(reply, _HEARD_KEY, packet_record(answer))
-            self._save(context, identity, state.session, state.to_bytes(packet.dim))
+            reply = with_record(reply, _HEARD_KEY, _record_like(msg, key, answer))
+            self._keep(context, identity, state, packet.dim)
             return reply
+        sent_under = key
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
         if packet.refused:
@@ -148,21 +177,26 @@ class CompressionMod(ClientMod[ClientState]):
                 "CompressionMod: the server refused this client's last update, or had "
                 "forgotten the client: what its updates left out is dropped"
             )
-            state = replace(state, sender=contract.uplink.refuse(state.sender))
+            state = state._replace(sender=contract.uplink.refuse(state.sender))
         answer, sender = _answer(
             packet, contract, number, state.sender, update, exact_out
         )
         (payload,) = answer.payloads
-        self._untrained.look(packet.session, contract.layout, update, payload.vector)
-        reply = with_record(reply, key, packet_record(answer))
-        state = replace(state, sender=sender)
+        self._untrained.look(packet.session, contract.layout, update, payload)
+        reply = with_record(reply, key, _record_like(msg, sent_under, answer))
+        state = state._replace(sender=sender)
         if contract.downlink_rate is None and not contract.held:
             # Every version is sent whole, and this one is trained on.
             receiver = ReceiverState(state.receiver.newest)
-            state = replace(state, receiver=receiver, exact=b"")
+            state = state._replace(receiver=receiver, exact=b"")
         # Last of all: a client that fails before has not moved.
-        self._save(context, identity, state.session, state.to_bytes(packet.dim))
+        self._keep(context, identity, state, packet.dim)
         return reply
+
+    def _keep(
+        self, context: Context, identity: int, state: ClientState, dim: int
+    ) -> None:
+        self._save(context, identity, state.session, state.to_bytes(dim), state)
 
     def _update(
         self, arrays: ArrayRecord, model: Vector, exact: bytes, layout: Layout
@@ -171,8 +205,11 @@ class CompressionMod(ClientMod[ClientState]):
 
         An array that is not among them counts as unchanged.
         """
-        unchanged = model if self.returns == "weights" else np.zeros_like(model)
-        update, exact = layout.flatten(layout.complete(arrays, unchanged, exact))
+        if len(arrays) < len(layout.tensors):
+            unchanged = model if self.returns == "weights" else np.zeros_like(model)
+            update, exact = layout.flatten(layout.complete(arrays, unchanged, exact))
+        else:
+            update, exact = layout.flatten(arrays)
         if self.returns == "weights":
             with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
                 update = model - update
@@ -214,9 +251,14 @@ def _evaluates(msg: Message) -> bool:
 
 
 def _receive(
-    state: ClientState, packet: Packet, contract: Contract, *, trains: bool
+    state: ClientState,
+    packet: Packet,
+    contract: Contract,
+    first: Callable[[], tuple[Vector, bytes]],
+    *,
+    trains: bool,
 ) -> ClientState:
-    """Take in what a packet brings down.
+    """Take in what a packet brings down; `first` makes a first model.
 
     A model that is evaluated and then trained on is one version in two messages. Each
     version is trained on once.
@@ -226,9 +268,12 @@ def _receive(
         return state
     has_it &= packet.version > state.sender.newest
     if packet.memory is not None:
-        state = replace(state, sender=SenderState(packet.acked, packet.memory))
+        state = state._replace(sender=SenderState(packet.acked, packet.memory))
     if has_it:
         return state
+    snapshot, exact = packet.snapshot, packet.exact or b""
+    if _begins(packet, contract) and packet.version > state.receiver.newest:
+        snapshot, exact = first()
     receiver = accept(
         state.receiver,
         base=packet.base,
@@ -236,9 +281,19 @@ def _receive(
         payloads=packet.payloads,
         final=packet.final,
         rate=contract.downlink_rate,
-        snapshot=packet.snapshot,
+        snapshot=snapshot,
     )
-    return replace(state, receiver=receiver, exact=packet.exact or b"")
+    return state._replace(receiver=receiver, exact=exact)
+
+
+def _begins(packet: Packet, contract: Contract) -> bool:
+    """Whether the client is to begin with a first model that is no snapshot."""
+    return (
+        packet.contract is not None
+        and packet.snapshot is None
+        and contract.first_model is not None
+        and contract.downlink_rate is not None
+    )
 
 
 def _asks_for_node(greeting: Packet) -> bool:
@@ -250,7 +305,13 @@ def _asks_for_node(greeting: Packet) -> bool:
 
 
 def _answer_greeting(
-    msg: Message, key: str, packet: Packet, identity: int, state: ClientState | None
+    msg: Message,
+    key: str,
+    packet: Packet,
+    identity: int,
+    state: ClientState | None,
+    *,
+    builds: bool,
 ) -> Message:
     about: dict[str, object] = {
         "protocol": PROTOCOL,
@@ -265,6 +326,9 @@ def _answer_greeting(
             "base": receiver.version,
             "sent": [sender.version, sender.pending_version],
         }
+    if builds:
+        about["builds"] = True
+    about["plain"] = True
     answer = Packet(
         session=packet.session, contract=json.dumps(about).encode(), greeting=True
     )
@@ -273,7 +337,12 @@ def _answer_greeting(
 
 def _ask_for_contract(msg: Message, key: str, packet: Packet) -> Message:
     answer = Packet(session=packet.session, version=packet.version, resync=True)
-    return reply_with(msg, key, packet_record(answer))
+    return reply_with(msg, key, _record_like(msg, key, answer))
+
+
+def _record_like(msg: Message, key: str, answer: Packet) -> ArrayRecord | ConfigRecord:
+    """Return the record of an answer, of the kind in which the server has asked."""
+    return packet_record(answer, plain=isinstance(msg.content[key], ConfigRecord))
 
 
 def _on_channels(state: ClientState, contract: Contract, identity: int) -> ClientState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import lru_cache
 from logging import getLogger
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flwr.app import ConfigRecord, Context
 
 from ..arguments import folder_of
 from ..errors import ConfigurationError, WrongTypeError
+from ..wire.building import new_config_record
 from .state_file import StateFile, tidy
 
 __all__ = ["ENVIRONMENT_VARIABLE", "NODE_CONFIG_KEY", "StateStore"]
@@ -96,12 +98,12 @@ class StateStore:
         folder = named or _default_folder()
         if folder is None:
             _require_sendable(len(data))
-            context.state[self.key] = ConfigRecord({_FIELD: data})
+            context.state[self.key] = new_config_record({_FIELD: data})
             return
         file = StateFile(folder, identity, session, self.kind)
         is_new = file.saved_at() is None
         if named is None and is_new and len(data) <= _SAFE_BYTES:
-            context.state[self.key] = ConfigRecord({_FIELD: data})
+            context.state[self.key] = new_config_record({_FIELD: data})
             return
         try:
             file.write(data)
@@ -179,7 +181,12 @@ def _saved_at(record: object) -> int:
 
 def _is_deployed() -> bool:
     """Whether this is the process that a SuperNode starts for a message."""
-    return any(Path(name).stem == _CLIENT_APP for name in sys.argv[:1])
+    return any(_stem(name) == _CLIENT_APP for name in sys.argv[:1])
+
+
+@lru_cache(maxsize=8)
+def _stem(path: str) -> str:
+    return Path(path).stem
 
 
 def _default_folder() -> Path | None:

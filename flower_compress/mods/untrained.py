@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from logging import getLogger
 from typing import ClassVar
 
+import numpy as np
+
 from ..compressors import Vector
+from ..links import Payload
 from ..wire.layout import Layout
 
 __all__ = ["UntrainedArrays"]
@@ -25,7 +28,7 @@ class UntrainedArrays:
     """The sessions of which this process has said so."""
 
     def look(
-        self, session: int, layout: Layout, update: Vector, payload: Vector
+        self, session: int, layout: Layout, update: Vector, payload: Payload
     ) -> None:
         """Compare what a client has to say with what its payload says.
 
@@ -37,12 +40,17 @@ class UntrainedArrays:
             Its arrays.
         update : NDArray[np.float32]
             What training did, shape (d,).
-        payload : NDArray[np.float32]
-            What is decoded of it, or of its difference to a memory, shape (d,).
+        payload : Payload
+            What is sent of it, or of its difference to a memory.
         """
-        if session in self._told or not update.any():
+        if session in self._told:
             return
-        noisy = list(_noisy(layout, update, payload))
+        untrained = [
+            (name, span) for name, span in _spans(layout) if not _any(update[span])
+        ]
+        if not untrained or len(untrained) == len(layout.sizes):
+            return
+        noisy = [name for name, span in untrained if _any(payload.vector[span])]
         if not noisy:
             return
         self._told.add(session)
@@ -58,10 +66,12 @@ class UntrainedArrays:
         )
 
 
-def _noisy(layout: Layout, update: Vector, payload: Vector) -> Iterator[str]:
+def _spans(layout: Layout) -> Iterator[tuple[str, slice]]:
     start = 0
     for (name, _), size in zip(layout.shapes, layout.sizes, strict=True):
-        end = start + size
-        if not update[start:end].any() and payload[start:end].any():
-            yield name
-        start = end
+        yield name, slice(start, start + size)
+        start += size
+
+
+def _any(entries: Vector) -> bool:
+    return bool(np.count_nonzero(entries))

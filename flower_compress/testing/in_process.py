@@ -17,6 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from ..errors import ConfigurationError
+from ..wire.building import new_record_dict
 
 __all__ = ["InProcessGrid"]
 
@@ -163,7 +164,7 @@ class InProcessGrid(Grid):
             kept.run_id,
             kept.node_id,
             kept.node_config,
-            RecordDict(dict(kept.state.items())),
+            new_record_dict(dict(kept.state.items())),
             kept.run_config,
         )
         try:

@@ -17,6 +17,8 @@ import numpy as np
 from flwr.app import Array
 from numpy.typing import NDArray
 
+from .building import new_array
+
 __all__ = [
     "BFLOAT16",
     "array_of_bytes",
@@ -64,7 +66,7 @@ def write_array(entries: NDArray[Any], shape: tuple[int, ...] | None = None) -> 
 
 def array_of_bytes(dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
     """Return the Array whose entries are those bytes, in C order."""
-    return Array(dtype, shape, _NUMPY_STYPE, _npy_header(dtype, shape) + data)
+    return new_array(dtype, shape, _NUMPY_STYPE, _npy_header(dtype, shape) + data)
 
 
 def encode_entries(entries: NDArray[Any], dtype: str) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from ..errors import CorruptPacket, shown
 from ..links import Channel, Link, get_link
 from ..streams import Purpose, Stream
 from .agreement import Agreement
+from .first_model import is_term
 from .layout import Layout
 
 __all__ = ["BY_NODE", "Contract"]
@@ -17,6 +19,8 @@ BY_NODE = {"identities": "node"}
 """Term of a run in which a client is what its node id says. The greeting has it too."""
 
 _MOST_GROUPS = 1 << 64
+_MOST_KEPT = 1 << 12
+"""Of the channels that one end is asked for."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Contract(Agreement):
     held : bool
         Whether the client may be asked to evaluate the model that it trained on last,
         and so has to keep it where its downlink needs none.
+    first_model : str, optional
+        What a packet with a contract and no snapshot begins with: see
+        :mod:`flower_compress.wire.first_model`.
     """
 
     layout: Layout
@@ -56,6 +63,7 @@ class Contract(Agreement):
     downlink: Link | None = None
     by_node: bool = False
     held: bool = False
+    first_model: str | None = None
 
     @property
     def num_kept_vectors(self) -> int:
@@ -66,20 +74,39 @@ class Contract(Agreement):
 
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
-        stream = Stream(self.seed, Purpose.UPLINK, identity)
-        return self.uplink.channel(stream, self.layout.sizes)
+        channel = self._uplink_channels.get(identity)
+        if channel is None:
+            channel = self._uplink_channel.at_index(identity)
+            if len(self._uplink_channels) < _MOST_KEPT:
+                self._uplink_channels[identity] = channel
+        return channel
 
     def downlink_channel(self, identity: int) -> Channel:
         """Return the channel of what a client receives."""
         groups = self.downlink_groups
         index = identity if groups == "client" else identity % groups
-        stream = Stream(self.seed, Purpose.DOWNLINK, index)
+        return (
+            self._downlink_channel.at_index(index) if index else self._downlink_channel
+        )
+
+    @cached_property
+    def _uplink_channels(self) -> dict[int, Channel]:
+        return {}
+
+    @cached_property
+    def _uplink_channel(self) -> Channel:
+        stream = Stream(self.seed, Purpose.UPLINK)
+        return self.uplink.channel(stream, self.layout.sizes)
+
+    @cached_property
+    def _downlink_channel(self) -> Channel:
+        stream = Stream(self.seed, Purpose.DOWNLINK)
         if self.downlink is not None:
             return self.downlink.channel(stream, self.layout.sizes)
         return Channel(stream, self.layout.sizes)
 
     def _terms(self) -> dict[str, Any]:
-        terms = {
+        terms: dict[str, Any] = {
             "uplink": self.uplink.config(),
             "downlink_rate": self.downlink_rate,
             "downlink_groups": self.downlink_groups,
@@ -88,6 +115,8 @@ class Contract(Agreement):
             terms["downlink"] = self.downlink.config()
         if self.held:
             terms["held"] = True
+        if self.first_model is not None:
+            terms["first_model"] = self.first_model
         return {**terms, **BY_NODE} if self.by_node else terms
 
     @classmethod
@@ -98,6 +127,9 @@ class Contract(Agreement):
             raise CorruptPacket(
                 f"expected {key} to be {by_node!r}, got {shown(terms[key])}"
             )
+        first = terms.get("first_model")
+        if first is not None and not is_term(first):
+            raise CorruptPacket(f"expected a first model's digest, got {shown(first)}")
         if rate is not None and not 0.0 <= rate <= 1.0:
             raise CorruptPacket(f"expected a rate in [0, 1], got {shown(rate)}")
         return cls(
@@ -111,6 +143,7 @@ class Contract(Agreement):
             ),
             by_node=key in terms,
             held=bool(terms.get("held", False)),
+            first_model=first,
         )
 
 

@@ -21,6 +21,8 @@ def number_of(value: object) -> int:
     ConfigurationError
         If it is neither a whole number nor a name.
     """
+    if type(value) is int:
+        return value
     if isinstance(value, str) and value.strip():
         try:
             return int(value)

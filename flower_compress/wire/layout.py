@@ -23,6 +23,7 @@ from ..errors import (
     shown,
 )
 from .arrays import (
+    BFLOAT16,
     array_of_bytes,
     decode_entries,
     encode_entries,
@@ -31,6 +32,7 @@ from .arrays import (
     read_array,
     unfit,
 )
+from .building import new_array_record
 from .names import name_difference
 
 __all__ = ["EXACT_PATTERN", "Layout", "Tensor"]
@@ -104,7 +106,7 @@ class Tensor:
                     "of more"
                 )
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of entries."""
         return prod(self.shape)
@@ -128,6 +130,8 @@ class Tensor:
                 f"array {self.name!r}: expected a NumPy array of {self.dtype}, got "
                 f"dtype {array.dtype}, stype {array.stype}: {error}"
             ) from error
+        if entries.dtype == self._numpy and entries.size == self.size:
+            return entries
         wrong = unfit(entries, self.dtype)
         if wrong.size or entries.size != self.size:
             example = f", {wrong[0]} among them" if wrong.size else ""
@@ -140,17 +144,26 @@ class Tensor:
 
     def write(self, entries: NDArray[Any]) -> Array:
         """Return `entries` as a Flower array of this dtype and shape."""
+        if not self._is_half and entries.dtype == self._numpy:
+            return array_of_bytes(self.dtype, self.shape, entries.tobytes())
         with np.errstate(over="ignore"):
             data = encode_entries(entries, self.dtype)
         # float16 ends at 65504, bfloat16 below the largest float32; every other dtype
         # holds what a float32 holds.
-        is_half = item_size(self.dtype) == 2
-        if is_half and not np.isfinite(self.decode(data)).all():
+        if self._is_half and not np.isfinite(self.decode(data)).all():
             raise NonFiniteError(
                 f"array {self.name!r}: a weight does not fit into {self.dtype}: "
                 "expected smaller weights; lower the step size, or train in float32"
             )
         return array_of_bytes(self.dtype, self.shape, data)
+
+    @cached_property
+    def _is_half(self) -> bool:
+        return item_size(self.dtype) == 2
+
+    @cached_property
+    def _numpy(self) -> np.dtype[Any] | None:
+        return None if self.dtype == BFLOAT16 else np.dtype(self.dtype)
 
     def decode(self, data: bytes, offset: int = 0) -> NDArray[Any]:
         """Return the entries that bytes from `offset` on stand for, flat."""
@@ -247,6 +260,10 @@ class Layout:
         return sum(tensor.num_bytes for tensor in self.tensors if tensor.exact)
 
     @cached_property
+    def _has_exact(self) -> bool:
+        return any(tensor.exact for tensor in self.tensors)
+
+    @cached_property
     def num_bytes(self) -> int:
         """Size of all arrays' entries."""
         return sum(tensor.num_bytes for tensor in self.tensors)
@@ -278,6 +295,8 @@ class Layout:
                     exact.append(encode_entries(entries, tensor.dtype))
             else:
                 dense.append(entries)
+        if len(dense) == 1 and dense[0].dtype == np.float32:
+            return dense[0], b"".join(exact)
         # A float64 weight beyond float32 becomes infinite: check_finite reports it.
         with np.errstate(over="ignore"):
             if len(dense) == 1:
@@ -295,8 +314,9 @@ class Layout:
 
         As they are where they are no subset of the model's: :meth:`flatten` tells.
         """
-        names = {tensor.name for tensor in self.tensors}
-        if not arrays or not names.issuperset(arrays) or len(arrays) == len(names):
+        if not arrays or len(arrays) >= len(self.tensors):
+            return arrays
+        if not {tensor.name for tensor in self.tensors}.issuperset(arrays):
             return arrays
         return {**self.unflatten(vector, exact), **arrays}
 
@@ -313,7 +333,7 @@ class Layout:
                     vector[offset : offset + tensor.size]
                 )
                 offset += tensor.size
-        return ArrayRecord(arrays)
+        return new_array_record(arrays)
 
     def exact_arrays(self, exact: bytes) -> list[NDArray[Any]]:
         """Return the exact arrays' entries, one flat array each.
@@ -324,7 +344,10 @@ class Layout:
             raise LayoutMismatchError(
                 f"expected {self.exact_bytes} bytes of exact arrays, got {len(exact)}"
             )
-        result, offset = [], 0
+        result: list[NDArray[Any]] = []
+        if not exact and not self._has_exact:
+            return result
+        offset = 0
         for tensor in self.tensors:
             if tensor.exact:
                 result.append(tensor.decode(exact, offset))
@@ -371,8 +394,11 @@ class Layout:
 
     def check_exact(self, exact: bytes, what: str) -> None:
         """Raise an error unless `exact` is the exact arrays, and all are finite."""
+        arrays = self.exact_arrays(exact)
+        if not arrays:
+            return
         tensors = (tensor for tensor in self.tensors if tensor.exact)
-        for tensor, entries in zip(tensors, self.exact_arrays(exact), strict=True):
+        for tensor, entries in zip(tensors, arrays, strict=True):
             tensor.check_finite(entries, what)
 
     def config(self) -> list[list[Any]]:

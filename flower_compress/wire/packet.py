@@ -29,9 +29,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from ..compressors import Vector
 from ..errors import CorruptPacket
@@ -46,7 +46,7 @@ from .framing import (
     unseal,
     vector_bytes,
 )
-from .records import array_bytes, bytes_record, find_bytes
+from .records import array_bytes, bytes_record, find_bytes, plain_record
 
 __all__ = [
     "FORMAT_VERSION",
@@ -55,6 +55,7 @@ __all__ = [
     "STYPE",
     "Header",
     "Packet",
+    "array_of",
     "bytes_beside",
     "find_packet",
     "packet_record",
@@ -106,7 +107,7 @@ class Header(NamedTuple):
             )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Packet:
     """What one message carries.
 
@@ -162,6 +163,43 @@ class Packet:
     refused: bool = False
     memory: Vector | None = None
 
+    def __init__(
+        self,
+        session: int,
+        base: int = 0,
+        version: int = 0,
+        acked: int = 0,
+        detail: int = 0,
+        dim: int = 0,
+        payloads: tuple[Payload, ...] = (),
+        final: bool = False,
+        snapshot: Vector | None = None,
+        contract: bytes | None = None,
+        exact: bytes | None = None,
+        greeting: bool = False,
+        resync: bool = False,
+        refused: bool = False,
+        memory: Vector | None = None,
+    ) -> None:
+        # The one that a frozen class is given takes three times as long.
+        self.__dict__.update(
+            session=session,
+            base=base,
+            version=version,
+            acked=acked,
+            detail=detail,
+            dim=dim,
+            payloads=payloads,
+            final=final,
+            snapshot=snapshot,
+            contract=contract,
+            exact=exact,
+            greeting=greeting,
+            resync=resync,
+            refused=refused,
+            memory=memory,
+        )
+
     @property
     def data(self) -> bytes:
         """The packet as bytes."""
@@ -210,23 +248,32 @@ class Packet:
     @property
     def payload_bits(self) -> int:
         """Exact bits of the vectors: payloads, snapshots and exact arrays."""
-        bits = sum(payload.num_bits for payload in self.payloads)
-        return bits + 8 * (self.snapshot_bytes + len(self.exact or b""))
+        num_bits = 8 * (self.snapshot_bytes + len(self.exact or b""))
+        for payload in self.payloads:
+            num_bits += payload.num_bits
+        return num_bits
 
     @property
     def snapshot_bytes(self) -> int:
         """Bytes of the dense vectors: snapshot and memory."""
-        dense = (self.snapshot, self.memory)
-        return sum(vector.nbytes for vector in dense if vector is not None)
+        num_bytes = 0
+        for vector in (self.snapshot, self.memory):
+            if vector is not None:
+                num_bytes += vector.nbytes
+        return num_bytes
 
     def on(self, channel: Channel) -> Packet:
         """Return the packet with its payloads on a channel, each at its version."""
-        first = self.version - len(self.payloads) + 1
-        payloads = [
-            payload.on(channel.at(version))
-            for version, payload in enumerate(self.payloads, first)
-        ]
-        return _packet({**self.__dict__, "payloads": tuple(payloads)})
+        if not self.payloads:
+            return self
+        version = self.version - len(self.payloads)
+        payloads = []
+        for payload in self.payloads:
+            version += 1
+            payloads.append(payload.on(channel.at(version)))
+        packet: Packet = object.__new__(Packet)
+        packet.__dict__.update(self.__dict__, payloads=tuple(payloads))
+        return packet
 
     def require_dim(self, dim: int) -> None:
         """Raise CorruptPacket unless the packet's vectors have length `dim`."""
@@ -281,25 +328,25 @@ class Packet:
             payloads.append(_payload(bytes(rest), dim))
         elif len(rest):
             raise CorruptPacket(f"{len(rest)} bytes too many at the end of a packet")
-        return _packet(
-            {
-                "session": session,
-                "base": base,
-                "version": version,
-                "acked": acked,
-                "detail": detail,
-                "dim": dim,
-                "payloads": tuple(payloads),
-                "final": final,
-                "snapshot": snapshot,
-                "contract": contract,
-                "exact": exact,
-                "greeting": bool(flags & _GREETING),
-                "resync": bool(flags & _RESYNC),
-                "refused": bool(flags & _REFUSED),
-                "memory": memory,
-            }
+        packet = cls(
+            session,
+            base,
+            version,
+            acked,
+            detail,
+            dim,
+            tuple(payloads),
+            final,
+            snapshot,
+            contract,
+            exact,
+            bool(flags & _GREETING),
+            bool(flags & _RESYNC),
+            bool(flags & _REFUSED),
+            memory,
         )
+        packet.__dict__["_data"] = data
+        return packet
 
 
 def _require_dim(expected: int, got: int) -> None:
@@ -315,13 +362,6 @@ def _payload(data: bytes, dim: int) -> Payload:
     return Payload(data, dim)
 
 
-def _packet(fields: dict[str, Any]) -> Packet:
-    """Return a packet of all its fields: a frozen class takes four times as long."""
-    packet = object.__new__(Packet)
-    packet.__dict__.update(fields)
-    return packet
-
-
 def find_packet(content: RecordDict) -> tuple[str, bytes] | None:
     """Return the record key and the bytes of the packet in `content`, if any."""
     return find_bytes(content, _KEY, STYPE)
@@ -333,6 +373,21 @@ def bytes_beside(content: RecordDict) -> int:
     return array_bytes(content) - (0 if found is None else len(found[1]))
 
 
-def packet_record(packet: Packet) -> ArrayRecord:
-    """Return a record with one array, which holds the packet's bytes."""
-    return bytes_record(_KEY, STYPE, packet.data)
+def packet_record(packet: Packet, *, plain: bool = False) -> ArrayRecord | ConfigRecord:
+    """Return a record that holds the packet's bytes.
+
+    Parameters
+    ----------
+    packet : Packet
+        The packet.
+    plain : bool (default: False)
+        Whether whoever receives it knows it without an array around it, which takes
+        fewer objects. A long one has an array in any case.
+    """
+    record = plain_record(STYPE, packet.data) if plain else None
+    return array_of(packet.data) if record is None else record
+
+
+def array_of(data: bytes) -> ArrayRecord:
+    """Return a record with one array, which holds a packet's bytes."""
+    return bytes_record(_KEY, STYPE, data)

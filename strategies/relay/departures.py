@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from logging import getLogger
 
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.mail import Posting
 
+from ..callbacks import EventKind
 from .post_office import PostOffice
 
 __all__ = ["FORGET_AFTER", "Departures"]
@@ -39,6 +40,8 @@ class Departures:
         Of each node.
     forget_after : int, optional
         Rounds; None never to set a node apart.
+    tell : Callable[[EventKind, int, str], None]
+        Told of a node that is lost, set apart or there again, with the reason.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class Departures:
         office: PostOffice,
         contracts: list[GossipContract],
         forget_after: int | None,
+        tell: Callable[[EventKind, int, str], None],
     ) -> None:
+        self._tell = tell
         self._office, self._contracts = office, contracts
         self._forget_after = forget_after
         self._stepped: set[int] | None = None
@@ -104,6 +109,8 @@ class Departures:
         gone, back = [], []
         for node, box in enumerate(self._office.boxes):
             box.missed = 0 if node in stepped else box.missed + 1
+            if box.missed == 1 and not box.gone:
+                self._tell("lost", node, "no step in this round")
             if box.gone:
                 # One without a model waits for those of its neighbours.
                 if node in stepped | waiting:
@@ -112,6 +119,8 @@ class Departures:
             elif self._forget_after is not None and box.missed >= self._forget_after:
                 gone.append(node)
         if back:
+            for node in back:
+                self._tell("joined", node, "there again")
             self._office.readmit(back)
             _log.warning(
                 "%s: there again, after being set apart. Its edges are open as before, "
@@ -139,6 +148,8 @@ class Departures:
             self._set_apart([node], "told to forget it")
 
     def _set_apart(self, gone: list[int], why: str) -> None:
+        for node in gone:
+            self._tell("forgotten", node, why)
         self._office.set_apart(gone)
         _log.warning(
             "%s: set apart, %s (forget_after). Its neighbours forget what they hold of "

@@ -254,7 +254,7 @@ class Relay(RunStrategy):
         )
         contracts = agreement.contracts(layout)
         self._session = RelaySession(
-            contracts, arrays, self.num_phases, self.forget_after
+            contracts, arrays, self.num_phases, self.forget_after, self._observers
         )
         self.zeros = {}
         self._phase, self._round_metrics = 0, MetricRecord()
@@ -264,6 +264,10 @@ class Relay(RunStrategy):
         if self._session is None:
             raise ConfigurationError("no run has begun: call start")
         return self._session
+
+    @property
+    def _session_id(self) -> int:
+        return self._running.id
 
     def _fingerprint(self) -> dict[str, Any]:
         return self._running.fingerprint()
@@ -301,6 +305,7 @@ class Relay(RunStrategy):
     ) -> Iterable[Message]:
         """Ask all nodes that are there for a step, and give them what is theirs."""
         session = self._running
+        self._observers.begin_round(server_round)
         if self._phase == 0:
             session.ledger.begin_round()
         config["server-round"] = server_round

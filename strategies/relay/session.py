@@ -24,14 +24,17 @@ from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import EdgeLedger, Ledger
 from flower_compress.wire.mail import Delivery, Posting, find_mail, mail_record
+from flower_compress.wire.measures import measure_letter
 from flower_compress.wire.records import array_bytes
 
+from ..callbacks import EventKind
+from ..callbacks.observers import Observers
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.fields import COUNT, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
 from ..run.saving import Failures, KeepsClients
 from .collection import Collection
-from .departures import FORGET_AFTER, Departures
+from .departures import Departures
 from .post_office import PostOffice
 
 __all__ = ["CONFIG_KEY", "RECORD_KEY", "RelaySession"]
@@ -55,6 +58,8 @@ class RelaySession:
         Exchanges a round.
     forget_after : int, optional
         See :class:`Departures`.
+    observers : Observers
+        Who is told what happens to nodes.
 
     Attributes
     ----------
@@ -75,8 +80,10 @@ class RelaySession:
         contracts: list[GossipContract],
         arrays: ArrayRecord,
         num_phases: int,
-        forget_after: int | None = FORGET_AFTER,
+        forget_after: int | None,
+        observers: Observers,
     ) -> None:
+        self._observers = observers
         self.layout: Layout = contracts[0].layout
         model, exact = self.layout.flatten(arrays)
         self.layout.check_finite(model, "the initial model")
@@ -98,11 +105,23 @@ class RelaySession:
             self._num_phases,
             keeps_estimates=contracts[0].keeps_estimates,
         )
-        self.departures = Departures(self.office, contracts, self._forget_after)
+        self.departures = Departures(
+            self.office, contracts, self._forget_after, self._tell
+        )
         self._greeting = Delivery(session=self.id, number=0).data
         self.greetings = Greetings(
-            mail_record(self._greeting), self._read_greeting, "GossipMod", self.ledger
+            mail_record(self._greeting),
+            self._read_greeting,
+            "GossipMod",
+            self.ledger,
+            self._observers,
         )
+
+    def _tell(self, kind: EventKind, node: int, reason: str) -> None:
+        if kind == "lost" and self._observers.is_noted(node):
+            return
+        node_id = self.greetings.node_id(node)
+        self._observers.note(kind, node, node_id, reason)
 
     def _read_greeting(self, node_id: int, content: RecordDict) -> Greeted:
         """Read a node's answer to the greeting."""
@@ -155,6 +174,7 @@ class RelaySession:
                 grid, node_ids, RECORD_KEY, config, CONFIG_KEY, timeout, waits=begins
             )
             for identity, held, *_ in arrived:
+                self._tell("joined", identity, f"holds delivery {held}" * (held > 0))
                 if not held:
                     self.office.lose(identity)
             online = self.greetings.online(node_ids)
@@ -179,6 +199,7 @@ class RelaySession:
         message_type: str,
     ) -> list[Message]:
         """Return a delivery for each of those nodes, with all that it has to hear."""
+        self._observers.begin_exchange()
         if self.office.is_lost:
             _log.warning("No node has a model any more: all begin with their last mean")
             self._initial, self._exact = self.layout.flatten(self.collection.mean)
@@ -212,7 +233,8 @@ class RelaySession:
         for letter in delivery.letters:
             size = len(letter.data)
             dense = size if letter.snapshot else 0
-            self.edges.record(letter.node, node, size, letter.num_bits, dense)
+            measured = measure_letter(letter, self.layout.dim, self.layout.sizes)
+            self.edges.record(letter.node, node, size, letter.num_bits, dense, measured)
             bits += letter.num_bits
             snapshot_bytes += dense
         model_bytes = len(delivery.exact)
@@ -241,7 +263,7 @@ class RelaySession:
         for msg in replies:
             if msg.has_error():
                 reasons.append(str(msg.error.reason))
-                _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
+                self._tell_of("lost", msg, reasons[-1])
                 continue
             try:
                 node, posting = self._open(msg, ledger)
@@ -252,13 +274,14 @@ class RelaySession:
                     self.layout.check_exact(posting.exact, f"the model of node {node}")
             except FlowerCompressError as error:
                 reasons.append(f"{type(error).__name__}: {error}")
-                _log.warning("node %d: %s", msg.metadata.src_node_id, reasons[-1])
+                late = isinstance(error, OutOfSyncError)
+                self._tell_of("lost" if late else "refused", msg, reasons[-1])
                 continue
             found[node] = posting, msg
         found = dict(sorted(found.items()))
         for node, (posting, _) in found.items():
             if posting.resync:
-                _log.info("node %d asks to be synchronised", node)
+                self._tell("resynchronised", node, "asks to be synchronised")
             self.office.take_in(node, posting)
         letters = (a for posting, _ in found.values() for a in posting.letters)
         if any(not letter.notice for letter in letters):
@@ -268,6 +291,10 @@ class RelaySession:
         # Else nodes answered, and made no step: no reason to stop, or to begin to count
         # anew, if every step of an earlier exchange has failed.
         return found
+
+    def _tell_of(self, kind: EventKind, msg: Message, reason: str) -> None:
+        node_id = msg.metadata.src_node_id
+        self._observers.note(kind, self.greetings.identity(node_id), node_id, reason)
 
     def _open(self, msg: Message, ledger: Ledger) -> tuple[int, Posting]:
         """Read a reply, and bill it."""

@@ -35,6 +35,10 @@ class Greeted(NamedTuple):
     """The version of the protocol that it speaks."""
     ends: Ends | None = None
     """More of what it holds; None from an older release, and from a node of a relay."""
+    builds: bool = False
+    """Whether it can make the first model by itself."""
+    plain: bool = False
+    """Whether it knows a packet without an array around it."""
 
 
 class Claims:

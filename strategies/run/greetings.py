@@ -19,8 +19,9 @@ from flower_compress.errors import (
 )
 from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.ledger import Ledger
-from flower_compress.wire.records import array_bytes
+from flower_compress.wire.records import array_bytes, num_objects
 
+from ..callbacks.observers import Observers
 from .claims import NOWHERE, Claims, Greeted
 from .fields import COUNT, ROWS, fields
 from .refusals import refusal
@@ -59,6 +60,8 @@ class Greetings:
         Name of the mod that answers, for errors.
     ledger : Ledger
         Where greetings are billed.
+    observers : Observers
+        Who is told of nodes that are refused.
     trusted : bool (default: False)
         See :class:`Claims`.
     """
@@ -69,9 +72,11 @@ class Greetings:
         read: Callable[[int, RecordDict], Greeted],
         mod: str,
         ledger: Ledger,
+        observers: Observers,
         *,
         trusted: bool = False,
     ) -> None:
+        self._observers = observers
         self._record, self._read, self._mod = record, read, mod
         self._ledger = ledger
         self._claims = Claims(trusted=trusted)
@@ -314,7 +319,9 @@ class Greetings:
     def _open(self, node_id: int, reply: Message) -> Greeted:
         if reply.has_error():
             raise refusal(reply.error, self._mod)
-        self._ledger.record_bytes("uplink", array_bytes(reply.content), 0)
+        self._ledger.record_bytes(
+            "uplink", array_bytes(reply.content), 0, objects=num_objects(reply.content)
+        )
         greeted = self._read(node_id, reply.content)
         if greeted.protocol != PROTOCOL:
             raise CorruptPacket(
@@ -334,12 +341,18 @@ class Greetings:
                 for message_id, node_id in self._pending.items()
                 if node_id not in greeted
             }
-        return self._claims.take(greeted)
+        before = set(self._claims.waiting())
+        arrived = self._claims.take(greeted)
+        for node_id in self._claims.waiting():
+            if node_id not in before and node_id in greeted:
+                identity, why = greeted[node_id].identity, self._claims.why(node_id)
+                self._observers.note("refused", identity, node_id, why, is_logged=True)
+        return arrived
 
     def _complain(self, refused: dict[int, FlowerCompressError]) -> None:
         """Log what nodes answered that are no clients."""
-        listed = _listed(refused)
-        _log.warning("%d nodes are left out for now: %s", len(refused), listed)
+        for node_id, error in refused.items():
+            self._observers.note("refused", None, node_id, str(error))
         if any(isinstance(error, MissingModError) for error in refused.values()):
             _log.warning("if %s is missing there, %s", self._mod, self._remedy)
 

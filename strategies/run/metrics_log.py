@@ -43,10 +43,15 @@ class MetricsLog:
     ----------
     folder : Path
         The folder of the checkpoints.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / _NAME
+        self.path = folder / _NAME
         self._mark: Mark = {"bytes": 0, "crc": 0}
         self._saved_round = -1
 
@@ -59,7 +64,7 @@ class MetricsLog:
             If they cannot be written; the next call writes them too.
         """
         try:
-            with private_file(self._path, "a+b") as file:
+            with private_file(self.path, "a+b") as file:
                 size = file.seek(0, os.SEEK_END)
                 if size < self._mark["bytes"]:  # Somebody has removed it.
                     self._mark, self._saved_round = {"bytes": 0, "crc": 0}, -1
@@ -71,8 +76,7 @@ class MetricsLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise CheckpointError(
-                f"cannot write {self._path} ({error}): make room, or give another "
-                "folder"
+                f"cannot write {self.path} ({error}): make room, or give another folder"
             ) from error
         self._mark = {
             "bytes": self._mark["bytes"] + len(data),
@@ -90,7 +94,7 @@ class MetricsLog:
             If the file is not there, or does not hold what belongs to it.
         """
         try:
-            with self._path.open("rb") as file:
+            with self.path.open("rb") as file:
                 data = file.read(mark["bytes"])
             if len(data) < mark["bytes"] or zlib.crc32(data) != mark["crc"]:
                 raise ValueError("it was cut off or altered")
@@ -103,7 +107,7 @@ class MetricsLog:
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error)
         raise CheckpointError(
-            f"{self._path} does not hold the {mark['bytes']} bytes of metrics that "
+            f"{self.path} does not hold the {mark['bytes']} bytes of metrics that "
             f"belong to the checkpoint ({reason}): copy it together with the "
             "checkpoints"
         )

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
 from flower_compress.errors import ConfigurationError
+from flower_compress.wire.building import (
+    new_array,
+    new_array_record,
+    with_record,
+)
 from flower_compress.wire.mail import find_mail
-from flower_compress.wire.packet import find_packet
+from flower_compress.wire.packet import array_of, find_packet
+from flower_compress.wire.records import num_objects, records_of
 
-__all__ = ["PackedArrays", "mark_packed"]
+__all__ = ["PackedArrays", "mark_packed", "objects_of"]
 
 _PACKET = (
     "the reply's arrays are compressed, it holds a packet: take the aggregate that "
@@ -25,38 +31,42 @@ _MAIL = (
 
 
 class PackedArrays(ArrayRecord):
-    """The record of a packet, which says so where it is read as the model's arrays.
+    """The record of a packet, which says so where it is read as the model's arrays."""
 
-    Parameters
-    ----------
-    record : ArrayRecord
-        The record.
-    remedy : str
-        What its error says.
-    """
+    remedy = ""
+    """What its error says."""
+    saved = 0
+    """How many objects less it travelled in, without an array around the packet."""
 
-    def __init__(self, record: ArrayRecord, remedy: str) -> None:
-        super().__init__()
-        self._remedy = remedy
-        for name, array in record.items():
-            self[name] = _Packed(array, remedy)
+    @classmethod
+    def of(cls, record: ArrayRecord, remedy: str, saved: int = 0) -> ArrayRecord:
+        """Return the record as such a one."""
+        arrays = {name: _Packed.of(array, remedy) for name, array in record.items()}
+        packed = new_array_record(arrays, cls)
+        packed.__dict__.update(remedy=remedy, saved=saved)
+        return packed
 
     def __getitem__(self, name: str) -> Array:
         if name not in self:
-            raise ConfigurationError(f"no array {name!r}: {self._remedy}")
+            raise ConfigurationError(f"no array {name!r}: {self.remedy}")
         return super().__getitem__(name)
 
 
 class _Packed(Array):
     """An array of such a record, which has no entries to give."""
 
-    def __init__(self, array: Array, remedy: str) -> None:
-        super().__init__(array.dtype, tuple(array.shape), array.stype, array.data)
-        self._remedy = remedy
+    remedy = ""
+
+    @classmethod
+    def of(cls, array: Array, remedy: str) -> Array:
+        shape = tuple(array.shape)
+        packed = new_array(array.dtype, shape, array.stype, array.data, cls)
+        packed.__dict__["remedy"] = remedy
+        return packed
 
     def numpy(self) -> NDArray[Any]:
         """Raise ConfigurationError."""
-        raise ConfigurationError(self._remedy)
+        raise ConfigurationError(self.remedy)
 
 
 def mark_packed(reply: Message) -> Message:
@@ -65,7 +75,22 @@ def mark_packed(reply: Message) -> Message:
         for find, remedy in ((find_packet, _PACKET), (find_mail, _MAIL)):
             found = find(reply.content)
             if found is not None:
-                key = found[0]
-                record = reply.content[key]
-                reply.content[key] = PackedArrays(record, remedy)  # type: ignore[arg-type]
+                key, data = found
+                record, saved = reply.content[key], 0
+                if isinstance(record, PackedArrays):
+                    continue
+                if not isinstance(record, ArrayRecord):
+                    record, before = array_of(data), num_objects({key: record})
+                    saved = num_objects({key: record}) - before
+                packed = PackedArrays.of(record, remedy, saved)
+                reply = with_record(reply, key, packed)
     return reply
+
+
+def objects_of(content: RecordDict) -> int:
+    """Return of how many objects a reply was made, marked or not."""
+    count = num_objects(content)
+    for record in records_of(content, ArrayRecord):
+        if isinstance(record, PackedArrays):
+            count -= record.saved
+    return count

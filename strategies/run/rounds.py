@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from logging import INFO, getLogger
+from logging import getLogger
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -78,11 +78,14 @@ class Rounds:
         first_round : int
             1 for a new run, with which the initial model is evaluated.
         after_round : Callable[[int, bool], None]
-            Called at the end of every round, with whether the run ends there.
+            Called at the end of every round, with whether the run ends there; of
+            round 0 if the initial model was evaluated.
         """
         started = time.monotonic()
         if first_round == 1:
             self._evaluate_at_server(0, result)
+            if 0 in result.evaluate_metrics_serverapp:
+                after_round(0, False)
         for server_round in range(first_round, self.num_rounds + 1):
             _log.info("")
             _log.info("[ROUND %s/%s]", server_round, self.num_rounds)
@@ -98,12 +101,6 @@ class Rounds:
                 break
         _log.info("")
         _log.info("Strategy execution finished in %.2fs", time.monotonic() - started)
-        _log.info("")
-        _log.info("Final results:")
-        _log.info("")
-        if _log.isEnabledFor(INFO):
-            for line in str(result).splitlines():
-                _log.info("\t%s", line)
 
     def evaluate(self, strategy: Strategy, server_round: int, result: Result) -> None:
         """Evaluate a round's model, at the clients and then at the server."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import getLogger
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from flwr.serverapp.strategy import Result
@@ -97,6 +98,11 @@ class Saving:
         self._checkpoints: Checkpoints | None = None
         self._lock: FolderLock | None = None
         self._failures = Seldom()
+
+    @property
+    def metrics_path(self) -> Path | None:
+        """Where the metrics of all rounds are, None without a folder."""
+        return None if self.folder is None else self._metrics.path
 
     def begin(self) -> Checkpoint | None:
         """Take the folder, and return the checkpoint to go on from, None for a new run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Iterable
 from functools import partial
 from logging import getLogger
 from typing import Any
@@ -16,7 +17,10 @@ from flwr.serverapp.strategy.strategy_utils import log_strategy_start_info
 
 from flower_compress.arguments import check_count, check_number
 from flower_compress.errors import WrongTypeError
+from flower_compress.wire.ledger import Ledger, in_units
 
+from ..callbacks import Callback, RunInfo
+from ..callbacks.observers import Observers
 from .checkpoint import Arrays, Checkpoint
 from .fields import COUNT, fields
 from .names import refuse_unknown
@@ -60,6 +64,9 @@ class RunStrategy(Strategy):
         After that many rounds in a row in which clients answered, and every answer
         was an error or asked to be synchronised, the run stops with
         :class:`RoundFailedError`.
+    callbacks : Iterable[Callback] (default: ())
+        Who is told of each round, and of what happens to clients: see
+        :mod:`flower_compress.strategies.callbacks`. None of them changes the run.
     **kwargs
         Of the next class.
 
@@ -82,6 +89,7 @@ class RunStrategy(Strategy):
         resume: Resume = False,
         greeting_timeout: float = 60.0,
         max_failed_rounds: int = 3,
+        callbacks: Iterable[Callback] = (),
         **kwargs: Any,
     ) -> None:
         check_count("max_failed_rounds", max_failed_rounds, 1)
@@ -94,6 +102,7 @@ class RunStrategy(Strategy):
         self.greeting_timeout = greeting_timeout
         self.max_failed_rounds = max_failed_rounds
         self.resumed_from = 0
+        self._observers = Observers(callbacks)
         self._greeting_timeout = greeting_timeout
         self._failures = Failures(max_failed_rounds)
         self._num_rounds = 0
@@ -144,9 +153,13 @@ class RunStrategy(Strategy):
                 initial_arrays,
             )
         self._greeting_timeout = min(self.greeting_timeout, timeout)
+        error: BaseException | None = None
+        result = None
         try:
             result = self._begin_or_go_on(self.saving.begin(), grid, initial_arrays)
             self._num_rounds = num_rounds
+            info = RunInfo(self._title, self._session_id, num_rounds, self.resumed_from)
+            self._observers.start(info, self.ledger)
             _log.info("Starting %s strategy:", self._title)
             log_strategy_start_info(
                 num_rounds, result.arrays, train_config, evaluate_config
@@ -168,14 +181,53 @@ class RunStrategy(Strategy):
             def after_round(server_round: int, is_last: bool) -> None:
                 if is_last and server_round < num_rounds:
                     self._end_early(server_round, rounds, result)
-                self.saving.after_round(
-                    server_round, is_last, result, partial(self._to_save, grid)
-                )
+                self._observers.end_round(server_round, result, self.ledger)
+                if server_round:
+                    self.saving.after_round(
+                        server_round, is_last, result, partial(self._to_save, grid)
+                    )
 
             rounds.run(self, result, self.resumed_from + 1, after_round)
+            self._log_end(result)
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
+            if result is not None:
+                self._observers.end(result, error)
             self.saving.end()
         return result
+
+    def _log_end(self, result: Result) -> None:
+        """Log what the run has come to: its last round, and all that was sent."""
+        for name, table in (
+            ("Training", result.train_metrics_clientapp),
+            ("Evaluation", result.evaluate_metrics_clientapp),
+            ("Evaluation at the server", result.evaluate_metrics_serverapp),
+        ):
+            if table:
+                last = max(table)
+                _log.info("\t├── %s, round %d: %s", name, last, dict(table[last]))
+        ledger = self.ledger
+        _log.info(
+            "\t├── Sent: %s up, %s down, dense vectors %s of it",
+            in_units(ledger.uplink.num_bytes),
+            in_units(ledger.downlink.num_bytes),
+            in_units(ledger.uplink.snapshot_bytes + ledger.downlink.snapshot_bytes),
+        )
+        _log.info(
+            "\t├── Around it, on a network: about %s of requests, TLS and TCP",
+            in_units(ledger.uplink.envelope_bytes + ledger.downlink.envelope_bytes),
+        )
+        where = self.saving.metrics_path
+        _log.info(
+            "\t└── Every round: in the Result%s",
+            "; callbacks=[JsonLines(path)] keeps them in a file"
+            if where is None and not self._observers.callbacks
+            else f", and in {where}"
+            if where is not None
+            else "",
+        )
 
     @property
     def _title(self) -> str:
@@ -185,7 +237,7 @@ class RunStrategy(Strategy):
         self, saved: Checkpoint | None, grid: Grid, arrays: ArrayRecord
     ) -> Result:
         self._begin_run(arrays)
-        result = Result(arrays=arrays)
+        result = Result(arrays=self._begun_with(arrays))
         if saved is not None:
             check_same_run(self._title, self._fingerprint(), saved)
             with reading(saved):
@@ -242,9 +294,23 @@ class RunStrategy(Strategy):
 
     # -- what subclasses say ---------------------------------------------------------
 
+    @property
+    @abstractmethod
+    def ledger(self) -> Ledger:
+        """What was sent, in bytes and bits."""
+
+    @property
+    @abstractmethod
+    def _session_id(self) -> int:
+        """The number of the run that has begun."""
+
     @abstractmethod
     def _begin(self, arrays: ArrayRecord) -> None:
         """Begin a run of one's own from an initial model."""
+
+    def _begun_with(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the model of a run that has begun with `arrays`."""
+        return arrays
 
     @abstractmethod
     def _fingerprint(self) -> dict[str, Any]:

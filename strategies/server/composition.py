@@ -27,6 +27,7 @@ from .arrays import SmallArrays, describe_arrays, resolve, ties_of
 from .bounds import DEFAULT_NORM_RATIO, DEFAULT_WEIGHT_RATIO, Bounds
 from .departures import FORGET_AFTER
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery, check_downlink
+from .first_model import FirstModel, check_first_model
 from .optimizers import GradientDescent, ServerOptimizer
 from .roster import Identities
 from .uplink_memories import UplinkMemory
@@ -67,6 +68,7 @@ class Composition:
     max_norm_ratio: float | None = DEFAULT_NORM_RATIO
     max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO
     identities: Identities = "claimed"
+    first_model: FirstModel = "dense"
 
     def __post_init__(self) -> None:
         require_link(self.uplink, Link, "uplink")
@@ -110,6 +112,7 @@ class Composition:
                 "be positive",
                 lambda norm: norm > 0,
             )
+        check_first_model(self.first_model, self.downlink, self.downlink_carries)
         check_count("forget_after", self.forget_after, 1, or_none=True)
         for name in ("max_norm_ratio", "max_weight_ratio"):
             if (ratio := getattr(self, name)) is not None:
@@ -269,6 +272,8 @@ def _noise(link: Link, dim: int) -> LinkNoise | None:
     if rate is not None:
         return LinkNoise("memory", omega, rate)
     if isinstance(link, ErrorFeedback) and omega > 0:
+        if link.kind != ErrorFeedback.kind:
+            return None
         return LinkNoise("error-feedback", omega, link.feedback_at(dim))
     return LinkNoise("direct", omega)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from logging import getLogger
 from typing import Any
 
+from ..callbacks.observers import Observers
 from ..run.fields import COUNT, FLAG, fields
 from .roster import Client, Roster
 from .uplink_memories import UplinkMemories
@@ -20,7 +21,6 @@ and about 1 / alpha noisy answers, three with the default operators."""
 _UNNAMED_AFTER = 1
 _LARGE_SHARE = 0.25
 _ORPHANED_SHARE = 0.1
-_MOST_LISTED = 3
 
 
 class Departures:
@@ -51,12 +51,20 @@ class Departures:
         Those of their uplinks.
     forget_after : int, optional
         Rounds; None never to forget.
+    observers : Observers
+        Who is told of clients that are away, silent or forgotten.
     """
 
     def __init__(
-        self, roster: Roster, memories: UplinkMemories, forget_after: int | None
+        self,
+        roster: Roster,
+        memories: UplinkMemories,
+        forget_after: int | None,
+        observers: Observers,
     ) -> None:
         self._roster, self._memories = roster, memories
+        self._observers = observers
+        self._connected: frozenset[int] = frozenset()
         self._forget_after = forget_after
         self._asked: frozenset[int] = frozenset()
         self._share: float | None = None
@@ -81,13 +89,17 @@ class Departures:
         there : Iterable[int]
             Identities of the clients that are connected.
         """
-        self._asked = frozenset()
-        away = self._roster.others(frozenset(there))
+        self._observers.begin_exchange()
+        connected, self._asked = frozenset(there), frozenset()
+        away = self._roster.others(connected)
         gone = []
         for client in away:
             client.missed += 1
+            if client.identity in self._connected:
+                self._lose(client, "not connected any more")
             if self._is_gone(client):
                 gone.append(client.identity)
+        self._connected = connected
         self._forget(gone)
         self._begin_epoch_if_due()
         if self._memories.has_mean:
@@ -115,13 +127,19 @@ class Departures:
         answered, gone = frozenset(heard), set()
         for client in self._roster.some(answered):
             client.missed = 0
-        for client in self._roster.some(self._asked - answered):
+        for client in self._roster.some(sorted(self._asked - answered)):
             client.missed += 1
+            if not self._observers.is_noted(client.identity):
+                self._lose(client, "no answer")
             if answered and self._is_gone(client, is_connected=True):
                 gone.add(client.identity)
         self._asked = frozenset()
         if gone:  # In the order in which they came.
             self._forget([c.identity for c in self._roster if c.identity in gone])
+
+    def _lose(self, client: Client, reason: str) -> None:
+        reason = f"{reason}, {client.missed} rounds in a row"
+        self._observers.note("lost", client.identity, client.node_id, reason)
 
     def _is_gone(self, client: Client, *, is_connected: bool = False) -> bool:
         if self._forget_after is None:
@@ -134,15 +152,8 @@ class Departures:
     def _forget(self, gone: list[int]) -> None:
         if not gone:
             return
-        self._roster.forget(gone)
-        listed = ", ".join(map(str, gone[:_MOST_LISTED]))
-        more = len(gone) - _MOST_LISTED
-        _log.info(
-            "forgot %d clients that are gone (%s%s): their memories leave the mean; "
-            "whoever comes back begins as a new client",
-            len(gone),
-            listed,
-            f" and {more} more" if more > 0 else "",
+        self._roster.forget(
+            gone, "it is gone: its memory leaves the mean; it would begin as a new one"
         )
 
     # -- memories of clients that are gone, or away ----------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
+from logging import getLogger
 from operator import index
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..run.fields import COUNT, COUNTS, ROWS, fields
 from .averaged_memory import AveragedMemory
 from .downlink_end import DownlinkEnd
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery
+from .first_model import Beginning
 from .saved_links import (
     restore_broadcast,
     save_broadcast,
@@ -33,6 +34,11 @@ from .saved_links import (
 from .vector_store import VectorStore
 
 __all__ = ["Downlinks"]
+
+_log = getLogger("flwr")
+
+_INITIAL = 1
+"""Version of the model that every memory starts from."""
 
 
 class Downlinks:
@@ -63,8 +69,8 @@ class Downlinks:
         Number of groups (client i is in group i mod G), or a link for each client.
     channel : Callable[[int], Channel]
         The channel of the client with that identity, which is its group's.
-    initial : NDArray[np.float32]
-        The model that every memory starts from, shape (d,).
+    beginning : Beginning
+        The model that every memory starts from.
     store : VectorStore
         Where the clients' own memories are kept.
     memory : {"each", "average"}
@@ -80,19 +86,18 @@ class Downlinks:
         carries: Carries,
         groups: Groups,
         channel: Callable[[int], Channel],
-        initial: Vector,
+        beginning: Beginning,
         store: VectorStore,
         memory: DownlinkMemory = "each",
         reset_every: ResetEvery = "auto",
     ) -> None:
         self._link, self._carries, self._channel = link, carries, channel
-        self._dim = initial.size
-        if carries == "model":
-            initial = link.start(initial)
-        self._initial, self._store = initial, store
-        self._num_ends = 0
+        self._beginning = beginning
+        self._initial = initial = beginning.vector
+        self._dim, self._store = initial.size, store
+        self._num_ends, self._has_told = 0, False
         self._floor = 0  # Versions of clients that are forgotten lie below it.
-        self._used = self._newest = 1  # Version 1 is the initial model.
+        self._used = self._newest = _INITIAL
         self._outstanding: dict[int, DownlinkEnd] = {}
         # Groups, or clients with links of their own, that were sent the model as it is
         # to evaluate it, and no training since.
@@ -134,7 +139,28 @@ class Downlinks:
         """
         self._num_ends += 1
         joined = None if self._averaged is None else self._averaged.joining
-        return DownlinkEnd(self._store.slot(), sent=self._floor, joined=joined)
+        end = DownlinkEnd(self._store.slot(), sent=self._floor, joined=joined)
+        if self._beginning.term is not None and self._shared is None:
+            # Whoever has not what it builds on must notice: 0 is what a client has
+            # that holds nothing.
+            end.sender = SenderState(_INITIAL)
+        return end
+
+    def expect(self, end: DownlinkEnd, *, builds: bool) -> None:
+        """Note whether a client makes first models, as it says in its greeting."""
+        end.begins = self._beginning.takes(builds)
+        if self._beginning.term is not None and not (end.begins or self._has_told):
+            self._has_told = True
+            _log.warning(
+                "clients without CompressionMod(first_model=...) are sent the first "
+                'model dense, for all of first_model="seed" at the server'
+            )
+
+    def begin_dense(self, end: DownlinkEnd) -> bool:
+        """Let a client have a snapshot; whether it was to begin without one."""
+        was_to = end.begins and end.is_beginning
+        end.begins = end.begins and not was_to
+        return was_to
 
     def publish(
         self, x: Vector, identities: list[int], server_round: int, *, trains: bool
@@ -185,9 +211,15 @@ class Downlinks:
         A client that has evaluated the model needs nothing to train on it. If nobody
         knows whether it received it, it is sent the same payload again.
         """
+        end.is_beginning = False
+        can_begin = end.held is None and end.begins
         if self._shared is not None:
-            needed = self._shared[self.group(identity)].catch_up(end.held)
-            end.sent = needed.version
+            broadcast, needed = self._shared[self.group(identity)], None
+            if can_begin:
+                needed = broadcast.from_beginning(self._beginning.num_bytes)
+            if needed is None:
+                needed = broadcast.catch_up(end.held)
+            end.sent, end.is_beginning = needed.version, needed.begins
             return needed
         was_sent = identity in self._ahead
         (self._ahead.discard if trains else self._ahead.add)(identity)
@@ -196,12 +228,12 @@ class Downlinks:
         version = end.sent if was_sent else max(end.sent, self._used) + 1
         memory = self._memory(end)
         sender, payload = self._link.send(
-            replace(end.sender, vector=memory),
+            end.sender._replace(vector=memory),
             model,
             version,
             self._channel(identity).at(version),
         )
-        end.sender, end.sent = replace(sender, vector=None), version
+        end.sender, end.sent = sender._replace(vector=None), version
         self._newest = max(self._newest, version)
         self._outstanding[identity] = end
         begins, snapshot = end.held is None, memory
@@ -213,6 +245,9 @@ class Downlinks:
                 snapshot = self._averaged.beginning(
                     had_part=had_part or end.joined == epoch
                 )
+        if can_begin and snapshot is self._initial and sender.version == _INITIAL:
+            end.is_beginning = True
+            return CatchUp(_INITIAL, version, (payload,), begins=True)
         return CatchUp(
             sender.version, version, (payload,), snapshot if begins else None
         )
@@ -247,11 +282,11 @@ class Downlinks:
                 self._averaged.hear(identity, version, end.sender.pending)
             end.sender = SenderState(version)
             return True
-        sender = replace(end.sender, vector=self._memory(end))
+        sender = end.sender._replace(vector=self._memory(end))
         sender = self._link.acknowledge(sender, version)
         if sender.vector is not None and not end.memory.keep(sender.vector):
             return False
-        end.sender = replace(sender, vector=None)
+        end.sender = sender._replace(vector=None)
         return True
 
     def settle(self, num_clients: int) -> None:
@@ -267,7 +302,7 @@ class Downlinks:
         for end in self._outstanding.values():
             pending = end.sender.pending
             if pending is not None:
-                end.sender = replace(end.sender, pending=pending.compact())
+                end.sender = end.sender._replace(pending=pending.compact())
         self._outstanding.clear()
 
     def restore_end(

@@ -20,6 +20,7 @@ DOWNLINK_COLUMNS = {
     "epoch": "u4",
     "sent_epoch": "u4",
     "joined": "i8",
+    "begins": "?",
 }
 SENDER_COLUMNS = {"version": "u4", "pending_version": "u4"}
 """What a checkpoint holds of every end, and of its `sender`; see
@@ -47,6 +48,10 @@ class DownlinkEnd:
         the message sent to it last.
     joined : int, optional
         The reset after which the client joined, if that memory had moved by then.
+    begins : bool
+        Whether the client can begin with a first model that is not dense.
+    is_beginning : bool
+        Whether it was sent such a one last.
     """
 
     memory: Slot
@@ -56,6 +61,8 @@ class DownlinkEnd:
     epoch: int = 0
     sent_epoch: int = 0
     joined: int | None = None
+    begins: bool = False
+    is_beginning: bool = False
 
     def save(self, arrays: Arrays, name: str) -> None:
         """Add memory and pending payload to `arrays`, which are no columns."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from logging import getLogger
 from typing import Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from flower_compress.errors import FlowerCompressError, OutOfSyncError, StalePacketError
+from flower_compress.wire.building import new_record_dict, with_content
 from flower_compress.wire.packet import SESSION_KEY, bytes_beside, find_packet
-from flower_compress.wire.records import array_bytes
+from flower_compress.wire.records import array_bytes, num_objects
 
-from .inbox import note_held, packet_of, synchronise
+from ..run.packed import objects_of
+from .inbox import leave_out, note_held, packet_of, synchronise
 from .outbox import Keys, messages_with_model
 from .roster import Client
 from .session import Session
@@ -21,8 +21,6 @@ __all__ = ["EvaluateOn", "evaluate_messages", "read_evaluations"]
 
 EvaluateOn = Literal["received", "global", "held"]
 """Which model clients evaluate; see :class:`CompressedStrategy`."""
-
-_log = getLogger("flwr")
 
 
 def evaluate_messages(
@@ -50,7 +48,11 @@ def evaluate_messages(
             content[keys.arrays] = ArrayRecord(dict(model.items()))
             num_bytes = array_bytes(content)
             session.ledger.record_bytes(
-                "downlink", num_bytes, 8 * session.layout.num_bytes, evaluation=True
+                "downlink",
+                num_bytes,
+                8 * session.layout.num_bytes,
+                evaluation=True,
+                objects=num_objects(content),
             )
         messages.append(Message(content, client.node_id, MessageType.EVALUATE))
     return messages
@@ -102,8 +104,7 @@ def read_evaluations(
                 continue
             answers[client.identity] = _without_packet(msg)
         except FlowerCompressError as error:
-            text = f"{type(error).__name__}: {error}"
-            _log.warning("node %d: %s", msg.metadata.src_node_id, text)
+            leave_out(session, msg, error)
     session.downlinks.pack()
     return [answers[identity] for identity in sorted(answers)]
 
@@ -111,7 +112,13 @@ def read_evaluations(
 def _bill(session: Session, msg: Message) -> None:
     if num_bytes := array_bytes(msg.content):
         payload_bits = 8 * bytes_beside(msg.content)
-        session.ledger.record_bytes("uplink", num_bytes, payload_bits, evaluation=True)
+        session.ledger.record_bytes(
+            "uplink",
+            num_bytes,
+            payload_bits,
+            evaluation=True,
+            objects=objects_of(msg.content),
+        )
 
 
 def _without_packet(msg: Message) -> Message:
@@ -122,6 +129,4 @@ def _without_packet(msg: Message) -> Message:
         for key, record in msg.content.items()
         if found is None or key != found[0]
     }
-    changed = copy.copy(msg)
-    changed.content = RecordDict(entries)
-    return changed
+    return with_content(msg, new_record_dict(entries))

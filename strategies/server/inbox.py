@@ -8,6 +8,7 @@ from logging import getLogger
 from typing import NamedTuple
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 
 from flower_compress.errors import (
     CorruptPacket,
@@ -18,15 +19,26 @@ from flower_compress.errors import (
     RefusedUpdateError,
     StalePacketError,
 )
-from flower_compress.wire.packet import Header, Packet, bytes_beside, find_packet
+from flower_compress.wire.measures import measure_packet
+from flower_compress.wire.packet import Header, Packet, find_packet
 from flower_compress.wire.records import array_bytes
 
+from ..callbacks import EventKind
+from ..run.packed import objects_of
 from .bounds import Given
 from .roster import Client
 from .session import Session
 from .uplink_end import Contribution
 
-__all__ = ["Accepted", "Inbox", "note_held", "packet_of", "synchronise"]
+__all__ = [
+    "Accepted",
+    "Inbox",
+    "leave_out",
+    "note_held",
+    "packet_of",
+    "synchronise",
+    "tell",
+]
 
 _log = getLogger("flwr")
 _SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
@@ -85,8 +97,14 @@ class Inbox:
         reasons = [f"{msg.error.reason}"[:_LONGEST_REASON] for msg in errors]
         reasons += session.sync_budget.left_out()
         for msg, reason in zip(errors, reasons, strict=False):
+            client = session.roster.find(msg.metadata.src_node_id)
             if reason.startswith(_SPOILT):  # The client's own mod refused it.
                 self._count_refused(msg)
+                tell(session, "refused", client, msg, reason)
+            elif client is not None:  # Else it is Flower that speaks, of another node.
+                if msg.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION:
+                    client.plain = False  # It may be an older release by now.
+                tell(session, "lost", client, msg, reason)
         accepted: dict[int, Accepted] = {}
         for msg in valid:
             try:
@@ -136,9 +154,9 @@ class Inbox:
         return reasons
 
     def _refuse(self, msg: Message, error: FlowerCompressError) -> str:
-        """Log and count that a reply is left out; return why."""
+        """Tell and count that a reply is left out; return why."""
         reason = f"{type(error).__name__}: {error}"
-        _log.warning("node %d: %s", msg.metadata.src_node_id, reason)
+        leave_out(self._session, msg, error)
         if not isinstance(error, OutOfSyncError):
             self._count_refused(msg)
         return reason
@@ -146,14 +164,22 @@ class Inbox:
     def _open(self, msg: Message) -> tuple[Client, Packet]:
         """Read a reply's packet, bill it, and note what the client holds."""
         session = self._session
-        num_bytes, payload_bits = array_bytes(msg.content), 0
+        num_bytes, payload_bits, measured = array_bytes(msg.content), 0, None
         try:
             client, packet = packet_of(session, msg)
             packet = packet.on(session.contract.uplink_channel(client.identity))
             session.uplinks.require_form(packet)
-            payload_bits = packet.payload_bits + 8 * bytes_beside(msg.content)
+            beside = 8 * (num_bytes - len(packet.data))
+            payload_bits = packet.payload_bits + beside
+            measured = measure_packet(packet, beside)
         finally:
-            session.ledger.record_bytes("uplink", num_bytes, payload_bits)
+            session.ledger.record_bytes(
+                "uplink",
+                num_bytes,
+                payload_bits,
+                measured=measured,
+                objects=objects_of(msg.content),
+            )
         note_held(session, client, packet)
         return client, packet
 
@@ -185,6 +211,25 @@ class Inbox:
         client = self._session.roster.find(msg.metadata.src_node_id)
         if client is not None:
             self._session.refused[client.identity] += 1
+
+
+def leave_out(session: Session, msg: Message, error: FlowerCompressError) -> None:
+    """Tell that a reply is left out."""
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, StalePacketError):  # Its client may have been heard.
+        _log.warning("node %d: %s", msg.metadata.src_node_id, reason)
+        return
+    client = session.roster.find(msg.metadata.src_node_id)
+    late = isinstance(error, OutOfSyncError)
+    tell(session, "lost" if late else "refused", client, msg, reason)
+
+
+def tell(
+    session: Session, kind: EventKind, client: Client | None, msg: Message, reason: str
+) -> None:
+    """Tell what became of a reply."""
+    identity = None if client is None else client.identity
+    session.observers.note(kind, identity, msg.metadata.src_node_id, reason)
 
 
 def packet_of(session: Session, msg: Message) -> tuple[Client, Packet]:
@@ -248,6 +293,13 @@ def synchronise(session: Session, client: Client, version: int) -> None:
     version : int
         That of the message which it could not follow.
     """
-    _log.info("client %d %s", client.identity, _ASKS)
+    session.observers.note("resynchronised", client.identity, client.node_id, _ASKS)
+    if session.downlinks.begin_dense(client.downlink):
+        _log.warning(
+            "client %d cannot begin with first_model=%r, its own log says why: it is "
+            "sent the first model dense",
+            client.identity,
+            session.composition.first_model,
+        )
     session.sync_budget.ask(client.identity, version)
     session.downlinks.forget(client.identity, client.downlink)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from logging import getLogger
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from flower_compress.errors import ConfigurationError
+from flower_compress.wire.building import new_record_dict, with_content
 from flower_compress.wire.records import records_of
 
 from .bounds import WeightCap
@@ -186,13 +186,11 @@ def _weighted(msg: Message, key: str, weight: float) -> Message:
         metrics.get(key) == weight for metrics in records_of(msg.content, MetricRecord)
     ):
         return msg
-    content = RecordDict(dict(msg.content.items()))
+    content = dict(msg.content.items())
     for name, record in msg.content.items():
         if isinstance(record, MetricRecord) and key in record:
             content[name] = MetricRecord({**dict(record), key: weight})
-    changed = copy.copy(msg)
-    changed.content = content
-    return changed
+    return with_content(msg, new_record_dict(content))
 
 
 def _forms(content: RecordDict) -> _Metrics:

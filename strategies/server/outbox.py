@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType
 
+from flower_compress.wire.building import (
+    addressed,
+    entries,
+    new_config_record,
+    new_record_dict,
+)
 from flower_compress.wire.packet import Packet, packet_record
 
 from .roster import Client
@@ -43,18 +49,22 @@ def messages_with_model(
         message that lets them evaluate it brings what the other would have brought.
     """
     kind = MessageType.TRAIN if trains else MessageType.EVALUATE
-    messages = []
+    messages: list[Message] = []
     clients = [client for client in clients if not rests(session, client)]
     packets = packets_with_model(session, clients, server_round, trains=trains)
     for client, packet in zip(clients, packets, strict=True):
         # One RecordDict a node: messages that share one would share its mutations.
-        content = RecordDict(
+        content = new_record_dict(
             {
-                keys.arrays: packet_record(packet),
-                keys.config: ConfigRecord(dict(config)),
+                # First: who looks for a ConfigRecord before the mod finds this one.
+                keys.config: new_config_record(entries(config)),
+                keys.arrays: packet_record(packet, plain=client.plain),
             }
         )
-        messages.append(Message(content, client.node_id, kind))
+        if messages:  # A new one takes longer.
+            messages.append(addressed(messages[0], client.node_id, content))
+        else:
+            messages.append(Message(content, client.node_id, kind))
     return messages
 
 
@@ -75,8 +85,10 @@ def packets_with_model(
     # Clients that need the same get the same bytes, held in memory once.
     shared: dict[tuple[int, ...], Packet] = {}
     packets = [_packet(session, client, shared, trains) for client in clients]
-    for packet in packets:
-        session.ledger.record("downlink", packet, evaluation=not trains)
+    for client, packet in zip(clients, packets, strict=True):
+        session.ledger.record(
+            "downlink", packet, evaluation=not trains, plain=client.plain
+        )
     return packets
 
 
@@ -93,6 +105,9 @@ def _packet(
     memory = session.uplinks.memory(client.uplink) if is_new else None
     acked, crc = session.uplinks.acked(client.uplink)
     client.uplink.asked += trains
+    exact = None if has_it else session.exact or None
+    if needed.begins:
+        exact = session.beginning.before(session.exact) or None
     packet = Packet(
         session=session.id,
         base=needed.base,
@@ -104,13 +119,14 @@ def _packet(
         final=session.downlinks.is_final(),
         snapshot=needed.snapshot,
         contract=session.contract_bytes if is_new else None,
-        exact=None if has_it else session.exact or None,
+        exact=exact,
         refused=trains and client.uplink.refused,
         memory=memory,
     )
     if packet.final and packet.memory is None:
         group = session.downlinks.group(client.identity)
         rest = (packet.acked, packet.detail, int(is_new), int(packet.refused))
-        key = (group, needed.base, needed.version, *rest)
+        begins = int(needed.begins)
+        key = (group, needed.base, needed.version, begins, *rest)
         packet = shared.setdefault(key, packet)
     return packet

@@ -105,7 +105,8 @@ class Outgoing:
         clients = [entry.client for entry in awake]
         packets = packets_with_model(session, clients, server_round, trains=trains)
         for entry, packet in zip(awake, packets, strict=True):
-            msg = with_content(entry.message, entry.key, packet_record(packet))
+            record = packet_record(packet, plain=entry.client.plain)
+            msg = with_content(entry.message, entry.key, record)
             dense = array_bytes(msg.content) - len(packet.data)
             if dense:  # Other arrays of the strategy, as they are.
                 session.ledger.record_bytes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +16,7 @@ from flwr.app import (
 )
 
 from flower_compress.errors import ConfigurationError
+from flower_compress.wire import building
 from flower_compress.wire.arrays import kind_of, read_array, write_array
 from flower_compress.wire.layout import Layout
 
@@ -83,10 +83,11 @@ def as_yielded(messages: Iterable[Message]) -> list[Message]:
     return [with_content(msg, None, None) for msg in messages]
 
 
-def with_content(msg: Message, key: str | None, record: ArrayRecord | None) -> Message:
+def with_content(msg: Message, key: str | None, record: Record | None) -> Message:
     """Return the message with copies of its records, one of them replaced.
 
-    The original stays as it is: a strategy may put one content into many messages.
+    The original stays as it is: a strategy may put one content into many messages. A
+    ConfigRecord goes behind the others: whoever looks for one finds the strategy's.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def with_content(msg: Message, key: str | None, record: ArrayRecord | None) -> M
         The message.
     key : str, optional
         Which record is replaced.
-    record : ArrayRecord, optional
+    record : ArrayRecord or ConfigRecord, optional
         By what; None leaves it out.
     """
     content: dict[str, Record] = {}
@@ -103,9 +104,9 @@ def with_content(msg: Message, key: str | None, record: ArrayRecord | None) -> M
             content[name] = _copy(old)
         elif record is not None:
             content[name] = record
-    changed = copy.copy(msg)
-    changed.content = RecordDict(content)
-    return changed
+    if key is not None and isinstance(record, ConfigRecord) and key in content:
+        content[key] = content.pop(key)
+    return building.with_content(msg, building.new_record_dict(content))
 
 
 def _copy(record: Record) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from logging import getLogger
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +12,13 @@ from flower_compress.errors import ConfigurationError, NonFiniteError, shown
 from flower_compress.wire.packet import find_packet
 from flower_compress.wire.records import records_of
 
-from .inbox import Accepted, Inbox
+from .inbox import Accepted, Inbox, tell
 from .metrics import usual_replies
 from .plain import clipped, with_content
 from .session import Session
 
 __all__ = ["Asked", "plain_replies", "unusable"]
 
-_log = getLogger("flwr")
 _ODD = "RefusedUpdateError: its metrics or arrays are unlike those of most others"
 _UNUSABLE = "its answer could not be used: the server's log says why"
 _LATE = "StalePacketError: an answer to an earlier round: late"
@@ -134,9 +132,8 @@ def _weights(session: Session, entry: Accepted) -> ArrayRecord:
 
 
 def _refuse(session: Session, entry: Accepted, reason: str) -> None:
-    node_id = entry.message.metadata.src_node_id
-    _log.warning("node %d: %s", node_id, reason)
     entry.part.end.refused = True
-    client = session.roster.find(node_id)
+    client = session.roster.find(entry.message.metadata.src_node_id)
+    tell(session, "refused", client, entry.message, reason)
     if client is not None:
         session.refused[client.identity] += 1

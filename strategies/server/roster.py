@@ -18,8 +18,9 @@ from flower_compress.errors import (
 )
 from flower_compress.wire.contract import BY_NODE
 from flower_compress.wire.ledger import Ledger
-from flower_compress.wire.packet import Packet, find_packet, packet_record
+from flower_compress.wire.packet import Packet, array_of, find_packet
 
+from ..callbacks.observers import Observers
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.claims import Ends
 from ..run.columns import (
@@ -41,7 +42,7 @@ Identities = Literal["claimed", "trusted", "node"]
 """What an identity is worth; see :class:`CompressedStrategy`."""
 
 _MOST_LISTED = 3
-_CLIENT_COLUMNS = {"missed": "u4", "is_unnamed": "?"}
+_CLIENT_COLUMNS = {"missed": "u4", "is_unnamed": "?", "plain": "?"}
 
 
 @dataclass(slots=True)
@@ -64,6 +65,8 @@ class Client:
         :class:`Departures`.
     is_unnamed : bool
         Whether its identity is its node id: it has no other one.
+    plain : bool
+        Whether its packets need no array around them.
     """
 
     identity: int
@@ -72,6 +75,7 @@ class Client:
     uplink: UplinkEnd
     missed: int = 0
     is_unnamed: bool = False
+    plain: bool = False
 
 
 class Roster:
@@ -85,13 +89,18 @@ class Roster:
         Make the ends of new clients.
     ledger : Ledger
         Where greetings are billed.
-    identities : {"claimed", "trusted", "node"} (default: "claimed")
+    identities : {"claimed", "trusted", "node"}
         See :class:`CompressedStrategy`.
+    observers : Observers
+        Who is told of clients that come and go.
 
     Attributes
     ----------
     num_unnamed : int
         How many clients have no identity but their node id.
+    in_arrays : bool
+        Whether packets travel in arrays even where clients know them without. So they
+        do in a wrapper's rounds: it finds that they are none of a model's.
     """
 
     def __init__(
@@ -100,17 +109,20 @@ class Roster:
         downlinks: Downlinks,
         uplinks: Uplinks,
         ledger: Ledger,
-        identities: Identities = "claimed",
+        identities: Identities,
+        observers: Observers,
     ) -> None:
+        self._observers, self.in_arrays = observers, False
         self._downlinks, self._uplinks = downlinks, uplinks
         self._by_node = identities == "node"
         asks = json.dumps(BY_NODE).encode() if self._by_node else None
         greeting = Packet(session=session, greeting=True, contract=asks)
         self._greetings = Greetings(
-            packet_record(greeting),
+            array_of(greeting.data),
             partial(_read, greeting),
             "CompressionMod",
             ledger,
+            observers,
             trusted=identities == "trusted",
         )
         self._clients: dict[int, Client] = {}
@@ -153,11 +165,16 @@ class Roster:
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
-        for identity, held, _, ends in arrived:
+        for identity, held, _, ends, builds, plain in arrived:
             client = self._clients.get(identity)
+            reason = f"known, holds version {held}"
             if client is None:
                 client = self._take_in(identity, had_state=held > 0)
+                reason = ""
+            self._downlinks.expect(client.downlink, builds=builds)
             client.node_id = self._greetings.node_id(identity)
+            client.plain = plain and not self.in_arrays
+            self._observers.note("joined", identity, client.node_id, reason)
             unnamed = not self._by_node and identity == client.node_id
             self.num_unnamed += unnamed - client.is_unnamed
             client.is_unnamed = unnamed
@@ -178,8 +195,15 @@ class Roster:
         self._clients[identity] = client
         return client
 
-    def forget(self, identities: Iterable[int]) -> None:
+    def forget(self, identities: Iterable[int], reason: str) -> None:
         """Free all that is kept of clients; those that come back begin as new ones.
+
+        Parameters
+        ----------
+        identities : Iterable[int]
+            Those clients.
+        reason : str
+            Why, for the log.
 
         Raises
         ------
@@ -197,6 +221,7 @@ class Roster:
         for identity in gone:
             client = self._clients.pop(identity)
             self.num_unnamed -= client.is_unnamed
+            self._observers.note("forgotten", identity, client.node_id, reason)
             self._downlinks.remove(identity, client.downlink)
             self._greetings.forget(identity)
         self._uplinks.memories.forget(gone)
@@ -279,7 +304,7 @@ class Roster:
             )
             client.uplink.restore(up, checkpoint, f"uplink/{identity}")
             client.uplink.owner = owner
-            client.missed, client.is_unnamed = own
+            client.missed, client.is_unnamed, client.plain = own
             self.num_unnamed += client.is_unnamed
             if client.node_id:
                 self._uplinks.hand_over(client.uplink, client.node_id)
@@ -300,7 +325,10 @@ def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:
         if "sent" in about:  # Not from a release before 0.2.
             folded, pending = map(int, about["sent"])
             ends = Ends(int(about["crc"]), int(about["base"]), (folded, pending))
-        greeted = Greeted(int(about["identity"]), held, protocol, ends)
+        builds = about.get("builds") is True
+        plain = about.get("plain") is True
+        identity = int(about["identity"])
+        greeted = Greeted(identity, held, protocol, ends, builds, plain)
     except (
         ValueError,
         KeyError,

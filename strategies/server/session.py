@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from operator import index
 from typing import Any
 
@@ -14,16 +15,20 @@ from flwr.app import ArrayRecord
 from flower_compress.compressors import Parts, Tied, Vector
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.contract import Contract
+from flower_compress.wire.first_model import channel_of
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
+from ..callbacks.observers import Observers
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.fields import COUNT, NUMBER, ROWS, TABLE, fields
 from ..run.model_arrays import check_arrays
 from .composition import Composition
 from .departures import Departures
 from .downlink import Downlinks
+from .first_model import Beginning
 from .roster import Roster
+from .saved_links import restore_payload, save_payload
 from .sync_budget import SyncBudget
 from .uplink import Uplinks
 from .uplink_end import Contribution
@@ -45,6 +50,8 @@ class Session:
         Where what is sent is added; a new one by default.
     keeps_held : bool
         Whether clients are asked to evaluate what they trained on last.
+    observers : Observers, optional
+        Who is told what happens to clients.
 
     Raises
     ------
@@ -63,6 +70,8 @@ class Session:
         w, shape (d,), without the exact arrays.
     exact : bytes
         The exact arrays.
+    beginning : Beginning
+        The first model of every client.
     contract : Contract
         What clients are told with their first model.
     downlinks, uplinks, roster
@@ -71,6 +80,8 @@ class Session:
         Which of them are gone.
     ledger : Ledger
         What was sent.
+    observers : Observers
+        Who is told what happens to clients.
     refused : Counter[int]
         How many updates were refused, by client.
     odd_metrics : Counter[int]
@@ -94,7 +105,9 @@ class Session:
         ledger: Ledger | None = None,
         *,
         keeps_held: bool = False,
+        observers: Observers | None = None,
     ) -> None:
+        self.observers = Observers() if observers is None else observers
         layout = Layout.of(arrays, composition.exact_pattern)
         check_arrays(
             layout, composition.uplink.compressor, composition.downlink.compressor
@@ -108,6 +121,17 @@ class Session:
         self.refused, self.odd_metrics = Counter[int](), Counter[int]()
         self._optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
+        self.beginning = Beginning.of(
+            composition.first_model,
+            composition.downlink,
+            layout,
+            self.model,
+            composition.seed,
+        )
+        if composition.downlink_carries == "update" and self.beginning.payload:
+            # Clients add updates to what they begin with, and so does the server.
+            rounded = layout.unflatten(self.beginning.vector, self.exact)
+            self._take_over(rounded, "the first model")
         self._begin_ends()
         downlink = composition.downlink
         self.contract = Contract(
@@ -119,6 +143,7 @@ class Session:
             downlink if isinstance(downlink.compressor, Parts | Tied) else None,
             by_node=composition.identities == "node",
             held=keeps_held and self.downlinks.receiver_rate is None,
+            first_model=self.beginning.term,
         )
         self.contract_bytes = self.contract.to_bytes()
 
@@ -130,7 +155,7 @@ class Session:
             links.downlink_carries,
             links.groups,
             lambda identity: self.contract.downlink_channel(identity),
-            self.model,
+            self.beginning,
             store,
             links.downlink_memory,
             links.reset_every,
@@ -148,10 +173,15 @@ class Session:
         self.sync_budget = SyncBudget()
         self.epoch_budget = SyncBudget("lost its memory too often")
         self.roster = Roster(
-            self.id, self.downlinks, self.uplinks, self.ledger, links.identities
+            self.id,
+            self.downlinks,
+            self.uplinks,
+            self.ledger,
+            links.identities,
+            self.observers,
         )
         self.departures = Departures(
-            self.roster, self.uplinks.memories, links.forget_after
+            self.roster, self.uplinks.memories, links.forget_after, self.observers
         )
 
     def follow(self, arrays: ArrayRecord, what: str = "the model") -> None:
@@ -195,7 +225,11 @@ class Session:
             What every update is multiplied with.
         """
         session = Session(
-            self._unresolved, arrays, self.ledger, keeps_held=self._keeps_held
+            replace(self._unresolved, first_model="dense"),
+            arrays,
+            self.ledger,
+            keeps_held=self._keeps_held,
+            observers=self.observers,
         )
         session.refused, session.damping = self.refused, damping
         session.odd_metrics = self.odd_metrics
@@ -217,7 +251,7 @@ class Session:
         ConfigurationError
             If it is not known.
         """
-        self.roster.forget([identity])
+        self.roster.forget([identity], "told to forget it")
         self._forget_counts(identity)
 
     def _forget_counts(self, identity: int) -> None:
@@ -307,6 +341,7 @@ class Session:
         """Return what JSON can hold; add the rest to `arrays`."""
         arrays["model"] = self.model
         arrays["exact"] = np.frombuffer(self.exact, dtype=np.uint8)
+        save_payload(arrays, "beginning", self.beginning.payload)
         for name, vector in self._optimizer_state.items():
             arrays[f"optimizer/{name}"] = vector
         return {
@@ -361,6 +396,13 @@ class Session:
         self.ledger = Ledger.from_dict(meta["ledger"])
         self.refused = _counter(meta["refused"])
         self.odd_metrics = _counter(meta["odd_metrics"])
+        channel = channel_of(self.composition.seed, self.layout)
+        packed = restore_payload(
+            saved, "beginning", self.layout.dim, channel, channel.stream.version
+        )
+        if packed is not None:
+            term = self.beginning.term
+            self.beginning = Beginning(packed.vector, term, packed)
         self._begin_ends()
         self.bounds.restore(meta["bounds"])
         self.sync_budget.restore(meta["sync_budget"])

@@ -70,7 +70,9 @@ class SessionStrategy(RunStrategy):
     ) -> Session:
         """Begin a session from a model, with what watches over its steps."""
         held = self.evaluate_on == "held"
-        self._session = session = Session(composition, arrays, keeps_held=held)
+        self._session = session = Session(
+            composition, arrays, keeps_held=held, observers=self._observers
+        )
         self._watch = NoiseWatch(self._title, session.composition, session.layout.dim)
         repairs = self.on_divergence == "repair"
         recovery = Recovery(session.arrays) if repairs else None
@@ -97,6 +99,13 @@ class SessionStrategy(RunStrategy):
         if self._session is None:
             raise ConfigurationError(self._not_begun)
         return self._session
+
+    def _begun_with(self, arrays: ArrayRecord) -> ArrayRecord:
+        return self._running.arrays
+
+    @property
+    def _session_id(self) -> int:
+        return self._running.id
 
     def _fingerprint(self) -> dict[str, Any]:
         return self._running.fingerprint()

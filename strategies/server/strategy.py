@@ -26,6 +26,7 @@ from .composition import Composition
 from .departures import FORGET_AFTER
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .evaluation import EvaluateOn, evaluate_messages, read_evaluations
+from .first_model import FirstModel
 from .inbox import Accepted, Inbox
 from .metrics import mean_metrics, mean_of_evaluations
 from .optimizers import GradientDescent, ServerOptimizer
@@ -146,6 +147,13 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         an identity takes it over at once, with its memory. Or none: a client is what
         its node id says, which Flower's node authentication ties to a key and keeps
         over restarts; without that, a SuperNode that restarts is a new client.
+    first_model : {"dense", "seed"} or int (default: "dense")
+        How a client comes by the model that its memory of the downlink begins with.
+        Dense; or it makes the model by itself from `seed`
+        (``CompressionMod(first_model=...)``) and only a digest travels; or quantized to
+        so many bits an entry, 2 to 16, which the downlink then makes good. A client
+        that cannot is sent it dense. For downlinks that keep a memory, or carry
+        updates.
     min_replies : int (default: 1)
         A round with fewer usable replies leaves the model as it is.
     on_divergence : {"warn", "repair"} (default: "warn")
@@ -202,6 +210,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         max_norm_ratio: float | None = DEFAULT_NORM_RATIO,
         max_weight_ratio: float | None = DEFAULT_WEIGHT_RATIO,
         identities: Identities = "claimed",
+        first_model: FirstModel = "dense",
         min_replies: int = 1,
         on_divergence: OnDivergence = "warn",
         weighted_by_key: str | None = "num-examples",
@@ -221,6 +230,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self.max_update_norm, self.max_norm_ratio = max_update_norm, max_norm_ratio
         self.max_weight_ratio = max_weight_ratio
         self.identities: Identities = identities
+        self.first_model: FirstModel = first_model
         self._compose()  # Refuses what cannot work together.
         if sampling not in get_args(Sampling):
             raise UnknownNameError("sampling", sampling, get_args(Sampling))
@@ -262,6 +272,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         """Return the session, with a model that may not be the last round's."""
         if self._session is None:
             self._begin_without_start(arrays)
+            self._running.roster.in_arrays = True
         elif arrays is not self._session.arrays:
             self._session.require_unchanged()
             self._session.follow(arrays)
@@ -283,6 +294,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample clients and send each the model over its downlink."""
+        self._observers.begin_round(server_round)
         if self.fraction_train == 0.0:
             return []
         require_unclipped(config)

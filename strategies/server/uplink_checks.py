@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import numpy as np
 
 from flower_compress.errors import OutOfSyncError, RefusedUpdateError
@@ -118,9 +120,9 @@ class UplinkChecks:
             return 0.0
         with np.errstate(over="ignore", invalid="ignore"):
             squared = float(np.dot(value, value))
-            if not np.isfinite(squared):  # float32 overflows long before the sum does
+            if not isfinite(squared):  # float32 overflows long before the sum does
                 squared = float(np.sum(np.square(value, dtype=np.float64)))
-        if not np.isfinite(squared):
+        if not isfinite(squared):
             count = int(np.size(value) - np.count_nonzero(np.isfinite(value)))
             raise RefusedUpdateError(
                 f"the update holds {count} values that are NaN or infinite"

@@ -162,6 +162,7 @@ class Compressed(SessionStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send what the strategy sends, its model over the downlink."""
+        self._observers.begin_round(server_round)
         session = self._running
         self._follow(arrays)
         session.ledger.begin_round()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import operators, subjects, tables
 from benchmarks.__main__ import RESULTS, main
+from benchmarks.compare import committed, slower
 from benchmarks.markdown import Column, columns
 from benchmarks.registry import SUITES
 from benchmarks.suite import Settings
@@ -27,7 +29,7 @@ def test_every_operator_is_measured() -> None:
 
 def test_every_suite_has_its_slot_and_its_results() -> None:
     pages = "".join(page.read_text() for page in tables.PAGES)
-    assert sorted(re.findall(r"<!-- results: ([\w-]+) -->", pages)) == sorted(SUITES)
+    assert set(re.findall(r"<!-- results: ([\w-]+) -->", pages)) == set(SUITES)
     assert {path.stem for path in RESULTS.glob("*.json")} <= set(SUITES)
     for name, suite in SUITES.items():
         assert suite.name == name
@@ -61,6 +63,42 @@ def test_suites_run_and_write_what_the_tables_need(tmp_path: Path) -> None:
         filled = tables.fill(slot, tmp_path)
         assert filled.count("\n| ") == 1 + num_rows
         assert "One run. " in filled
+
+
+def test_only_what_is_slower_beyond_the_noise_is_told() -> None:
+    def row(name: str, us: float, speed: float) -> dict[str, Any]:
+        return {"name": name, "share": 0.5, "encode_us": us, "mb_per_s": speed}
+
+    before = [row(str(i), 10.0, 100.0) for i in range(9)]
+    # All of today is slower by a tenth: the machine is.
+    cases = [[row(str(i), 11.0, 90.9)] for i in range(9)]
+    cases[2] = [row("2", 20.0, 90.9)]  # Really so.
+    cases[3] = [row("3", 20.0, 90.9)]  # Once.
+    cases[4] = [row("4", 11.0, 50.0)]
+    cases[5] = [row("5", 20.0, 90.9)]  # As far apart as that.
+    cases[6] = [row("new", 99.0, 1.0)]
+    asked: list[int] = []
+
+    def again(place: int) -> list[dict[str, Any]]:
+        asked.append(place)
+        us = {2: 21.0, 3: 11.0, 4: 11.0, 5: 14.0 + 20.0 * (asked.count(5) > 1)}[place]
+        return [row(str(place), us, 51.0 if place == 4 else 90.9)]
+
+    found = slower(before, cases, again)
+    assert asked == [2, 2, 3, 3, 4, 4, 5, 5]
+    assert [each.what for each in found] == ["name=2, encode_us", "name=4, mb_per_s"]
+    assert str(found[0]) == (
+        "name=2, encode_us: 10 before, 20 now, 1.82 times as long (noise 5%)"
+    )
+    assert str(found[1]).startswith("name=4, mb_per_s: 100 before, 51 now, 1.78 ")
+
+
+def test_results_of_another_machine_are_not_compared() -> None:
+    path = RESULTS / "small.json"
+    machine = json.loads(path.read_text())["machine"]
+    assert committed(path, machine)
+    assert committed(path, {**machine, "numpy": "0"}) is None
+    assert committed(RESULTS / "none.json", machine) is None
 
 
 def test_an_unknown_suite_is_refused(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from flower_compress.compressors import (
 from flower_compress.links import Channel, Payload, get_link
 from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.contract import Contract
+from flower_compress.wire.first_model import pack
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.packet import Packet
 
@@ -98,6 +99,7 @@ def make_contract(recipe: Recipe) -> Contract:
         recipe["seed"],
         recipe["downlink_groups"],
         downlink and get_link(downlink).bind(layout.shapes),
+        first_model=recipe.get("first_model"),
     )
 
 
@@ -113,6 +115,25 @@ def make_packet(recipe: Recipe) -> Packet:
         fields["exact"] = bytes.fromhex(fields["exact"])
     payloads = tuple(make_payload(payload) for payload in recipe["payloads"])
     return Packet(**fields, payloads=payloads)
+
+
+FIRST_INPUT: Recipe = {"dim": 96, "multiplier": 29, "offset": 3, "zero_every": 7}
+
+
+def packed_first_model(exact: str) -> str:
+    """Return a section of exact arrays that begins with a first model of 6 bits."""
+    operator = get_compressor(
+        {
+            "name": "stochastic-quantizer",
+            "levels": 31,
+            "norm": "inf",
+            "bucket_size": 40,
+            "per": "tensor",
+        }
+    )
+    channel = Channel(Stream(42, Purpose.DOWNLINK, 0, 1), (93, 3))
+    first = Payload.encode(make_input(FIRST_INPUT), operator, "nested-golomb", channel)
+    return pack(first, bytes.fromhex(exact)).hex()
 
 
 # --- What there is --------------------------------------------------------------------
@@ -313,6 +334,33 @@ RECIPES: dict[str, Recipe] = {
             "downlink_groups": 1,
         },
         exact="",
+    ),
+    "packed-first-model": packet_recipe(
+        payload_recipe(OPERATORS["rotated"], "auto", purpose="DOWNLINK", index=0),
+        base=1,
+        version=2,
+        acked=0,
+        detail=0,
+        final=True,
+        contract={
+            "layout": [
+                ["weight", [31, 3], "float32", False],
+                ["bias", [3], "float32", False],
+                ["norm.running_mean", [2], "float32", True],
+            ],
+            "uplink": {
+                "kind": "memory",
+                "compressor": OPERATORS["rotated"],
+                "code": "auto",
+                "rate": None,
+                "initial": "zero",
+            },
+            "downlink_rate": 0.25,
+            "seed": 42,
+            "downlink_groups": 1,
+            "first_model": "packed",
+        },
+        exact=packed_first_model("0000803f000000c0"),
     ),
     "nothing-but-zeros": packet_recipe(
         payload_recipe(OPERATORS["quantizer"], "auto", zero_every=1)

@@ -22,9 +22,11 @@ from flower_compress.compressors import (
     get_compressor,
 )
 from flower_compress.wire.contract import Contract
+from flower_compress.wire.first_model import unpack
 from flower_compress.wire.packet import Packet
 from tests.cases import in_one_test
 from tests.golden.make_golden import (
+    FIRST_INPUT,
     FOLDER,
     RECIPES,
     make_channel,
@@ -110,8 +112,11 @@ def test_the_stored_sections_are_read(name: str) -> None:
         contract = Contract.from_bytes(packet.contract)
         assert contract == make_contract(fields["contract"])
         assert contract.layout.dim == packet.dim
-        assert packet.exact is not None
-        assert contract.layout.exact_bytes == len(packet.exact)
+        exact = packet.exact
+        assert exact is not None
+        if contract.first_model is not None:
+            _, exact = unpack(exact, contract.seed, contract.layout)
+        assert contract.layout.exact_bytes == len(exact)
     for section in ("snapshot", "memory"):
         vector = getattr(packet, section)
         if fields[section] is None:
@@ -120,6 +125,16 @@ def test_the_stored_sections_are_read(name: str) -> None:
             assert vector.tobytes() == make_input(fields[section]).tobytes()
     exact = fields["exact"]
     assert packet.exact == (None if exact is None else bytes.fromhex(exact))
+
+
+def test_a_packed_first_model_is_read() -> None:
+    packet = Packet.parse(stored("packed-first-model")[0])
+    assert (packet.snapshot, packet.base) == (None, 1)
+    contract = Contract.from_bytes(packet.contract or b"")
+    vector, exact = unpack(packet.exact or b"", contract.seed, contract.layout)
+    wanted = make_input(FIRST_INPUT)
+    assert 0 < np.abs(vector - wanted).max() < np.abs(wanted).max() / 31
+    assert np.frombuffer(exact, "<f4").tolist() == [1.0, -2.0]
 
 
 def test_a_model_of_bfloat16_is_read() -> None:

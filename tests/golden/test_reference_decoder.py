@@ -17,6 +17,8 @@ import pytest
 from flower_compress.coding import CODE_NAMES
 from flower_compress.errors import CorruptPacket
 from flower_compress.links import Channel, Payload
+from flower_compress.wire.first_model import unpack
+from flower_compress.wire.layout import Layout
 from tests.cases import in_one_test
 from tests.flower_compress.operators import (
     STREAM,
@@ -97,6 +99,17 @@ def test_the_fields_of_golden_packets(name: str) -> None:
             assert as_bytes(getattr(packet, section)) == as_bytes(expected)
     if fields["exact"] is not None:
         assert packet.exact == bytes.fromhex(fields["exact"])
+
+
+def test_a_packed_first_model_stands_before_the_exact_arrays() -> None:
+    packet, _ = stored("packed-first-model")
+    assert packet.contract["first_model"] == "packed" and packet.exact is not None
+    length = int.from_bytes(packet.exact[:4], "little")
+    first, exact = packet.exact[4 : 4 + length], packet.exact[4 + length :]
+    vector = decode_payload(first, packet.dim, [93, 3], Stream(42, 0, 2, 1))
+    layout = Layout.from_config(packet.contract["layout"])
+    expected = unpack(packet.exact, packet.contract["seed"], layout)
+    assert (as_bytes(vector), exact) == (as_bytes(expected[0]), expected[1])
 
 
 @GOLDEN

@@ -12,10 +12,10 @@ from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
 from flower_compress.clients import GossipMod
-from flower_compress.mods.client_mod import with_record
 from flower_compress.strategies import MalcomPSGD
 from flower_compress.strategies.topology import Topology, complete, ring
 from flower_compress.testing import InProcessGrid
+from flower_compress.wire.building import with_record
 from flower_compress.wire.mail import Posting, find_mail, mail_record
 
 from .fleet import apart, silenced, targets

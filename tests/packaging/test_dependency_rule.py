@@ -31,23 +31,36 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "arguments": ("errors",),
     "streams": ("errors",),
-    "theory": ("errors",),
+    "theory": ("errors", "arguments"),
+    "formula_bits": ("errors", "arguments"),
     "stability": ("errors",),
     "coding": ("errors", "streams"),
     "compressors": ("errors", "streams", "coding"),
     "links": ("errors", "arguments", "streams", "theory", "coding", "compressors"),
     "optim": ("errors", "streams", "coding", "compressors"),
-    "wire": _LINKS,
+    "wire": (*_LINKS, "formula_bits"),
     "torch_arrays": ("errors", "wire"),
     "mods": _WIRE,
     "testing": _WIRE,
     "flower_compress": (*_WIRE, "mods"),
-    "strategies.run": _WIRE,
+    "strategies.callbacks": _WIRE,
+    "strategies.run": (*_WIRE, "strategies.callbacks"),
     "strategies.topology": ("errors",),
-    "strategies.server": (*_WIRE, "stability", "strategies.run"),
-    "strategies.relay": (*_WIRE, "strategies.run", "strategies.topology"),
+    "strategies.server": (
+        *_WIRE,
+        "stability",
+        "strategies.callbacks",
+        "strategies.run",
+    ),
+    "strategies.relay": (
+        *_WIRE,
+        "strategies.callbacks",
+        "strategies.run",
+        "strategies.topology",
+    ),
     "strategies": (
         *_WIRE,
+        "strategies.callbacks",
         "strategies.run",
         "strategies.topology",
         "strategies.server",
@@ -67,7 +80,7 @@ KNOWS_FLOWER = (
 )
 
 # Never executed by an import of the library: a device may lack them.
-LAZY_ONLY = {"torch", "constriction", "networkx"}
+LAZY_ONLY = {"torch", "constriction", "networkx", "tensorboardX", "mlflow"}
 NEVER_IN_LIBRARY = {"simulations", "tests", "benchmarks"}
 NEVER_ANYWHERE = {"strategies", "clients"}
 

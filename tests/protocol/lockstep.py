@@ -56,6 +56,7 @@ from flower_compress.strategies import (
     ALGORITHMS,
     MCM,
     Artemis,
+    ArtemisND,
     CompressedStrategy,
     Diana,
     DoubleSqueeze,
@@ -113,6 +114,9 @@ class TinyApp:
     def grid(self, num_clients: int, faults: Schedule = NO_FAULTS) -> TinyGrid:
         """Clients of this app, which raise next to their train function."""
         return TinyGrid(self, num_clients, faults)
+
+    def first_model(self, seed: int) -> ArrayRecord:
+        return initial_arrays()
 
     def train(self, msg: Message, context: Context) -> Message:
         client = int(context.node_config["partition-id"])
@@ -172,7 +176,9 @@ class TinyGrid(FaultyGrid):
         self.evaluation_faults: Schedule | None = None
         self.on_answer: Callable[[Message, Message], None] | None = None
         point = FaultPoint()
-        mod = CompressionMod(app.returns, state_dir=app.state_dir)
+        mod = CompressionMod(
+            app.returns, state_dir=app.state_dir, first_model=app.first_model
+        )
         client_app = ClientApp(mods=[mod, point])
         client_app.train()(app.train)
         client_app.evaluate()(app.evaluate)
@@ -294,6 +300,17 @@ CASES: dict[str, Case] = {
     ),
     "mcm-rand-k": Case(partial(MCM, RandK(fraction=0.5))),
     "rand-mcm-rand-k": Case(partial(RandMCM, RandK(k=2, per="tensor")), "weights"),
+    "mcm-begins-with-8-bits": Case(partial(MCM, first_model=8, **HALF)),
+    "rand-mcm-begins-with-a-seed": Case(
+        partial(RandMCM, first_model="seed"), "weights"
+    ),
+    "rand-mcm-average-begins-with-4-bits": Case(
+        partial(RandMCM, memory="average", reset_every=3, first_model=4)
+    ),
+    "mcm-by-array-begins-with-a-seed": Case(
+        partial(MCM, BY_ARRAY, first_model="seed", **DENSE)
+    ),
+    "artemis-nd-begins-with-4-bits": Case(partial(ArtemisND, first_model=4)),
     "rand-mcm-rotated": Case(
         partial(RandMCM, RotatedQuantizer(1.0), initial_memory="first")
     ),
@@ -623,6 +640,10 @@ class LockStep:
         needed = held is None
         if strategy.downlink_memory == "average" and held is not None:
             needed = self.sent_in[client.identity, held] < self.now.reset_in
+        if client.downlink.is_beginning:
+            assert needed and packet.snapshot is None and packet.base == 1
+            self.num_compared["beginning"] += 1
+            return
         if needed:
             assert packet.snapshot is not None
         elif strategy.groups == "client":
@@ -671,6 +692,8 @@ class LockStep:
             self.sent[key] = payload.vector.copy()
             return
         memory = packet.snapshot
+        if memory is None and packet.contract is not None:
+            memory = self.strategy._running.beginning.vector
         if memory is None:
             memory = self.remembered[identity, packet.base]
         self.sent[key] = memory + payload.vector
@@ -860,6 +883,8 @@ class LockStep:
             return
         if now.average is None:
             initial, _ = strategy._running.layout.flatten(initial_arrays())
+            if strategy._running.beginning.payload is not None:
+                initial = strategy._running.beginning.vector
             now.average = initial.astype(np.float64)
         heard = {
             (client.identity, version)

@@ -210,7 +210,7 @@ def take_the_newest_only(state: Any, **kwargs: Any) -> Any:
     """The client skips the payloads that it has missed."""
     payloads, version = kwargs["payloads"], kwargs["version"]
     if kwargs["snapshot"] is None and len(payloads) > 1:
-        state = replace(commit(state, kwargs["rate"]), version=version - 1)
+        state = commit(state, kwargs["rate"])._replace(version=version - 1)
         kwargs.update(base=version - 1, payloads=payloads[-1:])
     return _accept(state, **kwargs)
 
@@ -281,7 +281,7 @@ def receive_without_looking(state: Any, packet: Any, contract: Any, **_: Any) ->
         rate=rate,
         snapshot=packet.snapshot,
     )
-    return replace(state, receiver=receiver, exact=packet.exact or state.exact)
+    return state._replace(receiver=receiver, exact=packet.exact or state.exact)
 
 
 def believe_it_was_heard(session: Any, messages: Any, *_: Any) -> Any:

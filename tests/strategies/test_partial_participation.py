@@ -141,7 +141,7 @@ def lose_uplink_memory(grid: InProcessGrid, client: int) -> None:
     record = grid.contexts[1001 + client].state.config_records["flower_compress"]
     state = ClientState.from_bytes(record["state"])  # type: ignore[arg-type]
     assert state is not None
-    record["state"] = replace(state, sender=SenderState()).to_bytes(DIM)
+    record["state"] = state._replace(sender=SenderState()).to_bytes(DIM)
 
 
 def test_only_the_sampled_memories() -> None:

@@ -115,7 +115,9 @@ def test_an_absurd_norm_is_refused_and_the_client_recovers(
     told = [k for k, packet in enumerate(received, 1) if packet.refused]
     assert told == [k + 1 for k in SPOILT_ROUNDS], "told once, with the next message"
     assert re.search(
-        rf"node {1001 + POISONED}: RefusedUpdateError.*at most 50", caplog.text
+        rf"client refused identity={POISONED} node={1001 + POISONED} round=\d+ "
+        r'reason="RefusedUpdateError.*at most 50',
+        caplog.text,
     )
     # As good as the run in which that client did not answer in those rounds.
     reference = honest_model(cls, tuple(extra.items()))

@@ -453,6 +453,8 @@ def test_replies_without_a_packet_are_billed() -> None:
         nonlocal received
         for record in reply.content.array_records.values():
             received += sum(len(array.data) for array in record.values())
+        for values in reply.content.config_records.values():
+            received += sum(len(v) for v in values.values() if isinstance(v, bytes))
 
     strategy = SGD(step_size=GAMMA, fraction_evaluate=0.0)
     grid = InProcessGrid(partly, NUM_CLIENTS, on_message=weigh)

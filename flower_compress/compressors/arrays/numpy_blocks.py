@@ -11,6 +11,7 @@ from .ops import Array
 
 __all__ = [
     "BLOCK",
+    "RowBuffers",
     "blocks",
     "column",
     "integer_column",
@@ -58,7 +59,7 @@ def of_rows(numbers: Array, rows: slice) -> Array:
     return numbers[rows] if isinstance(numbers, np.ndarray) else numbers
 
 
-class _RowBuffers:
+class RowBuffers:
     """Within, NumPy's buffers are no longer than a row.
 
     Where a table meets a number for each row, and 8192 entries are more than a row,
@@ -87,4 +88,4 @@ def row_buffers(rows: int, width: int) -> AbstractContextManager[None]:
     """
     if rows == 1 or not 128 <= width < 8192:
         return _USUAL_BUFFERS
-    return _RowBuffers(width & ~15)
+    return RowBuffers(width & ~15)

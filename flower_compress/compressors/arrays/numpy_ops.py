@@ -19,7 +19,7 @@ from ...streams import Draws, Stream
 from .numpy_blocks import BLOCK, blocks, column, of_rows, row_number
 from .numpy_levels import scaled, scaled_from_zero
 from .numpy_powers import powers, round_to_powers
-from .numpy_rotation import rotate
+from .numpy_rotation import rotate, rotate_scaled_back, round_rotated
 from .numpy_rounding import round_table
 from .numpy_sums import (
     add_magnitudes,
@@ -247,6 +247,31 @@ class NumpyOps(ArrayOps):
 
     def rotate(self, table: Array, signs: list[Array], inverse: bool) -> Array:
         return rotate(table, signs, inverse)
+
+    def round_rotated(
+        self,
+        table: Array,
+        signs: list[Array],
+        scales: Array,
+        levels: float,
+        high: int,
+        draws: Draws,
+        out: Array | None,
+    ) -> Array:
+        dither = draws.dither_in_parts(table.size)
+        return round_rotated(table, signs, scales, levels, high, dither, out)
+
+    def rotate_scaled_back(
+        self, integers: Array, scales: Array, signs: list[Array], draws: Draws
+    ) -> Array:
+        dither = draws.dither_in_parts(integers.size)
+        return rotate_scaled_back(integers, scales, signs, dither)
+
+    def rotation_signs(self, rows: int, width: int, draws: Draws) -> list[Array]:
+        # A bit each: they are unpacked block by block.
+        part = 1 << (width.bit_length() - 1)
+        count = 1 if part == width else 2
+        return [draws.packed_signs(rows * part) for _ in range(count)]
 
 
 NUMPY = NumpyOps()

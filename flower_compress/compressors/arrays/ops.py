@@ -334,8 +334,37 @@ class ArrayOps(ABC):
         transform, every factor n^-1/2 and every sign is one float32 operation.
         """
 
+    def round_rotated(
+        self,
+        table: Array,
+        signs: list[Array],
+        scales: Array,
+        levels: float,
+        high: int,
+        draws: Draws,
+        out: Array | None,
+    ) -> Array:
+        """Return :meth:`round` of :meth:`rotate` of the rows, with a dither drawn now.
+
+        Without `refine`; arguments as theirs.
+        """
+        rotated = self.rotate(table, signs, inverse=False)
+        dither = draws.dither(table.shape[0] * table.shape[1])
+        return self.round(rotated, None, scales, levels, high, dither, None, out=out)
+
+    def rotate_scaled_back(
+        self, integers: Array, scales: Array, signs: list[Array], draws: Draws
+    ) -> Array:
+        """Return the inverse of :meth:`rotate` of :meth:`scaled`, likewise."""
+        dither = draws.dither(integers.shape[0] * integers.shape[1])
+        table = self.scaled(integers, scales, None, dither)
+        return self.rotate(table, signs, inverse=True)
+
     def rotation_signs(self, rows: int, width: int, draws: Draws) -> list[Array]:
-        """Return the signs of one rotation, or of two, as bits, shape (rows, 2^m)."""
+        """Return the signs of one rotation, or of two, for :meth:`rotate`.
+
+        By default as bits, shape (rows, 2^m).
+        """
         part = 1 << (width.bit_length() - 1)
         count = 1 if part == width else 2
         return [draws.signs(rows * part).reshape(rows, part) for _ in range(count)]

@@ -762,7 +762,7 @@ def test_a_greeting_is_answered_by_the_mod_itself() -> None:
     answer = packet_in(client.send(Packet(session=SESSION, greeting=True)))
     assert answer.greeting
     assert answer.session == SESSION
-    about = {"protocol": PROTOCOL, "identity": 3}
+    about = {"protocol": PROTOCOL, "identity": 3, "plain": True}
     assert json.loads(answer.contract) == {**about, "held": 0}
     assert (client.seen, client.state) == ([], {})
     first = Server().first()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -374,7 +373,7 @@ def test_sessions_are_kept_apart() -> None:
     # I4: two runs' states differ in their bytes, even where all else is equal.
     state = ClientState(17, contract().to_bytes(), RECEIVERS[2], SENDERS[2])
     sessions = (0, 16, 17, 17 << 8, 2**32 - 1)
-    written = [replace(state, session=s).to_bytes(DIM) for s in sessions]
+    written = [state._replace(session=s).to_bytes(DIM) for s in sessions]
     assert len(set(written)) == len(sessions)
     for session, data in zip(sessions, written, strict=True):
         read = ClientState.from_bytes(data)

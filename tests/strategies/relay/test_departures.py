@@ -222,7 +222,7 @@ def test_rounds_without_any_step_count_for_nobody() -> None:
         ring(3), "choco", {}, MalcomPSGD(ring(3)).compressor, "auto", 1.0, True, 1.0, 0
     )
     contracts = agreement.contracts(Layout.of(to_record(INITIAL)))
-    departures = Departures(office, contracts, 2)
+    departures = Departures(office, contracts, 2, lambda *_: None)
     idle = {node: Posting(1, 1) for node in range(3)}
     for postings in ({}, idle, {0: Posting(1, 1, resync=True)}, {}):
         departures.note(1, postings)

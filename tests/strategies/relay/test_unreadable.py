@@ -17,13 +17,14 @@ from flwr.clientapp.typing import ClientAppCallable
 from flower_compress.clients import GossipMod
 from flower_compress.clients.gossip.state import GossipState
 from flower_compress.errors import ConfigurationError, CorruptPacket
-from flower_compress.mods.client_mod import stable_identity, with_record
+from flower_compress.mods.client_mod import stable_identity
 from flower_compress.strategies import DPSGD, CDProxSGT, MalcomPSGD, Relay
 from flower_compress.strategies.relay import post_office
 from flower_compress.strategies.relay.letters import LETTER_BYTES, check_letters
 from flower_compress.strategies.relay.post_office import PostOffice
 from flower_compress.strategies.topology import complete, ring, star
 from flower_compress.testing import InProcessGrid
+from flower_compress.wire.building import with_record
 from flower_compress.wire.framing import seal
 from flower_compress.wire.mail import (
     EVERYONE,

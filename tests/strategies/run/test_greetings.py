@@ -181,7 +181,8 @@ def test_one_missing_mod_among_slow_nodes_is_no_end(
     run(grid, 5)
     assert grid.trained(1001) == 0
     assert grid.trained(SLOW) == 5
-    assert "node 1001: it gave the greeting back as it was" in caplog.text
+    assert "client refused identity=? node=1001 round=1 reason" in caplog.text
+    assert "it gave the greeting back as it was" in caplog.text
     assert "if CompressionMod is missing there, put it first in" in caplog.text
 
 

@@ -1,0 +1,158 @@
+"""Rounds in one process against a bare NumPy loop of the same algorithm.
+
+MCM on the parity of digits, d = 65: the model is so small that what is left is all that
+stands around the arithmetic. The engine makes, sends and reads every byte both ways, as
+a deployed run does; the loop has no packets, no states and no Flower. A round of the
+one follows a round of the other, in one process, so that noise meets both alike. What
+is measured is processor time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .markdown import Column, columns
+from .measure import Row
+from .suite import Settings, Suite
+
+NUM_CLIENTS = (20, 100, 1000)
+_CLIENT_ROUNDS = 20_000
+_FEWEST, _WARM_UP = 20, 3
+
+
+class BareMCM:
+    """MCM with QSGD of one level, as its equations read.
+
+        w_hat = H + C(w - H),   H += alpha C(w - H)
+        q_i = C(g_i(w_hat) - h_i),   h_i += alpha q_i
+        w -= gamma (sum_i q_i / N + hbar),   hbar += alpha sum_i q_i / N
+
+    Parameters
+    ----------
+    run : simulations.settings.Settings
+        Task, batches and step size.
+    """
+
+    def __init__(self, run: Any) -> None:
+        task = run.task
+        self._objectives = [task.objective(i) for i in range(run.problem.clients)]
+        (self._name, initial), *_ = task.initial_arrays().items()
+        self._batch_size, self._seed = run.batch_size, run.seed
+        self._gamma = np.float32(run.gamma())
+        self._alpha = np.float32(0.5 / (1.0 + initial.size**0.5))
+        self._generator = np.random.Generator(np.random.Philox(run.seed))
+        self.w = initial.astype(np.float32)
+        self._H, self._hbar = self.w.copy(), np.zeros(initial.size)
+        self._h = np.zeros((len(self._objectives), initial.size), np.float32)
+
+    def round(self, number: int) -> None:
+        """Compute one round."""
+        from flower_compress.clients import batches
+
+        sent = self._compress(self.w - self._H)
+        w_hat = {self._name: self._H + sent}
+        self._H += self._alpha * sent
+        total = np.zeros(self.w.size)
+        for client, objective in enumerate(self._objectives):
+            (batch,) = batches(
+                objective.num_examples,
+                self._batch_size,
+                seed=self._seed,
+                client=client,
+                server_round=number,
+            )
+            _, gradient = objective.gradient(w_hat, batch)
+            h = self._h[client]
+            q = self._compress(gradient[self._name] - h)
+            h += self._alpha * q
+            total += q
+        total /= len(self._objectives)
+        self.w -= self._gamma * (total + self._hbar).astype(np.float32)
+        self._hbar += self._alpha * total
+
+    def _compress(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """C(x) = ||x|| floor(x / ||x|| + u)."""
+        norm = np.sqrt(x.dot(x))
+        if not norm:
+            return np.zeros_like(x)
+        uniforms = self._generator.random(x.size, dtype=np.float32)
+        values: NDArray[np.float32] = norm * np.floor(x / norm + uniforms)
+        return values
+
+
+def _measure(settings: Settings, num_clients: int) -> list[Row]:
+    from simulations.checkpointing import Checkpointing
+    from simulations.engines import run_all
+    from simulations.settings import Settings as Run
+
+    rounds = max(_FEWEST, _CLIENT_ROUNDS // num_clients)
+    run = Run.of(
+        "mcm",
+        clients=num_clients,
+        partition="iid",
+        rounds=rounds,
+        log_every=rounds,
+    )
+    bare = BareMCM(run)
+    engine_seconds, bare_seconds = [], []
+    began = 0.0
+
+    def after_round(_: Run, number: int, __: object, sha256: str | None) -> None:
+        nonlocal began
+        if sha256 is not None:
+            return
+        engine_seconds.append(time.process_time() - began)
+        began = time.process_time()
+        if number:
+            bare.round(number)
+        bare_seconds.append(time.process_time() - began)
+        began = time.process_time()
+
+    with TemporaryDirectory() as folder:
+        run_all([run], "inprocess", after_round, Checkpointing(Path(folder)), workers=1)
+    # The first rounds greet and fill caches, the last one evaluates.
+    engine, plain = (
+        median(seconds[_WARM_UP:-1]) for seconds in (engine_seconds, bare_seconds)
+    )
+    return [
+        {
+            "num_clients": num_clients,
+            "dim": bare.w.size,
+            "rounds": rounds,
+            "engine_ms": 1e3 * engine,
+            "bare_ms": 1e3 * plain,
+            "times_bare": engine / plain,
+            "us_a_client": 1e6 * engine / num_clients,
+        }
+    ]
+
+
+def _cases(_: Settings) -> Iterator[tuple[int]]:
+    for num_clients in NUM_CLIENTS:
+        yield (num_clients,)
+
+
+SUITE = Suite(
+    "inprocess",
+    _cases,
+    _measure,
+    columns(
+        0,
+        Column("N", "num_clients", ","),
+        Column("d", "dim"),
+        Column("engine, ms a round", "engine_ms", ".2f"),
+        Column("bare loop, ms a round", "bare_ms", ".2f"),
+        Column("engine / loop", "times_bare", ".1f"),
+        Column("us a client", "us_a_client", ".0f"),
+    ),
+    repeated=False,
+    is_median=True,
+)
