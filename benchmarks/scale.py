@@ -240,8 +240,6 @@ class FleetGrid(Grid):
 class _Reply:
     """What the server asks of a reply."""
 
-    __slots__ = ("content", "metadata")
-
     def __init__(self, node_id: int, message_id: str, content: RecordDict) -> None:
         self.content = content
         self.metadata = SimpleNamespace(
