@@ -24,6 +24,7 @@ from flower_compress.links import (
     CatchUp,
     Channel,
     Memory,
+    Payload,
     SenderState,
     commit,
 )
@@ -210,7 +211,7 @@ def take_the_newest_only(state: Any, **kwargs: Any) -> Any:
     """The client skips the payloads that it has missed."""
     payloads, version = kwargs["payloads"], kwargs["version"]
     if kwargs["snapshot"] is None and len(payloads) > 1:
-        state = replace(commit(state, kwargs["rate"]), version=version - 1)
+        state = commit(state, kwargs["rate"])._replace(version=version - 1)
         kwargs.update(base=version - 1, payloads=payloads[-1:])
     return _accept(state, **kwargs)
 
@@ -234,7 +235,11 @@ def one_version_late(self: Packet, channel: Channel) -> Packet:
 
 def forget_the_channels(self: ClientState, down: Channel, up: Channel) -> ClientState:
     """What was pending cannot be decoded again."""
-    return self
+    held, sent = self.receiver.pending, self.sender.pending
+    return self._replace(
+        receiver=self.receiver._replace(pending=held and Payload(held.data, held.dim)),
+        sender=self.sender._replace(pending=sent and Payload(sent.data, sent.dim)),
+    )
 
 
 def acknowledge_any_epoch(self: Uplinks, end: UplinkEnd) -> tuple[int, int]:
