@@ -32,8 +32,9 @@ OLDEST_TORCH_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
 	tests/clients tests/simulations/tasks
 
 # What `make experiments` runs, shortened.
-EXPERIMENTS ?= alpha budget convex ghost noiseless non-degraded partial-participation \
-	saturation sparsification worker-levels
+EXPERIMENTS ?= alpha budget convex deep ghost malcom-ablation malcom-complete malcom-ring \
+	malcom-sparsity noiseless non-degraded overhead partial-participation saturation \
+	spars-ams sparsification worker-levels
 
 VENV := .venv
 OLDEST_TORCH := $(VENV)/oldest-torch
@@ -91,10 +92,11 @@ bench: $(STAMP) ## measure speed, lengths and defaults, print what got slower, a
 	$(SAY) "benchmarks, one core"
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m benchmarks $(BENCH_ARGS)
 
-experiments: $(STAMP) ## MCM's experiments with --quick, each with its verdicts
+experiments: $(STAMP) ## the papers' experiments with --quick, each with its verdicts
 	@for name in $(EXPERIMENTS); do printf '\n==> %s\n' $$name; \
+		workers="--workers $(CORES)"; test $$name = overhead && workers=; \
 		OMP_NUM_THREADS=1 $(PY) -m simulations reproduce $$name --quick --checkpoint-every 0 \
-			--workers $(CORES) || exit 1; done
+			$$workers || exit 1; done
 
 fuzz: $(STAMP) ## 10 million hostile inputs for the decoders; FUZZ_ARGS="--inputs 100000"
 	$(SAY) "fuzzing with Atheris"

@@ -15,9 +15,14 @@ from __future__ import annotations
 
 import math
 
+from .arguments import check_number
 from .errors import ConfigurationError
 
 __all__ = [
+    "choco_consensus_step",
+    "gossip_contraction",
+    "malcom_consensus_bound",
+    "malcom_step_size",
     "max_step_size_diana",
     "max_step_size_dore",
     "max_step_size_ghost",
@@ -232,6 +237,116 @@ def max_step_size_ghost(
         return limit
     root = math.sqrt(omega_down * (1.0 + omega_up / num_clients))
     return min(limit, 1.0 / (2.0 * smoothness * root))
+
+
+def gossip_contraction(gap: float, tau: float) -> float:
+    """Return MALCOM's omega = gap^2 / (82 tau), by which a round contracts consensus.
+
+    sum_i ||x_i - mean x||^2 + ||x_i - y_i||^2 shrinks by the factor 1 - omega at least
+    where nodes only average, with the consensus step of :func:`choco_consensus_step`
+    and an operator of E||Q(p) - p||^2 <= (1 - 1/tau) ||p||^2. Source: MALCOM-PSGD,
+    theorem 1, after Koloskova, Stich & Jaggi, "Decentralized stochastic optimization
+    and gossip algorithms with compressed communication" (ICML 2019), theorem 2.
+
+    Parameters
+    ----------
+    gap : float
+        1 - |lambda_2| of the mixing matrix, in (0, 1].
+    tau : float
+        1 over the operator's contraction, at least 1.
+    """
+    _check_gossip(gap, tau)
+    return gap * gap / (82.0 * tau)
+
+
+def choco_consensus_step(gap: float, beta: float, tau: float) -> float:
+    """Return gamma = g^2 c / (16 g + g^2 + 4 b^2 + 2 g b^2 - 8 g c), c = 1 / tau.
+
+    With g the gap and b = ||I - W||_2. The theorem of :func:`gossip_contraction` asks
+    for it; the experiments take 1. Source: Koloskova, Stich & Jaggi (ICML 2019),
+    theorem 2.
+
+    Parameters
+    ----------
+    gap : float
+        1 - |lambda_2| of the mixing matrix, in (0, 1].
+    beta : float
+        Largest |1 - lambda_i|, in [0, 2].
+    tau : float
+        1 over the operator's contraction, at least 1.
+    """
+    _check_gossip(gap, tau)
+    check_number("beta", beta, "lie in [0, 2]", lambda b: 0 <= b <= 2)
+    c, square = 1.0 / tau, beta * beta
+    below = 16.0 * gap + gap * gap + 4.0 * square + 2.0 * gap * square - 8.0 * gap * c
+    return gap * gap * c / below
+
+
+def malcom_consensus_bound(
+    step_size: float, contraction: float, gradient_bound: float
+) -> float:
+    """Return 24 eta^2 A / omega^2, which bounds the mean of ||x_i - mean x||^2.
+
+    For a constant eta. Source: MALCOM-PSGD, lemma 5.
+
+    Parameters
+    ----------
+    step_size : float
+        eta.
+    contraction : float
+        omega, as :func:`gossip_contraction` has it.
+    gradient_bound : float
+        A = 2 G^2 + 2 sigma^2 + mu^2 d: twice the bounds of a gradient's squared norm
+        and of its variance, and that of the threshold's.
+    """
+    return 24.0 * step_size**2 * gradient_bound / contraction**2
+
+
+def malcom_step_size(
+    smoothness: float,
+    contraction: float,
+    distance: float,
+    variance: float,
+    gradient_bound: float,
+    num_nodes: int,
+    num_rounds: int,
+) -> float:
+    """Return the constant eta of MALCOM's theorem 1.
+
+    The least of 1 / (4 K), sqrt(r / (b (T + 1))) and cbrt(r / (e (T + 1))), where
+    r = 2 (F(x_0) - F*), b = K V / (n omega) and e = 12 K^2 A / omega^2. Source:
+    MALCOM-PSGD, eq. (45) and what follows it.
+
+    Parameters
+    ----------
+    smoothness : float
+        K.
+    contraction : float
+        omega, as :func:`gossip_contraction` has it.
+    distance : float
+        F(x_0) - F*, positive.
+    variance : float
+        V = sigma^2 + 4 mu^2 d + G sqrt(A).
+    gradient_bound : float
+        A = 2 G^2 + 2 sigma^2 + mu^2 d.
+    num_nodes : int
+        n.
+    num_rounds : int
+        T.
+    """
+    _check_problem(smoothness, num_nodes)
+    first = 2.0 * distance / (num_rounds + 1)
+    b = smoothness * variance / (num_nodes * contraction)
+    e = 12.0 * smoothness**2 * gradient_bound / contraction**2
+    limit = 1.0 / (4.0 * smoothness)
+    if b > 0:
+        limit = min(limit, math.sqrt(first / b))
+    return min(limit, math.cbrt(first / e)) if e > 0 else limit
+
+
+def _check_gossip(gap: float, tau: float) -> None:
+    check_number("gap", gap, "lie in (0, 1]", lambda g: 0 < g <= 1)
+    check_number("tau", tau, "be at least 1", lambda t: 1 <= t < math.inf)
 
 
 def _check_omega(omega: float) -> None:

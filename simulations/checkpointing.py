@@ -90,6 +90,7 @@ def to_metrics(record: RoundRecord) -> MetricRecord:
     """Return a row as metrics of the server, which its checkpoints keep."""
     values = asdict(record)
     nodes = values.pop("nodes")
+    del values["seconds"]  # Those of another run would be others.
     if nodes is not None:
         values |= {f"{_NODES}{name}": list(column) for name, column in nodes.items()}
     return MetricRecord(

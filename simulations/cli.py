@@ -24,6 +24,7 @@ from .engines import ENGINES
 from .experiment import Experiment
 from .last_verdicts import last_verdicts
 from .network import parse_network
+from .report import merge_reports, read_result
 from .reproduction import load_reproduction, reproductions
 from .settings import OPTIONS, Option, Settings, dashed, several
 from .tasks import TASKS
@@ -302,6 +303,13 @@ def reproduce(
         _list_reproductions()
         return
     reproduction = load_reproduction(name, quick=quick)
+    if reproduction.timed:
+        for option, value in (("workers", workers), ("engine", engine)):
+            if value not in (0, 1, "inprocess"):
+                raise ConfigurationError(
+                    f"{name} measures time, in one process: leave {option} out"
+                )
+        workers = 1
     jobs = reproduction.jobs(
         seeds=seeds, rounds=rounds, task=task or "", data=data, device=device
     )
@@ -323,6 +331,24 @@ def reproduce(
             *load_reproduction(name).changes(jobs),
         ),
     )
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of run, compare or reproduce, each with its summary.json.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The page.", rich_help_panel=_OUTPUT)
+    ] = Path("runs/report.html"),
+) -> None:
+    """Join results in one page, with time to a goal on a network that you describe."""
+    path = merge_reports([(read_result(each), each) for each in folders], out)
+    Console(soft_wrap=True, highlight=False).print(f"Report: {path.resolve()}")
 
 
 def _list_reproductions() -> None:

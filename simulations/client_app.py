@@ -10,6 +10,7 @@ from flower_compress.clients import (
     gossip_client,
     gradient_client,
     local_steps_client,
+    momentum_client,
     qadam_client,
 )
 from flower_compress.errors import ConfigurationError
@@ -36,6 +37,7 @@ _APPS = {
     "gradient": gradient_client(_objective),
     "local-steps": local_steps_client(_objective),
     "qadam": qadam_client(_objective),
+    "dist-ef-sgd": momentum_client(_objective),
     "gossip": gossip_client(_objective),
 }
 

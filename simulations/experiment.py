@@ -23,6 +23,7 @@ from .records import (
     RoundsCsv,
     cut_off,
     judge,
+    round_seconds,
     summarise,
     write_json,
     write_nodes,
@@ -222,6 +223,8 @@ class Experiment:
             summary["cutoff"] = cut_off(records, *self._cutoff)
         if self._paper:
             summary["paper"] = self._paper
+        if any(claim.measure == "seconds" for claim in self._claims):
+            summary["round_seconds"] = round_seconds(records)
         if self._claims:
             differs = [*self._differs, *self._origins()]
             summary["claims"] = judge(self._claims, records, differs)

@@ -10,6 +10,8 @@
                     ``[cutoff.paper]``, the source's numbers, by the runs' names
 ``[paper]``         the source's log10 excess loss, by the runs' names
 ``differs``         what is not as in the source, in words
+``timed``           whether the time of a round is what it shows: then one run after
+                    the other is computed, seed by seed, in one process
 ``[[claims]]``      one for each claim of the source: ``claim``, in words; ``run``;
                     ``measure``, see :mod:`simulations.records.claims`; ``against``,
                     another run; ``at-most``, ``at-least``; ``accuracy`` or ``level``
@@ -47,7 +49,7 @@ EXPERIMENTS: Final = Path(__file__).parent / "experiments"
 
 _SHARED: Final = {*map(dashed, OPTIONS)}
 _NEEDED: Final = ("title", "source", "seeds", "settings", "runs")
-_OPTIONAL: Final = ("quick", "cutoff", "paper", "differs", "claims")
+_OPTIONAL: Final = ("quick", "cutoff", "paper", "differs", "timed", "claims")
 _GOALS: Final = ("accuracy", "level")
 _OF_A_CLAIM: Final = ("claim", "run", "measure")
 _BOUNDS: Final = ("at-most", "at-least", "paper", *_GOALS)
@@ -77,6 +79,8 @@ class Reproduction:
         What is not as in the source, in words.
     paper : Mapping[str, float]
         The source's log10 excess loss of some of the runs.
+    timed : bool
+        Whether the time of a round is what it shows.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Reproduction:
     claims: tuple[Claim, ...] = ()
     differs: tuple[str, ...] = ()
     paper: Mapping[str, float] = field(default_factory=dict)
+    timed: bool = False
 
     @classmethod
     def load(cls, path: Path, *, quick: bool = False) -> Reproduction:
@@ -135,7 +140,10 @@ class Reproduction:
         differs = (str(table["differs"]),) if "differs" in table else ()
         cutoff, claims = _cutoff(table, labels), _claims(table, labels)
         paper = _numbers("[paper]", table.get("paper", {}), labels)
-        return cls(name, title, source, seeds, runs, cutoff, claims, differs, paper)
+        timed = convert("timed", table.get("timed", False), bool)
+        return cls(
+            name, title, source, seeds, runs, cutoff, claims, differs, paper, timed
+        )
 
     def jobs(
         self,
@@ -147,6 +155,9 @@ class Reproduction:
         device: str = "",
     ) -> list[Settings]:
         """Return all runs with all seeds; 0 and "" stand for the experiment's own.
+
+        Of a timed experiment those of one seed follow each other, so that what else the
+        machine does falls on all of them alike.
 
         Raises
         ------
@@ -160,6 +171,8 @@ class Reproduction:
             for run in self.runs
             for seed in range(seeds or self.seeds)
         ]
+        if self.timed:
+            runs.sort(key=lambda run: run["seed"])
         return several(runs, {}, given)
 
     def changes(self, jobs: Sequence[Settings]) -> tuple[str, ...]:
@@ -241,7 +254,8 @@ def _claim(entry: Any, labels: list[str]) -> Claim:
 
 
 def _paths() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(EXPERIMENTS.glob("*.toml"))}
+    found = {path.stem: path for path in EXPERIMENTS.glob("*.toml")}
+    return dict(sorted(found.items()))
 
 
 def _check(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ from flower_compress.clients import Arrays
 from flower_compress.strategies import Relay
 from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.ledger import Traffic
+from flower_compress.wire.measures import measuring
 
 from .averaging import AveragedIterates
 from .checkpointing import Checkpointing, to_metrics
@@ -55,7 +58,16 @@ def run_on_grid(
             settings.steps(), checkpointing.folder(settings), checkpointing.every
         )
 
+    clock = _Clock()
+
     def evaluate(server_round: int, record: ArrayRecord) -> MetricRecord | None:
+        clock.stop(server_round)
+        try:
+            return measure(server_round, record)
+        finally:
+            clock.start()
+
+    def measure(server_round: int, record: ArrayRecord) -> MetricRecord | None:
         is_logged = server_round % interval == 0 or server_round == settings.rounds
         if averaged is None and not is_logged:
             on_round(server_round, None)
@@ -85,7 +97,12 @@ def run_on_grid(
             downlink_bytes=downlink.num_bytes,
             uplink_bits=uplink.payload_bits,
             downlink_bits=downlink.payload_bits,
+            uplink_entropy_bits=uplink.entropy_bits,
+            downlink_entropy_bits=downlink.entropy_bits,
+            uplink_formula_bits=uplink.formula_bits,
+            downlink_formula_bits=downlink.formula_bits,
             nodes=nodes,
+            seconds=clock.median(),
         )
         on_round(server_round, row)
         return to_metrics(row)
@@ -93,16 +110,40 @@ def run_on_grid(
     initial = ArrayRecord(
         {name: write_array(array) for name, array in task.initial_arrays().items()}
     )
-    result = strategy.start(
-        grid,
-        initial,
-        num_rounds=settings.rounds,
-        train_config=settings.train_config(),
-        evaluate_fn=evaluate,
-    )
+    with measuring():
+        result = strategy.start(
+            grid,
+            initial,
+            num_rounds=settings.rounds,
+            train_config=settings.train_config(),
+            evaluate_fn=evaluate,
+        )
     arrays = _to_numpy(result.arrays)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values()))
     return RunResult(arrays, digest.hexdigest())
+
+
+class _Clock:
+    """Times the rounds of a run, without what is measured between them.
+
+    Of the processor, since what else the machine does is no part of it.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.process_time()
+
+    def stop(self, server_round: int) -> None:
+        """Note the time since the start; the first round sends the model dense."""
+        if self._since is not None and server_round > 1:
+            self._seconds.append(time.process_time() - self._since)
+
+    def median(self) -> float | None:
+        """Return the median of a round, None before the second."""
+        return statistics.median(self._seconds) if self._seconds else None
 
 
 def _nodes(relay: Relay, task: Task, *, last: bool) -> Nodes:

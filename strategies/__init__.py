@@ -13,9 +13,11 @@ from .cdprox_sgt import CDProxSGT
 from .choco_sgd import ChocoSGD, choco_qsgd
 from .compress import compress
 from .diana import Diana
+from .dist_ef_sgd import DistEFSGD
 from .dore import Dore
 from .double_squeeze import DoubleSqueeze
 from .dpsgd import DPSGD
+from .ecq_sgd import ECQSGD
 from .malcom_psgd import MalcomPSGD
 from .mcm import MCM
 from .qadam import qadam
@@ -40,6 +42,7 @@ __all__ = [
     "DECENTRALIZED",
     "DEFAULT_COMPRESSOR",
     "DPSGD",
+    "ECQSGD",
     "MCM",
     "QSGD",
     "SGD",
@@ -50,6 +53,7 @@ __all__ = [
     "ChocoSGD",
     "CompressedStrategy",
     "Diana",
+    "DistEFSGD",
     "Dore",
     "DoubleSqueeze",
     "GradientDescent",
@@ -71,11 +75,13 @@ __all__ = [
 ALGORITHMS: dict[str, Callable[..., CompressedStrategy]] = {
     "sgd": SGD,
     "qsgd": QSGD,
+    "ecq-sgd": ECQSGD,
     "diana": Diana,
     "artemis": Artemis,
     "artemis-nd": ArtemisND,
     "dore": Dore,
     "double-squeeze": DoubleSqueeze,
+    "dist-ef-sgd": DistEFSGD,
     "mcm": MCM,
     "rand-mcm": RandMCM,
     "amsgrad": amsgrad,

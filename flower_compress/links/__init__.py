@@ -9,6 +9,7 @@ from ..compressors import get_compressor
 from ..errors import ConfigurationError, UnknownNameError
 from .base import Link, ReceiverState, SenderState, accept, commit, fold
 from .broadcast import Broadcast, Carries, CatchUp
+from .compensated_feedback import CompensatedFeedback
 from .direct import Direct
 from .error_feedback import ErrorFeedback
 from .memory import Memory
@@ -20,6 +21,7 @@ __all__ = [
     "Carries",
     "CatchUp",
     "Channel",
+    "CompensatedFeedback",
     "Direct",
     "ErrorFeedback",
     "Link",
@@ -35,7 +37,7 @@ __all__ = [
 ]
 
 LINKS: dict[str, type[Link]] = {
-    cls.kind: cls for cls in (Direct, Memory, ErrorFeedback)
+    cls.kind: cls for cls in (Direct, Memory, ErrorFeedback, CompensatedFeedback)
 }
 """Every link by its kind."""
 

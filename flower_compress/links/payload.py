@@ -156,6 +156,17 @@ class Payload:
             self.__dict__["_vector"] = vector
         return vector
 
+    def contents(self) -> Iterator[tuple[Compressor, Compressed]]:
+        """Yield each operator with what it made of its part of the vector.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are not a payload of a vector of length `dim`.
+        """
+        made = self._made
+        yield from _contents(made.compressor, made.compressed)
+
     @property
     def crc(self) -> int:
         """CRC-32 of the payload's bytes."""
@@ -271,6 +282,19 @@ def _write_parts(
     return b"".join(pieces), _joined(
         compressed.dim, compressor, [m for _, m in written]
     )
+
+
+def _contents(
+    compressor: Compressor, compressed: Compressed
+) -> Iterator[tuple[Compressor, Compressed]]:
+    if isinstance(compressor, Tied):
+        operator = compressor.reduced(compressed.ties).operator
+        yield from _contents(operator, compressed.parts[0])
+    elif isinstance(compressor, Parts):
+        for each, part in zip(compressor.operators, compressed.parts, strict=True):
+            yield from _contents(each, part)
+    else:
+        yield compressor, compressed
 
 
 def _joined(dim: int, compressor: Parts, made: list[_Decoded]) -> _Decoded:

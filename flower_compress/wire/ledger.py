@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from operator import index
 from typing import Literal, Self
 
+from .measures import is_measuring, measure_packet
 from .packet import Packet
 from .records import bytes_objects
 
@@ -41,6 +42,10 @@ class Traffic:
     objects : int
         Of how many objects Flower makes the messages: each is a request that sends it
         and one that fetches it.
+    entropy_bits, formula_bits : int
+        What the payloads would take by the entropy of their symbols, and by the papers'
+        formulas, the rest of the payload bits as it is; 0 unless it is asked for. See
+        :mod:`flower_compress.wire.measures`.
     """
 
     messages: int = 0
@@ -48,6 +53,8 @@ class Traffic:
     payload_bits: int = 0
     snapshot_bytes: int = 0
     objects: int = 0
+    entropy_bits: int = 0
+    formula_bits: int = 0
 
     @property
     def envelope_bytes(self) -> int:
@@ -91,6 +98,7 @@ class Traffic:
         payload_bits: int,
         snapshot_bytes: int = 0,
         objects: int = _ARRAY_OBJECTS,
+        measured: tuple[int, int] = (0, 0),
     ) -> None:
         """Count one message."""
         self.messages += 1
@@ -98,6 +106,9 @@ class Traffic:
         self.num_bytes += num_bytes
         self.payload_bits += payload_bits
         self.snapshot_bytes += snapshot_bytes
+        entropy_bits, formula_bits = measured
+        self.entropy_bits += entropy_bits
+        self.formula_bits += formula_bits
 
 
 @dataclass(slots=True)
@@ -149,6 +160,7 @@ class Ledger:
             len(packet.data),
             packet.payload_bits,
             packet.snapshot_bytes,
+            measure_packet(packet),
             evaluation=evaluation,
             objects=objects + 1,
         )
@@ -159,13 +171,16 @@ class Ledger:
         num_bytes: int,
         payload_bits: int,
         snapshot_bytes: int = 0,
+        measured: tuple[int, int] | None = None,
         *,
         evaluation: bool = False,
         objects: int = _ARRAY_OBJECTS,
     ) -> None:
-        """Count one message by its numbers."""
+        """Count one message by its numbers; what is not measured counts as it is."""
+        if measured is None:
+            measured = (payload_bits, payload_bits) if is_measuring() else (0, 0)
         for traffic in self._of(direction, evaluation):
-            traffic.add(num_bytes, payload_bits, snapshot_bytes, objects)
+            traffic.add(num_bytes, payload_bits, snapshot_bytes, objects, measured)
 
     def record_extra(
         self, direction: Direction, num_bytes: int, *, evaluation: bool = False
@@ -174,6 +189,9 @@ class Ledger:
         for traffic in self._of(direction, evaluation):
             traffic.num_bytes += num_bytes
             traffic.payload_bits += 8 * num_bytes
+            if is_measuring():
+                traffic.entropy_bits += 8 * num_bytes
+                traffic.formula_bits += 8 * num_bytes
 
     def _of(self, direction: Direction, evaluation: bool) -> list[Traffic]:
         """Return the traffic of a direction: in total, of the round, and apart."""
@@ -214,10 +232,11 @@ class EdgeLedger:
         num_bytes: int,
         payload_bits: int,
         snapshot_bytes: int = 0,
+        measured: tuple[int, int] = (0, 0),
     ) -> None:
         """Count one letter."""
         traffic = self.edges.setdefault((sender, receiver), Traffic())
-        traffic.add(num_bytes, payload_bits, snapshot_bytes, objects=0)
+        traffic.add(num_bytes, payload_bits, snapshot_bytes, 0, measured)
 
     @property
     def total(self) -> Traffic:
@@ -261,4 +280,6 @@ def _sum(parts: Iterable[Traffic]) -> Traffic:
         total.payload_bits += part.payload_bits
         total.snapshot_bytes += part.snapshot_bytes
         total.objects += part.objects
+        total.entropy_bits += part.entropy_bits
+        total.formula_bits += part.formula_bits
     return total

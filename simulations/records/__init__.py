@@ -11,7 +11,14 @@ from .json_file import write_json
 from .nodes_csv import write_nodes
 from .record import Nodes, RoundRecord
 from .rounds_csv import RecordsError, RoundsCsv, read_rounds
-from .summary import AlgorithmSummary, Spread, Summary, is_decentralized, summarise
+from .summary import (
+    AlgorithmSummary,
+    Spread,
+    Summary,
+    is_decentralized,
+    round_seconds,
+    summarise,
+)
 
 __all__ = [
     "MEASURES",
@@ -31,6 +38,7 @@ __all__ = [
     "is_decentralized",
     "judge",
     "read_rounds",
+    "round_seconds",
     "summarise",
     "write_json",
     "write_nodes",

@@ -19,6 +19,7 @@ measure                of one run
 ``bits-to-accuracy``   of them, those until the claim's ``accuracy`` was first logged
 ``rounds-to-accuracy`` rounds until then
 ``bits-to-level``      bits until log10 excess loss was first at the claim's ``level``
+``seconds``            median processor time of a round, evaluation aside
 ``consensus``          mean of ||x_i - mean x||^2 after the last round
 ====================== ===============================================================
 
@@ -300,6 +301,7 @@ MEASURES: Final[Mapping[str, _Measure]] = {
         _until(lambda row: float(row.round), _is_accurate), ratio=True, goal="accuracy"
     ),
     "bits-to-level": _Measure(_until(_bits, _is_low), ratio=True, goal="level"),
+    "seconds": _Measure(lambda rows, _: rows[-1].seconds, ratio=True),
     "consensus": _Measure(_consensus, ratio=True),
 }
 """What a run is measured by."""

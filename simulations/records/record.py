@@ -73,8 +73,16 @@ class RoundRecord:
         edges, the second is 0, and loss and accuracy are of the mean model.
     uplink_bits, downlink_bits : int
         Payload bits sent since the start, over all clients, without framing.
+    uplink_entropy_bits, downlink_entropy_bits : int, optional
+        What of the payload bits would be if symbols took their zero-order entropy.
+    uplink_formula_bits, downlink_formula_bits : int, optional
+        What of them would be by the papers' formulas, see
+        :mod:`flower_compress.wire.measures`.
     nodes : Nodes, optional
         Of a decentralized run. Not in ``rounds.csv``, but in ``nodes.csv``.
+    seconds : float, optional
+        Median processor time of a round so far, of all that this process computes,
+        evaluation aside. Not in ``rounds.csv``, which is the same bytes each time.
     """
 
     algorithm: str
@@ -87,7 +95,12 @@ class RoundRecord:
     downlink_bytes: int
     uplink_bits: int
     downlink_bits: int
+    uplink_entropy_bits: int | None = None
+    downlink_entropy_bits: int | None = None
+    uplink_formula_bits: int | None = None
+    downlink_formula_bits: int | None = None
     nodes: Nodes | None = None
+    seconds: float | None = None
 
     @property
     def known_excess_loss(self) -> float:

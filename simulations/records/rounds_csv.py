@@ -17,7 +17,15 @@ from .record import RoundRecord
 
 __all__ = ["RecordsError", "RoundsCsv", "read_rounds"]
 
-_HEADER: Final = tuple(f.name for f in fields(RoundRecord) if f.name != "nodes")
+_ELSEWHERE: Final = ("nodes", "seconds")
+_HEADER: Final = tuple(f.name for f in fields(RoundRecord) if f.name not in _ELSEWHERE)
+_OPTIONAL: Final = (
+    "uplink_entropy_bits",
+    "downlink_entropy_bits",
+    "uplink_formula_bits",
+    "downlink_formula_bits",
+)
+_EARLIER: Final = tuple(name for name in _HEADER if name not in _OPTIONAL)
 _FLOATS: Final = ("loss", "accuracy")
 _INTEGERS: Final = (
     "seed",
@@ -37,8 +45,8 @@ class RoundsCsv:
     """``rounds.csv``, written row by row. A context manager.
 
     The header is the names of :class:`RoundRecord`'s fields, in their order. Floats
-    are written with the digits that give the same float back, an unknown excess loss
-    is an empty field. Each row is on its way to the disk when :meth:`write` returns.
+    are written with the digits that give the same float back, what is not known is an
+    empty field. Each row is on its way to the disk when :meth:`write` returns.
 
     Parameters
     ----------
@@ -94,7 +102,8 @@ class RoundsCsv:
 def read_rounds(path: Path | str) -> list[RoundRecord]:
     """Read the rows that :class:`RoundsCsv` wrote, in their order.
 
-    A last row that an interrupted run left unfinished (no end of line) is dropped.
+    Files of versions without entropy and formula bits lack those columns. A last row
+    that an interrupted run left unfinished (no end of line) is dropped.
 
     Raises
     ------
@@ -103,7 +112,7 @@ def read_rounds(path: Path | str) -> list[RoundRecord]:
     """
     text = Path(path).read_text(encoding="utf-8")
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    if tuple(rows.fieldnames or ()) != _HEADER:
+    if tuple(rows.fieldnames or ()) not in (_HEADER, _EARLIER):
         raise RecordsError(
             f"{path}: expected the header {','.join(_HEADER)}, came "
             f"{','.join(rows.fieldnames or ())!r}: pass the rounds.csv of a run"
@@ -123,6 +132,7 @@ def read_rounds(path: Path | str) -> list[RoundRecord]:
 def _from_row(row: Mapping[str, str]) -> RoundRecord:
     values: dict[str, Any] = {name: int(row[name]) for name in _INTEGERS}
     values |= {name: float(row[name]) for name in _FLOATS}
+    values |= {name: int(row[name]) for name in _OPTIONAL if row.get(name)}
     excess = row["excess_loss"]
     values["excess_loss"] = float(excess) if excess else None
     return RoundRecord(algorithm=row["algorithm"], **values)

@@ -21,9 +21,16 @@ __all__ = [
     "Spread",
     "Summary",
     "is_decentralized",
+    "round_seconds",
     "summarise",
 ]
 
+_MEASURED: Final = (
+    "uplink_entropy_bits",
+    "downlink_entropy_bits",
+    "uplink_formula_bits",
+    "downlink_formula_bits",
+)
 _BASELINES: Final = ("sgd", "dpsgd")
 
 
@@ -44,8 +51,9 @@ class AlgorithmSummary(TypedDict):
     ``log10_excess_loss`` is of each seed the mean of log10(F(w) - min F) over the
     logged rounds of the last tenth of its run; the other spreads are of the last
     logged round. ``bits_fraction_of_sgd`` is the mean of the payload bits in both
-    directions, over SGD's (DPSGD's); None without it. ``nodes`` is there for
-    decentralized runs.
+    directions, over SGD's (DPSGD's); None without it. Entropy and formula bits are
+    those of :mod:`flower_compress.wire.measures`. ``nodes`` is there for decentralized
+    runs.
     """
 
     seeds: list[int]
@@ -57,6 +65,10 @@ class AlgorithmSummary(TypedDict):
     downlink_bytes: Spread
     uplink_bits: Spread
     downlink_bits: Spread
+    uplink_entropy_bits: NotRequired[Spread]
+    downlink_entropy_bits: NotRequired[Spread]
+    uplink_formula_bits: NotRequired[Spread]
+    downlink_formula_bits: NotRequired[Spread]
     bits_fraction_of_sgd: float | None
     model_sha256: dict[str, str]
     nodes: NotRequired[NodesSummary]
@@ -81,7 +93,8 @@ class NodesSummary(TypedDict):
 class Summary(TypedDict):
     """A comparison of algorithms: what was run, and how each ended.
 
-    ``paper`` has the source's log10 excess loss of some of the runs.
+    ``paper`` has the source's log10 excess loss of some of the runs, ``round_seconds``
+    the processor time of a round where that is what is shown.
     """
 
     settings: dict[str, Any]
@@ -89,6 +102,20 @@ class Summary(TypedDict):
     cutoff: NotRequired[CutOff]
     claims: NotRequired[Verdicts]
     paper: NotRequired[dict[str, float]]
+    round_seconds: NotRequired[dict[str, Spread]]
+
+
+def round_seconds(records: Iterable[RoundRecord]) -> dict[str, Spread]:
+    """Return by run the processor time of a round, the last median of each seed."""
+    last: dict[str, dict[int, RoundRecord]] = {}
+    for record in sorted(records, key=attrgetter("round")):
+        last.setdefault(record.algorithm, {})[record.seed] = record
+    return {
+        name: _spread(
+            [math.nan if (s := each.seconds) is None else s for each in seeds.values()]
+        )
+        for name, seeds in last.items()
+    }
 
 
 def summarise(
@@ -169,6 +196,12 @@ def _summarise_algorithm(
         "bits_fraction_of_sgd": None,
         "model_sha256": {str(seed): digest for seed, digest in digests.items()},
     }
+    measured: dict[str, Spread] = {}
+    for name in _MEASURED:
+        values = [getattr(record, name) for record in last]
+        if None not in values:
+            measured[name] = _spread(values)
+    summary |= measured  # type: ignore[typeddict-item]
     nodes = [record.nodes for record in last if record.nodes is not None]
     if nodes:
         summary["nodes"] = _summarise_nodes(nodes)

@@ -21,11 +21,21 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("jinja2", "simulation") from error
 
-__all__ = ["render_page"]
+__all__ = ["environment", "render_page"]
 
 _FOLDER: Final = Path(__file__).parent
 # A Flower App Bundle takes no .html; Markdown may hold HTML.
 _TEMPLATE: Final = "page.html.md"
+
+
+def environment() -> jinja2.Environment:
+    """Return what renders the templates of this folder."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
 
 
 def render_page(
@@ -78,21 +88,19 @@ def render_page(
         for algorithm, entry in summary["algorithms"].items()
         for seed, digest in entry["model_sha256"].items()
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template(_TEMPLATE).render(
-        tables=tables_of(summary),
-        differs=summary["claims"]["differs"] if "claims" in summary else [],
-        names=list(summary["algorithms"]),
-        edges=edge_tables_of(records),
-        decentralized=is_decentralized(summary),
-        figures=figures,
-        settings=settings,
-        models=models,
-        network=None if link is None else str(link),
-        banded=any(curve.num_seeds > 1 for curve in curves),
+    return (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            tables=tables_of(summary),
+            differs=summary["claims"]["differs"] if "claims" in summary else [],
+            names=list(summary["algorithms"]),
+            edges=edge_tables_of(records),
+            decentralized=is_decentralized(summary),
+            figures=figures,
+            settings=settings,
+            models=models,
+            network=None if link is None else str(link),
+            banded=any(curve.num_seeds > 1 for curve in curves),
+        )
     )

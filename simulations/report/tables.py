@@ -101,6 +101,9 @@ def claim_lines(summary: Summary) -> list[str]:
 def tables_of(summary: Summary) -> list[TextTable]:
     """Return the comparison, and what there is of nodes, cut-off and claims."""
     tables = _tables(summary)
+    coding = _of_coding(summary)
+    if coding.rows:
+        tables.append(coding)
     if "claims" in summary:
         tables.append(claim_table(summary["claims"]))
     return tables
@@ -144,6 +147,10 @@ def _tables(summary: Summary) -> list[TextTable]:
         tables.append(of_nodes)
     if "cutoff" in summary:
         tables.append(_of_cutoff(summary["cutoff"]))
+    if times := summary.get("round_seconds"):
+        rows = [[name, _spread_text(each, "{:.4g}")] for name, each in times.items()]
+        columns = ("algorithm", "seconds")
+        tables.append(TextTable("Processor time of a round", columns, rows))
     return tables
 
 
@@ -210,6 +217,27 @@ def _of_nodes(summary: Summary) -> TextTable:
         if "nodes" in entry
     ]
     return TextTable("Nodes, after the last round", _NODE_COLUMNS, rows)
+
+
+def _of_coding(summary: Summary) -> TextTable:
+    """Return the bits sent over those of the symbols' entropy and of the formulas."""
+    rows = []
+    directions = ("uplink",) if is_decentralized(summary) else ("uplink", "downlink")
+    for algorithm, entry in summary["algorithms"].items():
+        row = [algorithm]
+        for direction in directions:
+            sent = entry[f"{direction}_bits"]["mean"]  # type: ignore[literal-required]
+            row.append(_bits_text(sent))
+            for kind in ("entropy", "formula"):
+                bits = entry.get(f"{direction}_{kind}_bits", {"mean": None})["mean"]  # type: ignore[index]
+                row.append(f"{sent / bits:.3f}" if sent and bits else "–")
+        if any("." in cell for cell in row[2::3]):
+            rows.append(row)
+    columns = ["algorithm"]
+    for way in ("on the edges",) if len(directions) == 1 else ("up", "down"):
+        columns += [way, "over entropy", "over formula"]
+    title = "Payloads, over the entropy of their symbols and the papers' formulas"
+    return TextTable(title, columns, rows)
 
 
 def _of_cutoff(cutoff: CutOff) -> TextTable:

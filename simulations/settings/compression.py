@@ -34,6 +34,7 @@ from .takers import (
     OF_ANY_DOWNLINK_OPERATOR,
     OF_ANY_OPERATOR,
     OF_GHOSTS,
+    OF_MOMENTUM,
     OF_SIGNS,
     QUANTIZING_SERVERS,
     SPARSIFYING,
@@ -218,6 +219,8 @@ class Compression:
         if algorithm in SPARSIFYING.names:
             return TopK(**kept)
         scope: dict[str, Any] = {"bucket_size": bucket_size} if bucket_size else {}
+        if algorithm in OF_MOMENTUM.names:
+            return ScaledSign(per="tensor", **scope)
         if algorithm in OF_SIGNS:
             return ScaledSign(**scope)
         if self.operator == "rotated":

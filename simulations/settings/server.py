@@ -19,6 +19,7 @@ from .takers import (
     MOMENTS_AT_CLIENTS,
     MOMENTS_AT_THE_SERVER,
     OF_ANY_CLIENT,
+    OF_MOMENTUM,
     SERVING,
     STEPPING,
 )
@@ -37,7 +38,7 @@ class Server(Compression):
     Parameters
     ----------
     client : {"gradient", "local-steps"}
-        What clients do with the model; those of qadam also keep its moments.
+        What clients do with the model; qadam and dist-ef-sgd have clients of their own.
     local_steps, local_step_size
         With ``client="local-steps"``: how many steps, and of what size.
     fraction : float
@@ -46,6 +47,8 @@ class Server(Compression):
         That share exactly, or every client with that probability, on its own.
     momentum : float
         beta of the server's heavy ball, in [0, 1).
+    client_momentum : float
+        mu of the clients' Nesterov momentum, in [0, 1) (dist-ef-sgd).
     beta1, beta2, eps : float
         Of AMSGrad's step, where the server keeps its moments.
     average : bool
@@ -95,6 +98,12 @@ class Server(Compression):
         panel="Run",
         takers=STEPPING,
     )
+    client_momentum: float = option(
+        0.9,
+        "mu of the clients' Nesterov momentum, in [0, 1).",
+        panel="Clients",
+        takers=OF_MOMENTUM,
+    )
     beta1: float = option(
         0.9,
         "Decay of AMSGrad's first moment, in [0, 1).",
@@ -123,10 +132,11 @@ class Server(Compression):
     def __post_init__(self) -> None:
         check_values(self)
         super().__post_init__()
-        if not 0.0 <= self.momentum < 1.0:
-            raise ConfigurationError(
-                f"momentum must lie in [0, 1), got {self.momentum}"
-            )
+        for name in ("momentum", "client_momentum"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigurationError(
+                    f"{dashed(name)} must lie in [0, 1), got {getattr(self, name)}"
+                )
 
     def check(self, algorithm: str, clients: int) -> None:
         """Check what depends on the algorithm and the number of clients: nothing."""
@@ -158,7 +168,9 @@ class Server(Compression):
 
     def train_config(self, algorithm: str) -> ConfigRecord:
         """Return what clients need to know of this part."""
-        if algorithm == MOMENTS_AT_CLIENTS:
+        if algorithm in OF_MOMENTUM.names:
+            return ConfigRecord({"client": algorithm, "momentum": self.client_momentum})
+        if algorithm in MOMENTS_AT_CLIENTS:
             return ConfigRecord({"client": algorithm})
         keys = ["client"]
         if self.client == "local-steps":

@@ -26,6 +26,7 @@ __all__ = [
     "OF_ANY_DOWNLINK_OPERATOR",
     "OF_ANY_OPERATOR",
     "OF_GHOSTS",
+    "OF_MOMENTUM",
     "OF_SIGNS",
     "PROXIMAL",
     "QUANTIZED_GOSSIP",
@@ -39,10 +40,10 @@ __all__ = [
 
 ADAPTIVE = ("amsgrad", "spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam")
 """Algorithms that take Adam's steps."""
-MOMENTS_AT_CLIENTS = "qadam"
-"""The algorithm whose clients keep Adam's moments."""
+MOMENTS_AT_CLIENTS = ("qadam", "dist-ef-sgd")
+"""Algorithms with clients of their own, which keep moments."""
 
-OF_SIGNS = ("double-squeeze",)
+OF_SIGNS = ("double-squeeze", "dist-ef-sgd")
 """Algorithms whose papers have a contraction, signs with a scale."""
 
 _SPARSIFYING = tuple(name for name in ADAPTIVE if name != "amsgrad")
@@ -89,7 +90,7 @@ GOSSIPING = Takers("decentralized algorithms", tuple(DECENTRALIZED))
 
 OF_ANY_CLIENT = Takers(
     "algorithms with a server that leave the client open",
-    _without(ALGORITHMS, MOMENTS_AT_CLIENTS),
+    _without(ALGORITHMS, *MOMENTS_AT_CLIENTS),
 )
 KEEPING_UPLINK_MEMORIES = Takers(
     "algorithms with an uplink memory",
@@ -121,13 +122,14 @@ OF_ANY_DOWNLINK_OPERATOR = Takers(
 KEEPING_SHARED_MODEL_MEMORIES = Takers(
     "algorithms with a memory of the model", (*_having("downlink_rate"), _INHERITING)
 )
+OF_MOMENTUM = Takers("dist-ef-sgd, whose clients keep momentum", ("dist-ef-sgd",))
 OF_GHOSTS = Takers("mcm with one memory for all", ("mcm",))
 GROUPING = Takers("algorithms whose clients may form groups", _having("groups"))
 COUNTING = Takers(
     "algorithms that keep so many entries", _without(_SPARSIFYING, "stoc-mv")
 )
 MOMENTS_AT_THE_SERVER = Takers(
-    "algorithms whose server keeps moments", _without(ADAPTIVE, MOMENTS_AT_CLIENTS)
+    "algorithms whose server keeps moments", _without(ADAPTIVE, *MOMENTS_AT_CLIENTS)
 )
 STEPPING = Takers(
     "algorithms with a server that take plain steps", _without(ALGORITHMS, *ADAPTIVE)

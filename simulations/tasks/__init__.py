@@ -20,7 +20,10 @@ task                   F_i                                          evaluated on
                        one of :data:`MODELS`; ``softmax`` is        held-out examples
                        convex
 ``digits28``           the same, images enlarged to MNIST's 28 x 28 the same
-``mnist``, ``cifar10`` the same, from files in a folder             the same
+``mnist``,             the same, from files in a folder             the same
+``fashion-mnist``,
+``emnist``,
+``cifar10``
 ====================== ============================================ ================
 
 ``base`` says what a task is, ``registry`` which there are. ``linear`` and ``images``

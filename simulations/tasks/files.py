@@ -11,10 +11,18 @@ from flower_compress.errors import ConfigurationError, MissingExtraError
 
 from .dataset import Dataset
 
-__all__ = ["load_files"]
+__all__ = ["FILES", "load_files"]
 
-_TORCHVISION: Final = {"mnist": "MNIST", "cifar10": "CIFAR10"}
-"""Name of a task -> torchvision's class for its files."""
+_TORCHVISION: Final[dict[str, tuple[str, dict[str, str]]]] = {
+    "mnist": ("MNIST", {}),
+    "fashion-mnist": ("FashionMNIST", {}),
+    "emnist": ("EMNIST", {"split": "digits"}),
+    "cifar10": ("CIFAR10", {}),
+}
+"""Name of a task -> torchvision's class for its files, and its arguments."""
+
+FILES: Final = tuple(_TORCHVISION)
+"""Names of the tasks that are read from files."""
 
 
 @cache
@@ -24,10 +32,11 @@ def load_files(name: str, folder: str) -> tuple[Dataset, Dataset]:
     Parameters
     ----------
     name : str
-        ``"mnist"`` or ``"cifar10"``.
+        ``"mnist"``, ``"fashion-mnist"``, ``"emnist"`` (its digits, handwritten by other
+        people than MNIST's) or ``"cifar10"``.
     folder : str
-        What torchvision calls ``root``: it holds ``MNIST/raw/`` or
-        ``cifar-10-batches-py/``.
+        What torchvision calls ``root``: it holds ``MNIST/raw/``, ``FashionMNIST/raw/``,
+        ``EMNIST/raw/`` or ``cifar-10-batches-py/``.
 
     Raises
     ------
@@ -40,16 +49,20 @@ def load_files(name: str, folder: str) -> tuple[Dataset, Dataset]:
         from torchvision import datasets
     except ModuleNotFoundError as error:
         raise MissingExtraError("torchvision", "simulation") from error
-    kind = _TORCHVISION[name]
+    kind, options = _TORCHVISION[name]
+    named = (f"{key}={value!r}" for key, value in options.items())
+    arguments = ", ".join((repr(str(folder)), *named))
     parts = []
     for train in (True, False):
         try:
-            found = getattr(datasets, kind)(folder, train=train, download=False)
+            found = getattr(datasets, kind)(
+                folder, train=train, download=False, **options
+            )
         except (RuntimeError, OSError) as error:
             raise ConfigurationError(
                 f"{name}: expected its files in {str(folder)!r}, got {error}; to "
                 f'download them once: python -c "from torchvision.datasets import '
-                f'{kind}; {kind}({str(folder)!r}, download=True)"'
+                f'{kind}; {kind}({arguments}, download=True)"'
             ) from error
         pixels, labels = np.asarray(found.data), np.asarray(found.targets, np.int64)
         # MNIST has no axis for its one channel, CIFAR-10's comes last.

@@ -10,11 +10,14 @@ mlp        64 -> 128 -> 10                                         9,610
 mlp-512    64 -> 512 -> 512 -> 10                                301,066
 cnn        two 3 x 3 convolutions of 16 and 32 channels, each      6,090
            with a 2 x 2 max pooling; 128 -> 10
+lenet      two 5 x 5 convolutions of 6 and 16 channels, each  larger
+           with a 2 x 2 max pooling; 120 -> 84 -> 10          images
 resnet18   torchvision's, for images of three channels        11,181,642
 ========== ================================================== ==========
 
 For MNIST the mlp-512 has 669,706 parameters, the network of the MALCOM-PSGD paper, and
-the cnn 20,490; for CIFAR-10 the cnn has 25,578.
+the cnn 20,490 and the lenet 44,426; for CIFAR-10 the cnn has 25,578 and the lenet
+62,006, as in the MCM paper.
 
 A new model is a function that returns its layers, and a line in the table below them.
 """
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["MODELS", "build_model"]
 
 _NUM_CLASSES: Final = 10
+_LENET_SIZE: Final = 16
 
 _Shape = tuple[int, int, int]
 _Layers = OrderedDict[str, "nn.Module"]
@@ -99,6 +103,33 @@ def _cnn(shape: _Shape) -> _Layers:
     )
 
 
+def _lenet(shape: _Shape) -> _Layers:
+    from torch import nn
+
+    channels, height, width = shape
+    if min(height, width) < _LENET_SIZE:
+        raise ConfigurationError(
+            f"lenet is for images of {_LENET_SIZE} x {_LENET_SIZE} and more, came "
+            f"{height} x {width}: take the task 'digits28' or the model 'cnn'"
+        )
+    sides = [((side - 4) // 2 - 4) // 2 for side in (height, width)]
+    return OrderedDict(
+        image=nn.Unflatten(1, shape),
+        conv1=nn.Conv2d(channels, 6, kernel_size=5),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(6, 16, kernel_size=5),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        hidden1=nn.Linear(16 * math.prod(sides), 120),
+        relu3=nn.ReLU(),
+        hidden2=nn.Linear(120, 84),
+        relu4=nn.ReLU(),
+        output=nn.Linear(84, _NUM_CLASSES),
+    )
+
+
 def _resnet18(shape: _Shape) -> _Layers:
     """Return torchvision's layers in the order of its forward pass, by its names."""
     from torch import nn
@@ -120,6 +151,7 @@ _ARCHITECTURES: Final[dict[str, _Architecture]] = {
     "mlp": _Architecture(_mlp),
     "mlp-512": _Architecture(_mlp_512),
     "cnn": _Architecture(_cnn),
+    "lenet": _Architecture(_lenet),
     "resnet18": _Architecture(_resnet18, channels=3),
 }
 

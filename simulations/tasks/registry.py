@@ -10,6 +10,7 @@ from flower_compress.errors import ConfigurationError, UnknownNameError
 
 from .base import Kind, Options, Task
 from .digits import load_digits, load_digits28
+from .files import FILES
 from .images import filed_images, images
 from .models import MODELS
 from .parity import linear, make_parity
@@ -28,8 +29,7 @@ KINDS: Final[dict[str, Kind]] = {
     **{name: tabular(name) for name in TABLES},
     "digits": images(load_digits),
     "digits28": images(load_digits28),
-    "mnist": filed_images("mnist"),
-    "cifar10": filed_images("cifar10"),
+    **{name: filed_images(name) for name in FILES},
 }
 """Name of a task -> how it is made."""
 

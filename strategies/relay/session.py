@@ -24,6 +24,7 @@ from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import EdgeLedger, Ledger
 from flower_compress.wire.mail import Delivery, Posting, find_mail, mail_record
+from flower_compress.wire.measures import measure_letter
 from flower_compress.wire.records import array_bytes
 
 from ..callbacks import EventKind
@@ -232,7 +233,8 @@ class RelaySession:
         for letter in delivery.letters:
             size = len(letter.data)
             dense = size if letter.snapshot else 0
-            self.edges.record(letter.node, node, size, letter.num_bits, dense)
+            measured = measure_letter(letter, self.layout.dim, self.layout.sizes)
+            self.edges.record(letter.node, node, size, letter.num_bits, dense, measured)
             bits += letter.num_bits
             snapshot_bytes += dense
         model_bytes = len(delivery.exact)

@@ -272,6 +272,8 @@ def _noise(link: Link, dim: int) -> LinkNoise | None:
     if rate is not None:
         return LinkNoise("memory", omega, rate)
     if isinstance(link, ErrorFeedback) and omega > 0:
+        if link.kind != ErrorFeedback.kind:
+            return None
         return LinkNoise("error-feedback", omega, link.feedback_at(dim))
     return LinkNoise("direct", omega)
 

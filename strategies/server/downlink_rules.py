@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from flower_compress.errors import ConfigurationError
-from flower_compress.links import Carries, Link
+from flower_compress.links import Carries, ErrorFeedback, Link
 
 __all__ = ["DownlinkMemory", "Groups", "ResetEvery", "check_downlink"]
 
@@ -61,7 +61,7 @@ def check_downlink(
             f'downlink_carries="update" and groups=1, got {carries!r} and '
             f"{groups!r}"
         )
-    if carries == "model" and link.kind == "error-feedback":
+    if carries == "model" and isinstance(link, ErrorFeedback):
         raise ConfigurationError(
             "with ErrorFeedback what is left out of one model would be added to "
             'the next: expected downlink_carries="update"'

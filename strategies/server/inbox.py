@@ -19,6 +19,7 @@ from flower_compress.errors import (
     RefusedUpdateError,
     StalePacketError,
 )
+from flower_compress.wire.measures import measure_packet
 from flower_compress.wire.packet import Header, Packet, find_packet
 from flower_compress.wire.records import array_bytes
 
@@ -149,15 +150,21 @@ class Inbox:
     def _open(self, msg: Message) -> tuple[Client, Packet]:
         """Read a reply's packet, bill it, and note what the client holds."""
         session = self._session
-        num_bytes, payload_bits = array_bytes(msg.content), 0
+        num_bytes, payload_bits, measured = array_bytes(msg.content), 0, None
         try:
             client, packet = packet_of(session, msg)
             packet = packet.on(session.contract.uplink_channel(client.identity))
             session.uplinks.require_form(packet)
-            payload_bits = packet.payload_bits + 8 * (num_bytes - len(packet.data))
+            beside = 8 * (num_bytes - len(packet.data))
+            payload_bits = packet.payload_bits + beside
+            measured = measure_packet(packet, beside)
         finally:
             session.ledger.record_bytes(
-                "uplink", num_bytes, payload_bits, objects=objects_of(msg.content)
+                "uplink",
+                num_bytes,
+                payload_bits,
+                measured=measured,
+                objects=objects_of(msg.content),
             )
         note_held(session, client, packet)
         return client, packet

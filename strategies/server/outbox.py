@@ -56,8 +56,9 @@ def messages_with_model(
         # One RecordDict a node: messages that share one would share its mutations.
         content = new_record_dict(
             {
-                keys.arrays: packet_record(packet, plain=client.plain),
+                # First: who looks for a ConfigRecord before the mod finds this one.
                 keys.config: new_config_record(entries(config)),
+                keys.arrays: packet_record(packet, plain=client.plain),
             }
         )
         if messages:  # A new one takes longer.

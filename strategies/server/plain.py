@@ -86,7 +86,8 @@ def as_yielded(messages: Iterable[Message]) -> list[Message]:
 def with_content(msg: Message, key: str | None, record: Record | None) -> Message:
     """Return the message with copies of its records, one of them replaced.
 
-    The original stays as it is: a strategy may put one content into many messages.
+    The original stays as it is: a strategy may put one content into many messages. A
+    ConfigRecord goes behind the others: whoever looks for one finds the strategy's.
 
     Parameters
     ----------
@@ -103,6 +104,8 @@ def with_content(msg: Message, key: str | None, record: Record | None) -> Messag
             content[name] = _copy(old)
         elif record is not None:
             content[name] = record
+    if key is not None and isinstance(record, ConfigRecord) and key in content:
+        content[key] = content.pop(key)
     return building.with_content(msg, building.new_record_dict(content))
 
 

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import (
 )
 
 from flower_compress.errors import ConfigurationError
-from flower_compress.links import Link
+from flower_compress.links import ErrorFeedback, Link
 
 from ..run.strategy import RunStrategy
 from .weighting import UNIFORM
@@ -90,7 +90,7 @@ def require_links(uplink: object, downlink: object) -> None:
                 f"expected {name} to be a link, got {link!r}: for an operator C, "
                 "Memory(C) or Direct(C)"
             )
-    if isinstance(downlink, Link) and downlink.kind == "error-feedback":
+    if isinstance(downlink, ErrorFeedback):
         raise ConfigurationError(
             "the downlink carries the model, and ErrorFeedback would add what it left "
             "out of one model to the next: expected Memory or Direct"

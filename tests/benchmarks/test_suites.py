@@ -29,7 +29,7 @@ def test_every_operator_is_measured() -> None:
 
 def test_every_suite_has_its_slot_and_its_results() -> None:
     pages = "".join(page.read_text() for page in tables.PAGES)
-    assert sorted(re.findall(r"<!-- results: ([\w-]+) -->", pages)) == sorted(SUITES)
+    assert set(re.findall(r"<!-- results: ([\w-]+) -->", pages)) == set(SUITES)
     assert {path.stem for path in RESULTS.glob("*.json")} <= set(SUITES)
     for name, suite in SUITES.items():
         assert suite.name == name

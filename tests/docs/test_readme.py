@@ -77,6 +77,12 @@ def test_simulation_line_runs(line: str, tmp_path: Path, simulate: Command) -> N
     """As it stands, but for one round and one seed, in one process, unsaved."""
     python, flag, module, *words = shlex.split(line)
     assert (python, flag, module) == ("python", "-m", "simulations")
+    if words[0] == "report":
+        page = tmp_path / "page.html"
+        done = simulate(*words, "--out", str(page))
+        assert done.returncode == 0, done.stderr
+        assert page.exists()
+        return
     words += ["--out", str(tmp_path), "--workers", "1", "--checkpoint-every", "0"]
     words[words.index("--rounds") + 1] = "1"
     words[words.index("--seeds") + 1] = "1"

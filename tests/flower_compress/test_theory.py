@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flower_compress.compressors import RandomSparsifier, StochasticQuantizer, TopK
+from flower_compress.compressors import (
+    DitheredQuantizer,
+    RandomSparsifier,
+    StochasticQuantizer,
+    TopK,
+)
 from flower_compress.errors import BiasedCompressorError, ConfigurationError
+from flower_compress.strategies.topology import ring
+from flower_compress.streams import Purpose, Stream
 from flower_compress.theory import (
+    choco_consensus_step,
+    gossip_contraction,
+    malcom_consensus_bound,
+    malcom_step_size,
     max_step_size_diana,
     max_step_size_dore,
     max_step_size_ghost,
@@ -269,3 +280,43 @@ def test_problem_must_make_sense(formula: Callable[[float, int], float]) -> None
     for clients in (0, -3):
         with pytest.raises(ConfigurationError, match=f"num_clients.*{clients}"):
             formula(1.0, clients)
+
+
+def test_malcoms_constants() -> None:
+    assert gossip_contraction(0.5, 2.0) == exactly(0.25 / 164)
+    assert malcom_consensus_bound(0.1, 0.5, 3.0) == exactly(24 * 0.01 * 3 / 0.25)
+    # 16/2 + 1/4 + 4 + 1 - 8/4
+    assert choco_consensus_step(0.5, 1.0, 2.0) == exactly(0.125 / 11.25)
+    step = malcom_step_size(2.0, 0.5, 3.0, 4.0, 5.0, 8, 99)
+    b, e = 2 * 4 / (8 * 0.5), 12 * 4 * 5 / 0.25
+    assert step == exactly(min((0.06 / b) ** 0.5, (0.06 / e) ** (1 / 3), 1 / 8))
+    assert malcom_step_size(2.0, 1.0, 1e9, 0.0, 0.0, 8, 99) == 1 / 8
+    for wrong in ((0.0, 2.0), (1.5, 2.0), (0.5, 0.5), (0.5, math.inf)):
+        with pytest.raises(ConfigurationError, match="gap|tau"):
+            gossip_contraction(*wrong)
+
+
+def test_gossip_contracts_as_the_theorem_says() -> None:
+    """Nodes that only average, in expectation over the operator's draws."""
+    topology, dim, levels = ring(6), 32, 8
+    w = np.asarray(topology.mixing)
+    eigenvalues = np.sort(np.abs(np.linalg.eigvalsh(w)))
+    gap, beta = 1 - eigenvalues[-2], np.linalg.norm(np.eye(6) - w, 2)
+    operator = DitheredQuantizer(levels, tau="lemma")
+    tau = 1 + dim / levels**2
+    gamma = choco_consensus_step(gap, beta, tau)
+    x = np.random.default_rng(4).standard_normal((6, dim))
+    y, version = x.copy(), 0  # What is left is to agree: without a step nothing moves.
+
+    def potential(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+        return float(np.sum((x - x.mean(axis=0)) ** 2) + np.sum((x - y) ** 2))
+
+    start, rounds = potential(x, y), 60
+    for _ in range(rounds):
+        for i in range(6):
+            version += 1
+            residual = (x[i] - y[i]).astype(np.float32)
+            stream = Stream(1, Purpose.GOSSIP, i, version)
+            y[i] += operator.decompress(operator.compress(residual, stream))
+        x = x + gamma * (w - np.eye(6)) @ y
+    assert potential(x, y) < (1 - gossip_contraction(gap, tau)) ** rounds * start

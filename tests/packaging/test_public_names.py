@@ -42,8 +42,10 @@ PUBLIC: dict[str, list[str]] = {
         "DEFAULT_COMPRESSOR",
         "DPSGD",
         "Diana",
+        "DistEFSGD",
         "Dore",
         "DoubleSqueeze",
+        "ECQSGD",
         "GradientDescent",
         "MCM",
         "MalcomPSGD",
@@ -92,12 +94,14 @@ PUBLIC: dict[str, list[str]] = {
     "flower_compress.clients": [
         "Arrays",
         "GossipMod",
+        "MomentumMod",
         "Objective",
         "QAdamMod",
         "batches",
         "gossip_client",
         "gradient_client",
         "local_steps_client",
+        "momentum_client",
         "qadam_client",
     ],
     "flower_compress.compressors": [
@@ -128,6 +132,7 @@ PUBLIC: dict[str, list[str]] = {
         "Carries",
         "CatchUp",
         "Channel",
+        "CompensatedFeedback",
         "Direct",
         "ErrorFeedback",
         "LINKS",
@@ -194,7 +199,18 @@ PUBLIC: dict[str, list[str]] = {
         "arrays_of",
     ],
     "flower_compress.torch_arrays": ["to_arrays", "to_state_dict"],
+    "flower_compress.formula_bits": [
+        "entropy_bits",
+        "laplace_frequencies",
+        "malcom_bits",
+        "qsgd_bits",
+        "sparse_bits",
+    ],
     "flower_compress.theory": [
+        "choco_consensus_step",
+        "gossip_contraction",
+        "malcom_consensus_bound",
+        "malcom_step_size",
         "max_step_size_diana",
         "max_step_size_dore",
         "max_step_size_mcm",
@@ -211,7 +227,7 @@ PUBLIC: dict[str, list[str]] = {
         "level",
         "moment_factor",
     ],
-    "flower_compress.streams": ["Draws", "Purpose", "Stream"],
+    "flower_compress.streams": ["Dither", "Draws", "Purpose", "Stream"],
 }
 
 

@@ -1,4 +1,4 @@
-"""A thousand runs: no log, and no waiting."""
+"""A thousand runs: no log, no waiting, and states that are read as on a device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from flower_compress.mods.recent_states import RecentStates
 from flower_compress.strategies.relay import session
 from flower_compress.strategies.server import participants
 
@@ -21,3 +22,9 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _from_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients read their state anew, as devices do, with a process for each message."""
+    monkeypatch.setattr(RecentStates, "get", lambda *_: None)

@@ -109,7 +109,7 @@ def test_a_node_that_has_made_no_step_leaves_the_files_whole(tmp_path: Path) -> 
     del relay.zeros[3]
     nodes = _nodes(relay, task, last=True)
     assert nodes.zeros == ()
-    record = RoundRecord("malcom", 0, 1, 1.0, None, 0.5, 0, 0, 0, 0, nodes)
+    record = RoundRecord("malcom", 0, 1, 1.0, None, 0.5, 0, 0, 0, 0, nodes=nodes)
     write_nodes(tmp_path, [record])
     assert [row["zeros"] for row in rows_of(tmp_path / "nodes.csv")] == [""] * 5
 

@@ -39,7 +39,9 @@ from tests.command import Command
 ROOT = Path(__file__).parents[2]
 HEADER = (
     "algorithm,seed,round,loss,excess_loss,accuracy,"
-    "uplink_bytes,downlink_bytes,uplink_bits,downlink_bits"
+    "uplink_bytes,downlink_bytes,uplink_bits,downlink_bits,"
+    "uplink_entropy_bits,downlink_entropy_bits,"
+    "uplink_formula_bits,downlink_formula_bits"
 )
 SMALL = Settings.of(clients=4, rounds=6, partition="iid")
 RAND = {"algorithm": "rand-mcm"}

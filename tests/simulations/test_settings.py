@@ -34,9 +34,11 @@ GOSSIP = {*DECENTRALIZED}
 QUANTIZED_GOSSIP = GOSSIP - {"dpsgd"}
 MEMORY = {"diana", "artemis", "artemis-nd", "dore", "mcm", "rand-mcm"}
 SPARSE = {"spars-ams", "topk", "stoc-mv", "stoc-unif", "qadam"}
-QUANTIZED = MEMORY | {"qsgd"} | QUANTIZED_GOSSIP
+OWN_CLIENTS = {"qadam", "dist-ef-sgd"}
+SIGNS = {"double-squeeze", "dist-ef-sgd"}
+QUANTIZED = MEMORY | {"qsgd", "ecq-sgd"} | QUANTIZED_GOSSIP
 ADAPTIVE = SPARSE | {"amsgrad"}
-OF_ANY_OPERATOR = MEMORY | {"qsgd", "double-squeeze", "spars-ams"}
+OF_ANY_OPERATOR = MEMORY | SIGNS | {"qsgd", "ecq-sgd", "spars-ams"}
 
 BASE = {"step_size": "0.1"}  # No task is built for it.
 
@@ -58,21 +60,22 @@ MATRIX: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "schedule": ("inverse-sqrt", {}, ALL),
     "smoothness": ("global", {"step_size": "auto"}, ALL - ADAPTIVE),
     "levels": (4, {}, QUANTIZED),
-    "bucket_size": (16, {}, QUANTIZED | {"double-squeeze"}),
-    "client": ("local-steps", {}, SERVER - {"qadam"}),
-    "local_steps": (2, {"client": "local-steps"}, SERVER - {"qadam"}),
-    "local_step_size": (0.5, {"client": "local-steps"}, SERVER - {"qadam"}),
+    "bucket_size": (16, {}, QUANTIZED | SIGNS),
+    "client": ("local-steps", {}, SERVER - OWN_CLIENTS),
+    "local_steps": (2, {"client": "local-steps"}, SERVER - OWN_CLIENTS),
+    "local_step_size": (0.5, {"client": "local-steps"}, SERVER - OWN_CLIENTS),
     "fraction": (0.5, {}, SERVER),
     "sampling": ("bernoulli", {"fraction": 0.5}, SERVER),
     "operator": ("rotated", {}, QUANTIZED - QUANTIZED_GOSSIP),
     "step": (0.7, {"operator": "rotated"}, QUANTIZED - QUANTIZED_GOSSIP),
     "momentum": (0.9, {}, SERVER - ADAPTIVE),
+    "client_momentum": (0.5, {}, {"dist-ef-sgd"}),
     "beta1": (0.5, {}, ADAPTIVE - {"qadam"}),
     "beta2": (0.9, {}, ADAPTIVE - {"qadam"}),
     "eps": (1e-4, {}, ADAPTIVE - {"qadam"}),
     "average": (True, {}, SERVER),
     "uplink": ("natural-compression", {}, OF_ANY_OPERATOR),
-    "downlink": ("natural-compression", {}, MEMORY - {"diana"} | {"double-squeeze"}),
+    "downlink": ("natural-compression", {}, MEMORY - {"diana"} | SIGNS),
     "uplink_rate": ("0", {}, MEMORY),
     "downlink_rate": ("1", {}, {"mcm", "rand-mcm"}),
     "groups": (2, {}, {"rand-mcm"}),

@@ -15,6 +15,7 @@ import pytest
 from flower_compress import Identity, RandomSparsifier, StochasticQuantizer, TopK
 from flower_compress.compressors import Compressor
 from flower_compress.strategies import (
+    ECQSGD,
     MCM,
     QSGD,
     SGD,
@@ -22,6 +23,7 @@ from flower_compress.strategies import (
     ArtemisND,
     CompressedStrategy,
     Diana,
+    DistEFSGD,
     Dore,
     DoubleSqueeze,
     RandMCM,
@@ -90,6 +92,20 @@ def qsgd(c: Compressor) -> Vector:
         g = mean([up(c, gradient(i, w, k), i, k + 1) for i in CLIENTS])
         w = w + STEP * g.astype(np.float32)
     return w
+
+
+def ecq_sgd(c: Compressor, alpha: float = 1 / (OMEGA + 1), beta: float = 1.0) -> Vector:
+    w, h = INITIAL, zeros()
+    for k in range(1, ROUNDS + 1):
+        g = [gradient(i, w, k) for i in CLIENTS]
+        q = [up(c, g[i] + np.float32(alpha) * h[i], i, k + 1) for i in CLIENTS]
+        h = [(g[i] + np.float32(beta) * h[i]) - q[i] for i in CLIENTS]
+        w = w + STEP * mean(q).astype(np.float32)
+    return w
+
+
+def ecq_sgd_forgetful(c: Compressor) -> Vector:
+    return ecq_sgd(c, 0.3, 0.8)
 
 
 def diana(c: Compressor) -> Vector:
@@ -204,6 +220,9 @@ CASES: list[tuple[type[CompressedStrategy], dict[str, Any], Any]] = [
     (ArtemisND, {}, artemis_nd),
     (Dore, {}, dore),
     (DoubleSqueeze, {"compressor": TopK(k=3)}, double_squeeze),
+    (DistEFSGD, {"compressor": TopK(k=3)}, double_squeeze),  # without its clients
+    (ECQSGD, {}, ecq_sgd),
+    (ECQSGD, {"compensation": 0.3, "feedback": 0.8}, ecq_sgd_forgetful),
     (MCM, {}, mcm),
     (RandMCM, {}, rand_mcm),
     (RandMCM, {"groups": 2}, rand_mcm_groups),

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
 
 from flower_compress import StochasticQuantizer
-from flower_compress.strategies import ALGORITHMS
+from flower_compress.strategies import ALGORITHMS, compress
 from flower_compress.testing import InProcessGrid
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 from tests.strategies.problem import (
@@ -166,6 +167,23 @@ def test_an_older_client_is_sent_arrays_and_answers_with_them() -> None:
     _, kinds = run(older)
     plain = kinds.count("ConfigRecord")
     assert plain == back_at * NUM_CLIENTS and set(kinds[plain:]) == {"ArrayRecord"}
+
+
+@pytest.mark.parametrize("make", [ALGORITHMS["mcm"], lambda: compress(FedAvg())])
+def test_the_first_config_of_a_message_is_the_strategys(make: Any) -> None:
+    """A mod or a dispatcher before ours may look for it, and knows no packets."""
+    seen = 0
+
+    def look(message: Message, reply: Message) -> None:
+        nonlocal seen
+        records = message.content.values()
+        first = next(each for each in records if isinstance(each, ConfigRecord))
+        assert "flower_compress/1" not in first
+        seen += isinstance(message.content["arrays"], ConfigRecord)
+
+    grid = InProcessGrid(make_app("weights"), NUM_CLIENTS, on_message=look)
+    make().start(grid, to_record(INITIAL), 2)
+    assert seen >= 2 * NUM_CLIENTS
 
 
 def test_a_long_packet_has_an_array() -> None:

@@ -38,6 +38,7 @@ from flower_compress.errors import (
 )
 from flower_compress.links import (
     Channel,
+    CompensatedFeedback,
     Direct,
     ErrorFeedback,
     Link,
@@ -487,6 +488,11 @@ def test_a_configuration_that_cannot_work_is_refused() -> None:
         (ConfigurationError, "feedback", lambda: ErrorFeedback(QSGD, feedback=-0.1)),
         (
             ConfigurationError,
+            "compensation",
+            lambda: CompensatedFeedback(QSGD, compensation=1.5),
+        ),
+        (
+            ConfigurationError,
             "speed",
             lambda: get_link({**Direct(QSGD).config(), "speed": 3}),
         ),
@@ -579,3 +585,21 @@ def test_states_cannot_be_changed() -> None:
         for field in state._fields:
             with pytest.raises(AttributeError):
                 setattr(state, field, 1)
+
+
+def test_compensated_feedback_adds_a_part_and_keeps_the_whole() -> None:
+    link = CompensatedFeedback(TopK(k=2), feedback=0.5, compensation=0.25)
+    assert get_link(link.config()) == link
+    first = np.array([8, 0, 4, 1, 2], dtype=np.float32)
+    second = np.array([0, 16, 0, 8, 4], dtype=np.float32)
+    state, lost = link.send(SenderState(), first, 1, CHANNEL.at(1))
+    np.testing.assert_array_equal(lost.vector, [8, 0, 4, 0, 0])
+    state = link.acknowledge(state, 0)
+    np.testing.assert_array_equal(state.vector, first)
+    state, payload = link.send(state, second, 2, CHANNEL.at(2))
+    assert state.num_inputs == 2
+    # x + h/4 is compressed, and what it should have been is x + h/2.
+    np.testing.assert_array_equal(payload.vector, [0, 16, 0, 8.25, 0])
+    state = link.acknowledge(state, 2, payload.crc)
+    np.testing.assert_array_equal(state.vector, [4, 0, 2, 0.25, 5])
+    assert state.num_inputs == 0

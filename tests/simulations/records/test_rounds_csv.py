@@ -29,6 +29,8 @@ records_strategy = st.builds(
     downlink_bytes=counts,
     uplink_bits=counts,
     downlink_bits=counts,
+    uplink_entropy_bits=st.none() | counts,
+    downlink_formula_bits=st.none() | counts,
 )
 
 
@@ -50,9 +52,11 @@ def test_rounds_csv_has_the_agreed_header_and_empty_unknowns(tmp_path: Path) -> 
         rounds.write(record(loss=math.nan))
     assert path.read_text().splitlines() == [
         "algorithm,seed,round,loss,excess_loss,accuracy,"
-        "uplink_bytes,downlink_bytes,uplink_bits,downlink_bits",
-        "sgd,0,0,0.1,,0.5,100,100,0,0",
-        "sgd,0,0,nan,0.5,0.5,100,100,0,0",
+        "uplink_bytes,downlink_bytes,uplink_bits,downlink_bits,"
+        "uplink_entropy_bits,downlink_entropy_bits,"
+        "uplink_formula_bits,downlink_formula_bits",
+        "sgd,0,0,0.1,,0.5,100,100,0,0,,,,",
+        "sgd,0,0,nan,0.5,0.5,100,100,0,0,,,,",
     ]
 
 
@@ -64,6 +68,14 @@ def test_rounds_csv_keeps_the_rows_of_an_interrupted_run(tmp_path: Path) -> None
         raise KeyboardInterrupt
     with path.open("a") as file:
         file.write("sgd,0,2,0.")
+    assert read_rounds(path) == [record(round_=1)]
+
+
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.csv"
+    header = "algorithm,seed,round,loss,excess_loss,accuracy,uplink_bytes"
+    header += ",downlink_bytes,uplink_bits,downlink_bits"
+    path.write_text(f"{header}\nsgd,0,1,1.0,0.5,0.5,100,100,0,0\n")
     assert read_rounds(path) == [record(round_=1)]
 
 

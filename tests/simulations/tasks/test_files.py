@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 from files, in the data sets' own formats, made small."""
+"""MNIST, its kin and CIFAR-10 from files, in the data sets' own formats, made small."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def labels(count: int) -> NDArray[np.uint8]:
     return (np.arange(count) % 10).astype(np.uint8)
 
 
-def write_mnist(root: Path) -> None:
+def write_mnist(root: Path, name: str, train: str, test: str) -> None:
     """IDX: two zero bytes, 8 for uint8, the number of axes, their lengths, the data."""
-    folder = root / "MNIST" / "raw"
+    folder = root / name / "raw"
     folder.mkdir(parents=True)
-    for part, count in (("train", NUM_TRAIN), ("t10k", NUM_TEST)):
+    for part, count in ((train, NUM_TRAIN), (test, NUM_TEST)):
         for kind, array in (
             ("images-idx3", pixels(count, 28, 28)),
             ("labels-idx1", labels(count)),
@@ -67,14 +67,17 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder with both."""
-    write_mnist(tmp_path)
+    """A folder with all."""
+    write_mnist(tmp_path, "MNIST", "train", "t10k")
+    write_mnist(tmp_path, "FashionMNIST", "train", "t10k")
+    write_mnist(tmp_path, "EMNIST", "emnist-digits-train", "emnist-digits-test")
     write_cifar10(tmp_path, monkeypatch)
     return str(tmp_path)
 
 
-def test_mnist_is_read_as_it_lies_there(data: str) -> None:
-    train, test = load_files("mnist", data)
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "emnist"])
+def test_mnist_is_read_as_it_lies_there(name: str, data: str) -> None:
+    train, test = load_files(name, data)
     assert (train.num_examples, test.num_examples) == (NUM_TRAIN, NUM_TEST)
     assert train.image_shape == (1, 28, 28) and train.features.dtype == np.float32
     expected = pixels(NUM_TRAIN, 28, 28).reshape(NUM_TRAIN, -1) / np.float32(255)

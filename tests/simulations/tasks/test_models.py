@@ -28,6 +28,7 @@ from simulations.tasks.models import build_model
         ("digits28", "mlp", 101_770),
         ("digits28", "mlp-512", 669_706),
         ("digits28", "cnn", 20_490),
+        ("digits28", "lenet", 44_426),
     ],
 )
 def test_digits_models_have_their_dimension(
@@ -38,7 +39,7 @@ def test_digits_models_have_their_dimension(
     assert all(array.dtype == np.float32 for array in arrays.values())
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS if model != "resnet18"])
+@pytest.mark.parametrize("model", [m for m in MODELS if m not in ("resnet18", "lenet")])
 def test_digits_initial_weights_come_from_the_seed_alone(model: str) -> None:
     drawn = []
     for state, seed in ((1, 5), (2, 5), (1, 6)):
@@ -69,13 +70,14 @@ INITIAL_SHA256 = {
     "mlp": "6da2b8f036759b7897cc494b5b11fbc271bcfcd2090bcef4b814a78064475fc9",
     "mlp-512": "828440a9ba757fc6b15715660e73468ce9a45b573344620116e4374cfafe7d44",
     "cnn": "1b1a05095c961779d4c9bf9d4ceff28f2a051b1324946bd342adffc8180270ab",
+    "lenet": "d9f20bd61a441e24cc41a07baea64f7998085541b37218695ab7e882f4a878cf",
     "resnet18": "fa2a0b2b6ac3882787a7c306c132a5e27a9acfcf4eec731f9205b7e495bd7544",
 }
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_initial_weights_are_the_same_bytes_everywhere(model: str) -> None:
-    examples = COLOURS if model == "resnet18" else load_digits()[0]
+    examples = COLOURS if model in ("resnet18", "lenet") else load_digits()[0]
     arrays = arrays_of(build_model(model, examples, seed=0))
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values()))
     assert digest.hexdigest() == INITIAL_SHA256[model]

@@ -38,7 +38,7 @@ def test_every_task_and_model_is_described() -> None:
     assert [name for name in TASKS if f"``{name}``" not in tasks.__doc__] == []
     described = [line.split()[0] for line in models.__doc__.splitlines() if line]
     assert [name for name in MODELS if name not in described] == []
-    assert FILED == ("mnist", "cifar10")
+    assert FILED == ("mnist", "fashion-mnist", "emnist", "cifar10")
 
 
 def test_wrong_arguments_are_refused() -> None:
@@ -46,7 +46,7 @@ def test_wrong_arguments_are_refused() -> None:
         UnknownNameError, match="a9a, breast-cancer, cifar10, diabetes, digits"
     ):
         make_task("imagenet", num_clients=2)
-    with pytest.raises(UnknownNameError, match="cnn, mlp, mlp-512, resnet18, softmax"):
+    with pytest.raises(UnknownNameError, match="cnn, lenet, mlp, mlp-512, resnet18"):
         make_task("digits", model="resnet", num_clients=2)
     with pytest.raises(ConfigurationError, match="no other model"):
         make_task("parity", model="cnn", num_clients=2)
