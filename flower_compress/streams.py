@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Draws", "Purpose", "Stream"]
+__all__ = ["Dither", "Draws", "Purpose", "Stream"]
 
 _MASK = (1 << 64) - 1
 _WORDS_PER_BLOCK = 4

@@ -24,7 +24,6 @@ from flower_compress.links import (
     CatchUp,
     Channel,
     Memory,
-    Payload,
     SenderState,
     commit,
 )
@@ -235,11 +234,7 @@ def one_version_late(self: Packet, channel: Channel) -> Packet:
 
 def forget_the_channels(self: ClientState, down: Channel, up: Channel) -> ClientState:
     """What was pending cannot be decoded again."""
-    held, sent = self.receiver.pending, self.sender.pending
-    return self._replace(
-        receiver=self.receiver._replace(pending=held and Payload(held.data, held.dim)),
-        sender=self.sender._replace(pending=sent and Payload(sent.data, sent.dim)),
-    )
+    return self
 
 
 def acknowledge_any_epoch(self: Uplinks, end: UplinkEnd) -> tuple[int, int]:
