@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -181,7 +180,6 @@ def buckets_of(compressor: Compressor, dim: int) -> list[list[slice]]:
     return [table for table in tables if table]
 
 
-@dataclass(frozen=True)
 class Continued(Stream):
     """A stream whose draws go on where those before ended."""
 
@@ -205,7 +203,6 @@ class RiggedDraws(Draws):
         return np.broadcast_to(np.asarray(self._uniforms, dtype=float), (count,))
 
 
-@dataclass(frozen=True)
 class Rigged(Stream):
     """A stream of given numbers."""
 

@@ -17,7 +17,7 @@ from flower_compress.links import ReceiverState, base, commit
 from flower_compress.strategies.server import sync_budget
 from flower_compress.strategies.server.downlink import Downlinks
 from flower_compress.strategies.server.uplink import Uplinks
-from flower_compress.strategies.server.uplink_end import UplinkEnd
+from flower_compress.strategies.server.uplink_end import UPLINK_COLUMNS, UplinkEnd
 from flower_compress.strategies.server.uplink_memories import UplinkMemories
 from flower_compress.testing import Fault
 from tests.protocol.faulty import DELAYS, DUPLICATES, RESTARTS, random_faults
@@ -94,7 +94,8 @@ def fold_whatever(state: ReceiverState, _: int, __: Any, rate: float) -> Receive
 
 def lose_the_crc(self: UplinkEnd, meta: Any, checkpoint: Any, name: str) -> None:
     """The checkpoint does not say which payload counted."""
-    _restore_end(self, {**meta, "crc": 0}, checkpoint, name)
+    columns = dict(zip(UPLINK_COLUMNS, meta, strict=True))
+    _restore_end(self, tuple({**columns, "crc": 0}.values()), checkpoint, name)
 
 
 def lose_the_memories(self: UplinkEnd, meta: Any, checkpoint: Any, name: str) -> None:

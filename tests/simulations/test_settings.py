@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
@@ -284,10 +285,16 @@ def test_the_commands_of_the_documentation_work(
         config = tomllib.loads("\n".join(words[-1].split()))
         assert from_config(config).rounds
         return
+    if "cuda" in words and not torch.cuda.is_available():
+        pytest.skip("no GPU")
     begun: list[Experiment] = []
     monkeypatch.setattr(Experiment, "run", lambda self, *_, **__: begun.append(self))
-    monkeypatch.setattr(cli.sys, "argv", [*words[2:], "--out", str(tmp_path)])
+    out = tmp_path / "out.html"
+    monkeypatch.setattr(cli.sys, "argv", [*words[2:], "--out", str(out)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
-    assert len(begun) == 1 and begun[0].jobs
+    if words[3] == "report":
+        assert out.read_text().startswith("<!DOCTYPE html>")
+    else:
+        assert len(begun) == 1 and begun[0].jobs
