@@ -38,7 +38,7 @@ _MAX_CACHED_DIM = 1 << 14
 class Channel(NamedTuple):
     """What both ends of a link know of a payload before it arrives.
 
-    Parameters
+    Attributes
     ----------
     stream : Stream
         The stream of the payload's compression, of the payload's version. Operators
