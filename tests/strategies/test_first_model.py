@@ -130,7 +130,7 @@ def raises(seed: int) -> ArrayRecord:
     [
         (raises, "RuntimeError: no data here"),
         (lambda seed: ArrayRecord(), "made no first model: "),
-        (lambda seed: None, "made no first model: "),
+        (lambda seed: None, "must be an ArrayRecord, got None"),
     ],
 )
 def test_a_function_that_fails_costs_a_round(
