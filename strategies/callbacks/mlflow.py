@@ -28,7 +28,8 @@ class MLflow(Callback):
     """Logs every number of :meth:`RoundMetrics.scalars` as a metric, by round.
 
     Needs the extra ``mlflow``. The run is tagged with the strategy's session, by which
-    a resumed one finds it again and goes on in it. It ends as finished, or as failed.
+    a resumed one finds it again and goes on in it; rounds after its checkpoint come
+    again, and MLflow keeps both. It ends as finished, or as failed.
     Events are counted in the metrics. Numbers that are not finite are left out. What
     MLflow does not take in a name becomes ``_``, as in ``"train/acc_1"`` of ``acc@1``.
 
