@@ -108,7 +108,7 @@ class JsonLines(Callback):
 
     def _cut(self, run: RunInfo) -> None:
         """Leave out what comes again: what the run told after its checkpoint."""
-        if not self.path.exists():
+        if not self.path.is_file():  # Of a pipe or a terminal, which end never, too.
             return
         found = self.path.read_text(encoding="utf-8")
         lines = found.splitlines(keepends=True)

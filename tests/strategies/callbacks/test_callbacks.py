@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -244,6 +245,18 @@ def test_json_lines_leave_other_runs_and_other_lines_alone(tmp_path: Path) -> No
     found = [json.loads(line) for line in ('{"kind"' + rest[0]).splitlines()]
     told = [row.get("round", "end") for row in found]
     assert told == [0, 1, "end", 0, 1, 2, 3, "end", 1, 2, 3, "end"]
+
+
+def test_json_lines_read_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal is waited for, and there are devices without an end."""
+
+    def read(path: Path, **kwargs: Any) -> str:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(Path, "read_text", read)
+    lines = JsonLines(os.devnull)
+    lines.on_start(RunInfo("MCM", 1, 3, 1))
+    lines.on_end(Result(), None)
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:
