@@ -110,6 +110,13 @@ class Payload:
         A torch tensor is compressed on its device; what follows is NumPy on the host.
         """
         compressed = compressor.compress(x, channel.stream, channel.sizes).numpy()
+        return cls.of(compressed, compressor, code, channel)
+
+    @classmethod
+    def of(
+        cls, compressed: Compressed, compressor: Compressor, code: str, channel: Channel
+    ) -> Payload:
+        """Code what the operator made of a vector, on the host."""
         data, made = _write(compressed, compressor, code)
         payload = cls(data, compressed.dim, channel)
         payload.__dict__["_decoded"] = made
