@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, Any]
+STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def medians(
@@ -47,6 +49,19 @@ def best_of_batches(function: Callable[[], Any], batch: int, repeats: int) -> fl
             function()
         means.append((time.perf_counter() - start) / batch)
     return statistics.median(means[1:])
+
+
+def resident(field: str) -> int:
+    """Bytes of resident memory of this process: VmRSS now, VmHWM at most."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise LookupError(f"{STATUS} has no {field}")
+
+
+def forget_peak() -> None:
+    """Let VmHWM begin anew at VmRSS."""
+    _CLEAR_REFS.write_text("5")
 
 
 def machine() -> Row:

@@ -14,16 +14,14 @@ import sys
 import time
 from collections.abc import Iterable
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 from .markdown import Column, columns
-from .measure import Row
+from .measure import STATUS, Row, resident
 from .suite import Settings, Suite
 
 NUM_CLIENTS, FRACTION, DIM, ROUNDS = 10_000, 0.01, 62_000, 300
 _MEBI = 1 << 20
-_STATUS = Path("/proc/self/status")
 ROWS: list[dict[str, Any]] = [
     {"algorithm": "diana", "options": {}, "budget": 256 * _MEBI},
     {"algorithm": "rand-mcm", "options": {}, "budget": 256 * _MEBI},
@@ -44,7 +42,7 @@ def _measure(_: Settings, row: dict[str, Any]) -> list[Row]:
 
 
 def _lacks() -> str | None:
-    return None if _STATUS.exists() else str(_STATUS)
+    return None if STATUS.exists() else str(STATUS)
 
 
 def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
@@ -67,7 +65,7 @@ def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
     )
     grid = _stub_grid()
     model = ArrayRecord({"w": Array(np.zeros(DIM, dtype=np.float32))})
-    before, started = _resident("VmRSS"), time.monotonic()
+    before, started = resident("VmRSS"), time.monotonic()
     strategy.start(grid, model, ROUNDS)
     seconds = time.monotonic() - started
     store = strategy._running.uplinks._store
@@ -80,7 +78,7 @@ def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
         "rounds": ROUNDS,
         "heard_of": sum(end.uplink.version > 0 for end in strategy._running.roster),
         "before_mib": before / _MEBI,
-        "peak_mib": _resident("VmHWM") / _MEBI,
+        "peak_mib": resident("VmHWM") / _MEBI,
         "memories_mib": (store.num_bytes_in_ram + store.num_bytes_on_disk) / _MEBI,
         "seconds_a_round": seconds / ROUNDS,
     }
@@ -126,14 +124,6 @@ def _stub_grid() -> Any:
         return Message(content, reply_to=msg)
 
     return InProcessGrid(answer, NUM_CLIENTS)
-
-
-def _resident(field: str) -> int:
-    """Bytes of resident memory of this process: VmRSS now, VmHWM at most."""
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return 1024 * int(line.split()[1])
-    raise LookupError(f"{_STATUS} has no {field}")
 
 
 def _strategy(row: Row) -> str:

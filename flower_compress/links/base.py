@@ -207,17 +207,21 @@ def fold(vector: Vector | None, payload: Payload, rate: float) -> Vector:
     A lossless payload is folded whole, at rate 1: it has no noise to keep out. Of what
     a memory does not hold (`Channel.forgotten`) nothing is folded.
     """
-    step, channel = payload.vector, payload.channel
+    step, channel, is_own = payload.vector, payload.channel, False
     if rate != 1.0 and not payload.compressor.lossless:
-        step = step * np.float32(rate)
+        step, is_own = step * np.float32(rate), True
     if channel is not None and channel.forgotten:
-        step = zeroed(step, channel.forgotten)
-    return step if vector is None else vector + step
+        step, is_own = zeroed(step, channel.forgotten, in_place=is_own), True
+    if vector is None:
+        return step
+    return np.add(vector, step, out=step if is_own else None)
 
 
-def zeroed(vector: Vector, spans: tuple[tuple[int, int], ...]) -> Vector:
-    """Return a copy of `vector` that is zero there."""
-    copy = vector.copy()
+def zeroed(
+    vector: Vector, spans: tuple[tuple[int, int], ...], *, in_place: bool = False
+) -> Vector:
+    """Return a copy of `vector` that is zero there, or make it so itself."""
+    copy = vector if in_place else vector.copy()
     for start, end in spans:
         copy[start:end] = 0.0
     return copy

@@ -175,6 +175,11 @@ class Payload:
         yield from _contents(made.compressor, made.compressed)
 
     @property
+    def is_decoded(self) -> bool:
+        """Whether the vector is held."""
+        return "_vector" in self.__dict__
+
+    @property
     def crc(self) -> int:
         """CRC-32 of the payload's bytes."""
         return zlib.crc32(self.data)

@@ -139,6 +139,7 @@ class CompressionMod(ClientMod[ClientState]):
             state = state._replace(contract=packet.contract)
         contract = Contract.from_bytes(state.contract)
         self._require_room(contract.layout)
+        self._store.require_room(context, 4 * contract.num_kept_vectors * packet.dim)
         packet.require_dim(contract.layout.dim)
         number = context.node_id if contract.by_node else identity
         packet = packet.on(contract.downlink_channel(number))

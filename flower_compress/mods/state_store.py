@@ -12,7 +12,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context
 
 from ..arguments import folder_of
-from ..errors import WrongTypeError
+from ..errors import ConfigurationError, WrongTypeError
 from ..wire.building import new_config_record
 from .state_file import StateFile, tidy
 
@@ -29,6 +29,8 @@ _CLIENT_APP = "flwr-clientapp"
 _SAFE_BYTES = 16 << 20
 """Of a state in a SuperNode's context: the process of a client app has five seconds to
 hand it back once it has answered, else it is lost."""
+_MOST_BYTES = (1 << 31) - (1 << 20)
+"""Of a state in a context, which protobuf hands on in one piece of less than 2 GiB."""
 _SECONDS_TO_TIDY = 600.0
 
 
@@ -79,11 +81,23 @@ class StateStore:
             return kept
         return file.read() or kept
 
+    def require_room(self, context: Context, num_bytes: int) -> None:
+        """Raise ConfigurationError if so many bytes can be kept nowhere."""
+        if (self._folder(context) or _default_folder()) is None:
+            _require_sendable(num_bytes)
+
     def save(self, context: Context, identity: int, session: int, data: bytes) -> None:
-        """Keep the bytes; in the context, with a warning, if a folder is of no use."""
+        """Keep the bytes; in the context, with a warning, if a folder is of no use.
+
+        Raises
+        ------
+        ConfigurationError
+            If they are more than a context can hold.
+        """
         named = self._folder(context)
         folder = named or _default_folder()
         if folder is None:
+            _require_sendable(len(data))
             context.state[self.key] = new_config_record({_FIELD: data})
             return
         file = StateFile(folder, identity, session, self.kind)
@@ -124,6 +138,7 @@ class StateStore:
         self, context: Context, data: bytes, folder: Path, error: OSError
     ) -> None:
         """Keep the bytes in the context, and say so, ever more rarely."""
+        _require_sendable(len(data), f", and {folder} cannot be written ({error})")
         record = context.state.get(self.key)
         before = record.get(_FAILURES) if isinstance(record, ConfigRecord) else None
         failures = 1 + (before if isinstance(before, int) else 0)
@@ -148,6 +163,15 @@ class StateStore:
         if now - self._tidied.get(folder, -_SECONDS_TO_TIDY) >= _SECONDS_TO_TIDY:
             self._tidied[folder] = now
             tidy(folder, keep)
+
+
+def _require_sendable(num_bytes: int, why: str = "") -> None:
+    if num_bytes > _MOST_BYTES:
+        raise ConfigurationError(
+            f"the client's state is {num_bytes} bytes, and Context.state holds at most "
+            f"{_MOST_BYTES}{why}: name a folder for it, as the mod's state_dir=..., or "
+            "--node-config 'state-dir=\"/var/lib/my-app\"'"
+        )
 
 
 def _saved_at(record: object) -> int:

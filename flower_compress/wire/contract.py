@@ -65,6 +65,13 @@ class Contract(Agreement):
     held: bool = False
     first_model: str | None = None
 
+    @property
+    def num_kept_vectors(self) -> int:
+        """How many vectors of float32 a client remembers once its links have begun."""
+        rate = self.uplink.memory_rate(self.layout.dim)
+        sends = rate is not None or self.uplink.kind == "error-feedback"
+        return int(self.downlink_rate is not None) + int(sends)
+
     def uplink_channel(self, identity: int) -> Channel:
         """Return the channel of a client's answers."""
         channel = self._uplink_channels.get(identity)

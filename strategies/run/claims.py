@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from logging import getLogger
 from typing import NamedTuple
 
@@ -79,9 +79,24 @@ class Claims:
         node_id = self._holders.get(identity, NOWHERE)
         return NOWHERE if node_id in self._unheard else node_id
 
-    def is_new(self, node_id: int) -> bool:
-        """Whether a node has yet to say who it is."""
-        return self.identity(node_id) is None and node_id not in self._waiting
+    def identities(self, node_ids: Iterable[int]) -> list[int]:
+        """Return the identities of those nodes that hold one, ascending."""
+        if self._unheard:
+            node_ids = [node for node in node_ids if node not in self._unheard]
+        found = map(self._identities.get, node_ids)
+        return sorted(identity for identity in found if identity is not None)
+
+    def new(self) -> set[int]:
+        """Return the connected nodes that have yet to say who they are."""
+        unheard = self._connected & self._unheard
+        return (self._connected.difference(self._identities) | unheard).difference(
+            self._waiting
+        )
+
+    @property
+    def connected(self) -> Set[int]:
+        """The nodes that are connected."""
+        return self._connected
 
     def waiting(self) -> list[int]:
         """Return the nodes that claim what others hold, the first one first."""

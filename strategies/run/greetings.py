@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from logging import getLogger
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -31,6 +31,10 @@ __all__ = ["Greeted", "Greetings"]
 _log = getLogger("flwr")
 _MAX_BACKOFF = 10
 _MOST_LISTED = 3
+_WAVE = 1 << 14
+"""Greetings, or answers to them, that are in memory at once: some 5 kB each."""
+
+_T = TypeVar("_T")
 
 
 class Greetings:
@@ -42,7 +46,9 @@ class Greetings:
     :class:`Claims`.
 
     Only where no client is there yet are answers waited for. Later nodes are greeted
-    beside the messages of a round, and their answers are read with the next call.
+    beside the messages of a round, and their answers are read with the next call. Of
+    very many nodes those of the last wave are waited for; the others, greeted before
+    them, have answered by then, or are read with the next call.
 
     Parameters
     ----------
@@ -92,8 +98,7 @@ class Greetings:
 
     def online(self, node_ids: Iterable[int]) -> list[int]:
         """Return the identities of the greeted ones among those nodes, ascending."""
-        found = (self._claims.identity(node_id) for node_id in node_ids)
-        return sorted(identity for identity in found if identity is not None)
+        return self._claims.identities(node_ids)
 
     def why_not(self) -> str:
         """Return why connected nodes are no clients, "" if nothing is known of it."""
@@ -141,32 +146,62 @@ class Greetings:
         self._calls += 1
         node_ids = list(node_ids)
         self._connect(node_ids)
-        arrived = self._take(self._collect(grid))
+        arrived = self._collect(grid)
         waits |= not any(self.identity(node_id) is not None for node_id in node_ids)
-        new = [
-            node_id
-            for node_id in node_ids
-            if self._claims.is_new(node_id)
-            and (self._claims.is_empty or self._due.get(node_id, 0) <= self._calls)
-        ]
+        new = self._due_now(node_ids)
         if not new:
             return arrived
-        messages = [self._greeting(node_id, key, config, config_key) for node_id in new]
-        if not waits:
-            for node_id in new:
-                self._put_off(node_id)
-        if waits or not self._push(grid, messages):
-            arrived += self._take(self._ask(grid, messages, timeout))
-        if self._claims.is_empty and self._refusals.keys() >= set(node_ids):
+        *waves, last = _waves(new)
+        for wave in waves:
+            arrived += self._greet_wave(
+                grid, wave, key, config, config_key, timeout, waits=False
+            )
+        arrived += self._greet_wave(
+            grid, last, key, config, config_key, timeout, waits=waits
+        )
+        if waves and waits:  # Who was greeted earlier has answered by now.
+            arrived += self._collect(grid)
+        if self._claims.is_empty and self._refusals.keys() >= self._claims.connected:
             self._give_up()
         return arrived
+
+    def _greet_wave(
+        self,
+        grid: Grid,
+        node_ids: list[int],
+        key: str,
+        config: ConfigRecord,
+        config_key: str,
+        timeout: float,
+        *,
+        waits: bool,
+    ) -> list[Greeted]:
+        """Greet nodes, and return those that came with their answers, if it waits."""
+        messages = [
+            self._greeting(node_id, key, config, config_key) for node_id in node_ids
+        ]
+        if not waits:
+            for node_id in node_ids:
+                self._put_off(node_id)
+            if self._push(grid, messages):
+                return []
+        return self._take(self._ask(grid, messages, timeout))
+
+    def _due_now(self, node_ids: list[int]) -> list[int]:
+        """Return the nodes that are to be greeted with this call."""
+        new = self._claims.new()
+        if not new:
+            return []
+        if not self._claims.is_empty:
+            new = {n for n in new if self._due.get(n, 0) <= self._calls}
+        return [node_id for node_id in node_ids if node_id in new]
 
     def _connect(self, node_ids: list[int]) -> None:
         """Forget what was with nodes that are gone; remind of those that wait."""
         self._claims.connect(node_ids)
-        there = set(node_ids)
+        there = self._claims.connected
         for noted in (self._failures, self._due, self._refusals):
-            for node_id in noted.keys() - there:
+            for node_id in [node_id for node_id in noted if node_id not in there]:
                 del noted[node_id]
         for message_id, node_id in list(self._pending.items()):
             if node_id not in there:
@@ -244,11 +279,13 @@ class Greetings:
 
     # -- answers -------------------------------------------------------------------
 
-    def _collect(self, grid: Grid) -> dict[int, Greeted]:
-        """Return the answers to earlier greetings that have come by now."""
-        if not self._pending:
-            return {}
-        return self._open_all(list(grid.pull_messages(list(self._pending))))
+    def _collect(self, grid: Grid) -> list[Greeted]:
+        """Take in who has answered an earlier greeting by now."""
+        arrived = []
+        for ids in _waves(list(self._pending)) or [[]]:
+            replies = list(grid.pull_messages(ids)) if ids else []
+            arrived += self._take(self._open_all(replies))
+        return arrived
 
     def _open_all(self, replies: list[Message]) -> dict[int, Greeted]:
         """Read answers; note of each node that gave another one what it was."""
@@ -298,7 +335,7 @@ class Greetings:
         for noted in (self._failures, self._due, self._refusals):
             for node_id in greeted:
                 noted.pop(node_id, None)
-        if greeted:
+        if not greeted.keys().isdisjoint(self._pending.values()):
             self._pending = {
                 message_id: node_id
                 for message_id, node_id in self._pending.items()
@@ -370,6 +407,11 @@ class Greetings:
         if heard:
             self._calls = meta["calls"]
             self._failures, self._due = dict(meta["failures"]), dict(meta["due"])
+
+
+def _waves(items: list[_T]) -> list[list[_T]]:
+    """Cut a list into parts of as many greetings as are held in memory at once."""
+    return [items[i : i + _WAVE] for i in range(0, len(items), _WAVE)]
 
 
 def _listed(reasons: dict[int, FlowerCompressError]) -> str:

@@ -91,7 +91,7 @@ class Departures:
         """
         self._observers.begin_exchange()
         connected, self._asked = frozenset(there), frozenset()
-        away = [c for c in self._roster if c.identity not in connected]
+        away = self._roster.others(connected)
         gone = []
         for client in away:
             client.missed += 1
@@ -103,7 +103,8 @@ class Departures:
         self._forget(gone)
         self._begin_epoch_if_due()
         if self._memories.has_mean:
-            self._share = self._share_of(c for c in away if c.identity not in gone)
+            forgotten = frozenset(gone)
+            self._share = self._share_of(c for c in away if c.identity not in forgotten)
         self._tell_unnamed()
         self._tell_share()
         return gone
@@ -123,19 +124,18 @@ class Departures:
         heard : Iterable[int]
             Identities of the clients whose updates are taken in.
         """
-        answered = frozenset(heard)
-        gone = []
-        for client in self._roster:
-            if client.identity in answered:
-                client.missed = 0
-            elif client.identity in self._asked:
-                client.missed += 1
-                if not self._observers.is_noted(client.identity):
-                    self._lose(client, "no answer")
-                if answered and self._is_gone(client, is_connected=True):
-                    gone.append(client.identity)
+        answered, gone = frozenset(heard), set()
+        for client in self._roster.some(answered):
+            client.missed = 0
+        for client in self._roster.some(sorted(self._asked - answered)):
+            client.missed += 1
+            if not self._observers.is_noted(client.identity):
+                self._lose(client, "no answer")
+            if answered and self._is_gone(client, is_connected=True):
+                gone.add(client.identity)
         self._asked = frozenset()
-        self._forget(gone)
+        if gone:  # In the order in which they came.
+            self._forget([c.identity for c in self._roster if c.identity in gone])
 
     def _lose(self, client: Client, reason: str) -> None:
         reason = f"{reason}, {client.missed} rounds in a row"
@@ -172,7 +172,7 @@ class Departures:
     def _share_of(self, away: Iterable[Client]) -> float:
         """Return the share of the mean, by weight, of those, and of forgotten ones."""
         orphaned = self._memories.orphaned_weight
-        total = orphaned + sum(self._weight(client) for client in self._roster)
+        total = orphaned + self._memories.total_in_mean()
         part = orphaned + sum(self._weight(client) for client in away)
         return min(1.0, part / total) if total > 0 else 0.0
 
@@ -202,7 +202,7 @@ class Departures:
         """Say once that clients have no number of their own."""
         if self._has_told:
             return
-        unnamed = sum(client.is_unnamed for client in self._roster)
+        unnamed = self._roster.num_unnamed
         if not unnamed:
             return
         self._has_told = True

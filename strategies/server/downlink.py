@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from logging import getLogger
 from operator import index
 from typing import Any
@@ -308,12 +309,14 @@ class Downlinks:
         self,
         identity: int,
         end: DownlinkEnd,
-        meta: dict[str, Any],
+        saved: tuple[Any, ...],
+        sender: tuple[int, int],
         checkpoint: Checkpoint,
         name: str,
     ) -> None:
-        """Let a client's end take over what its `save` gave."""
-        end.restore(meta, checkpoint, name, self._dim, self._channel(identity))
+        """Let a client's end take over what was saved of it."""
+        channel = partial(self._channel, identity)
+        end.restore(saved, sender, checkpoint, name, self._dim, channel)
         self._newest = max(self._newest, end.sent)
 
     def save(self, arrays: Arrays) -> dict[str, Any]:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from flower_compress.links import Channel, SenderState
 
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.fields import COUNT, FLAG, OPTIONAL_COUNT, fields
 from .saved_links import restore_payload, save_payload
 from .vector_store import Slot
 
-__all__ = ["DownlinkEnd"]
+__all__ = ["DOWNLINK_COLUMNS", "SENDER_COLUMNS", "DownlinkEnd"]
+
+DOWNLINK_COLUMNS = {
+    "held": "i8",
+    "sent": "u4",
+    "epoch": "u4",
+    "sent_epoch": "u4",
+    "joined": "i8",
+    "begins": "?",
+}
+SENDER_COLUMNS = {"version": "u4", "pending_version": "u4"}
+"""What a checkpoint holds of every end, and of its `sender`; see
+:func:`~..run.columns.save_rows`."""
+
+_NOTHING = SenderState()
 
 
 @dataclass(slots=True)
@@ -43,52 +57,35 @@ class DownlinkEnd:
     memory: Slot
     held: int | None = None
     sent: int = 0
-    sender: SenderState = field(default_factory=SenderState)
+    sender: SenderState = _NOTHING
     epoch: int = 0
     sent_epoch: int = 0
     joined: int | None = None
     begins: bool = False
     is_beginning: bool = False
 
-    def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
-        """Return what JSON can hold; add memory and pending payload to `arrays`."""
+    def save(self, arrays: Arrays, name: str) -> None:
+        """Add memory and pending payload to `arrays`, which are no columns."""
         self.memory.save(arrays, name)
         save_payload(arrays, f"{name}/pending", self.sender.pending)
-        return {
-            "held": self.held,
-            "sent": self.sent,
-            "version": self.sender.version,
-            "pending_version": self.sender.pending_version,
-            "epoch": self.epoch,
-            "sent_epoch": self.sent_epoch,
-            "joined": self.joined,
-            "begins": self.begins,
-        }
 
     def restore(
         self,
-        meta: dict[str, Any],
+        saved: tuple[Any, ...],
+        sender: tuple[int, int],
         checkpoint: Checkpoint,
         name: str,
         dim: int,
-        channel: Channel,
+        channel: Callable[[], Channel],
     ) -> None:
-        """Take over what :meth:`save` gave."""
-        meta = fields(
-            meta,
-            held=OPTIONAL_COUNT,
-            sent=COUNT,
-            version=COUNT,
-            pending_version=COUNT,
-            epoch=COUNT,
-            sent_epoch=COUNT,
-            joined=OPTIONAL_COUNT,
-            begins=FLAG,
-        )
-        self.held, self.sent = meta["held"], meta["sent"]
-        self.epoch, self.sent_epoch = meta["epoch"], meta["sent_epoch"]
-        self.joined, self.begins = meta["joined"], meta["begins"]
+        """Take over the columns, and what :meth:`save` gave."""
+        for attribute, value in zip(DOWNLINK_COLUMNS, saved, strict=True):
+            setattr(self, attribute, value)
         self.memory.restore(checkpoint, name)
-        version = meta["pending_version"]
-        pending = restore_payload(checkpoint, f"{name}/pending", dim, channel, version)
-        self.sender = SenderState(meta["version"], None, pending, version)
+        version, pending_version = sender
+        if not (version or pending_version):
+            return
+        pending = restore_payload(
+            checkpoint, f"{name}/pending", dim, channel(), pending_version
+        )
+        self.sender = SenderState(version, None, pending, pending_version)

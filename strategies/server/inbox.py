@@ -43,6 +43,10 @@ __all__ = [
 _log = getLogger("flwr")
 _SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
 _LONGEST_REASON = 300
+MOST_DECODED = 1 << 28
+"""Bytes of decoded vectors: those of a hundred clients with 670,000 entries."""
+_FEWEST_DECODED = 4
+"""Vectors that are kept in any case: of long ones they are no more than a session."""
 _ASKS = "asks to be synchronised"
 
 
@@ -64,10 +68,20 @@ class Inbox:
         The run. What arrives is billed, what clients hold by now is noted.
     weigh : Callable[[Message], float]
         Returns a client's weight; raises a FlowerCompressError if it gives none.
+    most_decoded : int, optional
+        Bytes of decoded vectors that are kept until all lengths of the round are
+        known, at least four vectors; of more replies the packets are, which are decoded
+        again. None for no limit.
     """
 
-    def __init__(self, session: Session, weigh: Callable[[Message], float]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        weigh: Callable[[Message], float],
+        most_decoded: int | None = MOST_DECODED,
+    ) -> None:
         self._session, self._weigh = session, weigh
+        self._most_decoded, self._decoded = most_decoded, 0
 
     def read(
         self, valid: list[Message], errors: list[Message]
@@ -175,7 +189,9 @@ class Inbox:
         client.uplink.refused = False  # It answers the message that said so.
         try:
             self._session.layout.check_exact(exact, "the client's reply")
-            part = self._session.uplinks.check(client.uplink, packet, weight)
+            part = self._session.uplinks.check(
+                client.uplink, packet, weight, keeps=self._may_keep()
+            )
         except (RefusedUpdateError, NonFiniteError, CorruptPacket):
             client.uplink.refused = True
             raise
@@ -183,6 +199,13 @@ class Inbox:
         if self._session.uplinks.ends_epoch(part) and budget.rests(client.identity):
             raise OutOfSyncError(*budget.left_out())
         return Accepted(client.identity, part, exact, msg)
+
+    def _may_keep(self) -> bool:
+        if self._most_decoded is None:
+            return True
+        size = 4 * self._session.layout.dim
+        self._decoded += size
+        return self._decoded <= max(self._most_decoded, _FEWEST_DECODED * size)
 
     def _count_refused(self, msg: Message) -> None:
         client = self._session.roster.find(msg.metadata.src_node_id)

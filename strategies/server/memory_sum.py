@@ -15,6 +15,7 @@ __all__ = ["MemorySum", "add_weighted"]
 
 _WEAR = 2.0**20
 _NAME = "uplink/sum"
+_BLOCK = 1 << 16
 
 
 class MemorySum:
@@ -60,6 +61,25 @@ class MemorySum:
         add_weighted(self.vector, vector, weight)
         self._peak = max(self._peak, bound)
 
+    def move(self, before: Vector, after: Vector, weight: float, bound: float) -> None:
+        """Add w (h' - h), the difference of two float32 vectors in float64.
+
+        Parameters
+        ----------
+        before, after : NDArray[np.float32]
+            h and h', shape (d,).
+        weight, bound
+            As :meth:`add` has them.
+        """
+        if self.vector is None:
+            self.vector = np.zeros(self._dim, dtype=np.float64)
+        for start in range(0, self._dim, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            change = after[block].astype(np.float64)
+            change -= before[block]
+            add_weighted(self.vector[block], change, weight)
+        self._peak = max(self._peak, bound)
+
     def is_worn(self, bound: float) -> bool:
         """Whether it has to be made anew, if no term is larger than `bound` by now."""
         return self._peak > _WEAR * bound
@@ -92,5 +112,7 @@ def add_weighted(
     """Add w v to a sum, in place."""
     if weight == 1.0:
         total += vector
-    else:
-        total += vector.astype(np.float64) * weight
+        return
+    for start in range(0, total.size, _BLOCK):  # No further vector of float64.
+        block = slice(start, start + _BLOCK)
+        total[block] += np.multiply(vector[block], weight, dtype=np.float64)

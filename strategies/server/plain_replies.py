@@ -68,7 +68,8 @@ def plain_replies(
             has_model = msg.metadata.src_node_id in asked.sent
             is_ours = has_model or find_packet(msg.content) is not None
             (packed if is_ours else others).append(msg)
-    inbox = Inbox(session, _alike)
+    # The strategy inside takes all vectors at once: to keep them costs no more.
+    inbox = Inbox(session, _alike, most_decoded=None)
     accepted, reasons = inbox.read(packed, errors)
     model = None
     if norm is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,12 +23,18 @@ from flower_compress.wire.packet import Packet, array_of, find_packet
 from ..callbacks.observers import Observers
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.claims import Ends
-from ..run.fields import COUNT, FLAG, INTEGER, ROWS, TABLE, fields
+from ..run.columns import (
+    restore_integers,
+    restore_rows,
+    save_integers,
+    save_rows,
+)
+from ..run.fields import COUNT, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
 from .downlink import Downlinks
-from .downlink_end import DownlinkEnd
+from .downlink_end import DOWNLINK_COLUMNS, SENDER_COLUMNS, DownlinkEnd
 from .uplink import Uplinks
-from .uplink_end import UplinkEnd
+from .uplink_end import UPLINK_COLUMNS, UplinkEnd
 
 __all__ = ["Client", "Identities", "Roster"]
 
@@ -36,6 +42,7 @@ Identities = Literal["claimed", "trusted", "node"]
 """What an identity is worth; see :class:`CompressedStrategy`."""
 
 _MOST_LISTED = 3
+_CLIENT_COLUMNS = {"missed": "u4", "is_unnamed": "?", "plain": "?"}
 
 
 @dataclass(slots=True)
@@ -89,6 +96,8 @@ class Roster:
 
     Attributes
     ----------
+    num_unnamed : int
+        How many clients have no identity but their node id.
     in_arrays : bool
         Whether packets travel in arrays even where clients know them without. So they
         do in a wrapper's rounds: it finds that they are none of a model's.
@@ -117,6 +126,7 @@ class Roster:
             trusted=identities == "trusted",
         )
         self._clients: dict[int, Client] = {}
+        self.num_unnamed = 0
 
     def __iter__(self) -> Iterator[Client]:
         return iter(self._clients.values())
@@ -128,6 +138,15 @@ class Roster:
         """Return the client that runs on a node."""
         identity = self._greetings.identity(node_id)
         return None if identity is None else self._clients[identity]
+
+    def some(self, identities: Iterable[int]) -> Iterator[Client]:
+        """Return the clients of those identities, where there are such."""
+        found = map(self._clients.get, identities)
+        return (client for client in found if client is not None)
+
+    def others(self, identities: Set[int]) -> list[Client]:
+        """Return the clients of all other identities, in the order they came in."""
+        return [c for i, c in self._clients.items() if i not in identities]
 
     def online(self, node_ids: Iterable[int]) -> list[Client]:
         """Return the greeted clients among those nodes, by identity."""
@@ -156,7 +175,9 @@ class Roster:
             client.node_id = self._greetings.node_id(identity)
             client.plain = plain and not self.in_arrays
             self._observers.note("joined", identity, client.node_id, reason)
-            client.is_unnamed = not self._by_node and identity == client.node_id
+            unnamed = not self._by_node and identity == client.node_id
+            self.num_unnamed += unnamed - client.is_unnamed
+            client.is_unnamed = unnamed
             self._uplinks.hand_over(client.uplink, client.node_id)
             if not (
                 self._downlinks.confirm(identity, client.downlink, held, ends)
@@ -199,6 +220,7 @@ class Roster:
                 )
         for identity in gone:
             client = self._clients.pop(identity)
+            self.num_unnamed -= client.is_unnamed
             self._observers.note("forgotten", identity, client.node_id, reason)
             self._downlinks.remove(identity, client.downlink)
             self._greetings.forget(identity)
@@ -208,19 +230,32 @@ class Roster:
 
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold of the clients' ends; add the rest to `arrays`."""
+        clients = list(self._clients.values())
+        for identity, client in self._clients.items():
+            client.downlink.save(arrays, f"downlink/{identity}")
+            client.uplink.save(arrays, f"uplink/{identity}")
+        for name, kinds, rows in (
+            ("client", _CLIENT_COLUMNS, clients),
+            ("downlink", DOWNLINK_COLUMNS, [each.downlink for each in clients]),
+            ("sender", SENDER_COLUMNS, [each.downlink.sender for each in clients]),
+            ("uplink", UPLINK_COLUMNS, [each.uplink for each in clients]),
+        ):
+            save_rows(rows, kinds, arrays, f"roster/{name}")
+        greetings = self._greetings.save()
+        nodes = dict(greetings.pop("nodes"))
+        numbers = {
+            "identity": list(self._clients),
+            "owner": [client.uplink.owner for client in clients],
+            "known": list(nodes),
+            "holder": list(nodes.values()),
+        }
         return {
-            "clients": [
-                {
-                    "identity": identity,
-                    "downlink": client.downlink.save(arrays, f"downlink/{identity}"),
-                    "uplink": client.uplink.save(arrays, f"uplink/{identity}"),
-                    "missed": client.missed,
-                    "is_unnamed": client.is_unnamed,
-                    "plain": client.plain,
-                }
-                for identity, client in self._clients.items()
-            ],
-            "greetings": self._greetings.save(),
+            "num_clients": len(clients),
+            "greetings": greetings,
+            "integers": {
+                name: save_integers(column, arrays, f"roster/{name}")
+                for name, column in numbers.items()
+            },
         }
 
     def restore(
@@ -236,26 +271,41 @@ class Roster:
             Whether the clients are back where they were then. If not, they have to be
             greeted anew, and say what they hold.
         """
-        self._greetings.restore(meta["greetings"], heard=clients_too)
-        for row in fields(meta, clients=ROWS, greetings=TABLE)["clients"]:
-            row = fields(
-                row,
-                identity=INTEGER,
-                downlink=TABLE,
-                uplink=TABLE,
-                missed=COUNT,
-                is_unnamed=FLAG,
-                plain=FLAG,
+        meta = fields(meta, num_clients=COUNT, greetings=TABLE, integers=TABLE)
+        kinds = {"identity": ROWS, "owner": ROWS, "known": ROWS, "holder": ROWS}
+        numbers = {
+            name: restore_integers(column, checkpoint, f"roster/{name}")
+            for name, column in fields(meta["integers"], **kinds).items()
+        }
+        known = list(zip(numbers["known"], numbers["holder"], strict=True))
+        greetings = {**meta["greetings"], "nodes": known}
+        self._greetings.restore(greetings, heard=clients_too)
+        columns = [
+            restore_rows(checkpoint, kinds, f"roster/{name}", meta["num_clients"])
+            for name, kinds in (
+                ("client", _CLIENT_COLUMNS),
+                ("downlink", DOWNLINK_COLUMNS),
+                ("sender", SENDER_COLUMNS),
+                ("uplink", UPLINK_COLUMNS),
             )
-            name = row["identity"]
-            client = self._take_in(name)
-            client.node_id = self._greetings.node_id(name)
+        ]
+        for identity, owner, own, down, sender, up in zip(
+            numbers["identity"], numbers["owner"], *columns, strict=True
+        ):
+            client = self._take_in(identity)
+            client.node_id = self._greetings.node_id(identity)
             self._downlinks.restore_end(
-                name, client.downlink, row["downlink"], checkpoint, f"downlink/{name}"
+                identity,
+                client.downlink,
+                down,
+                sender,
+                checkpoint,
+                f"downlink/{identity}",
             )
-            client.uplink.restore(row["uplink"], checkpoint, f"uplink/{name}")
-            client.missed, client.is_unnamed = row["missed"], row["is_unnamed"]
-            client.plain = row["plain"]
+            client.uplink.restore(up, checkpoint, f"uplink/{identity}")
+            client.uplink.owner = owner
+            client.missed, client.is_unnamed, client.plain = own
+            self.num_unnamed += client.is_unnamed
             if client.node_id:
                 self._uplinks.hand_over(client.uplink, client.node_id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flower_compress.compressors import Vector
 from flower_compress.links import Link
@@ -160,9 +161,11 @@ class Uplinks:
         """See :meth:`UplinkChecks.require_form`."""
         self._checks.require_form(packet)
 
-    def check(self, end: UplinkEnd, packet: Packet, weight: float) -> Contribution:
+    def check(
+        self, end: UplinkEnd, packet: Packet, weight: float, *, keeps: bool = True
+    ) -> Contribution:
         """See :meth:`UplinkChecks.check`."""
-        return self._checks.check(end, packet, weight)
+        return self._checks.check(end, packet, weight, keeps=keeps)
 
     def ends_epoch(self, part: Contribution) -> bool:
         """Whether a contribution makes all memories start from zero."""
@@ -175,6 +178,8 @@ class Uplinks:
         """Take contributions in and return the estimate g, shape (d,), float32.
 
         None if they all have weight 0: their memories move, and there is no estimate.
+        One after the other, so that no more than one vector is decoded at a time of
+        those that are not by now.
         """
         contributions = [part for part in contributions if not self._waits(part)]
         lost = [part for part in contributions if self._memory_was_lost(part)]
@@ -185,17 +190,32 @@ class Uplinks:
             self.memories.clear()
         for part in contributions:
             self.memories.settle(part)
-        estimate = self._estimate(used, num_clients)
+        total = sum(part.weight * part.num_inputs for part in used)
+        mean = self.memories.mean(num_clients) if total else None
         if begins_epoch:
             self.memories.begin_epoch()
-        self._advance(contributions, moves_memory=not begins_epoch)
-        return estimate
+        left_out = set() if len(used) == len(contributions) else {*map(id, lost)}
+        estimate = np.zeros(self._dim if total else 0, dtype=np.float64)
+        for part in contributions:
+            opened = part.opened()
+            if total and id(part) not in left_out:
+                self._add(opened, estimate)
+            self._advance(opened, moves_memory=not begins_epoch)
+        self._renew(contributions)
+        if not total:
+            return None
+        estimate /= total
+        if mean is not None:
+            estimate += mean
+        return estimate.astype(np.float32)
 
     def take_in(self, contributions: Sequence[Contribution]) -> None:
         """Take contributions in without an estimate: every value was used by itself."""
         for part in contributions:
             self.memories.settle(part)
-        self._advance(contributions, moves_memory=True)
+        for part in contributions:
+            self._advance(part.opened(), moves_memory=True)
+        self._renew(contributions)
 
     def value(self, part: Contribution) -> Vector:
         """Return what a client sent, h_i + q_i, shape (d,).
@@ -208,19 +228,18 @@ class Uplinks:
             return value
         return value / np.float32(part.num_inputs)
 
-    def _advance(
-        self, contributions: Sequence[Contribution], *, moves_memory: bool
-    ) -> None:
-        for part in contributions:
-            end = part.end
-            if self._rate is not None and moves_memory and not self.memories.move(part):
-                self.memories.take_back(end)
-                continue
-            if part.is_new:
-                end.owner, end.anew = end.holder, False
-            elif end.owner != end.holder:
-                end.owner = 0  # From now on it tells of two nodes.
-            end.version, end.crc, end.asked = part.version, part.payload.crc, 0
+    def _advance(self, part: Contribution, *, moves_memory: bool) -> None:
+        end = part.end
+        if self._rate is not None and moves_memory and not self.memories.move(part):
+            self.memories.take_back(end)
+            return
+        if part.is_new:
+            end.owner, end.anew = end.holder, False
+        elif end.owner != end.holder:
+            end.owner = 0  # From now on it tells of two nodes.
+        end.version, end.crc, end.asked = part.version, part.payload.crc, 0
+
+    def _renew(self, contributions: Sequence[Contribution]) -> None:
         bounds = (part.end.weighted_bound for part in contributions)
         self.memories.renew(max(bounds, default=0.0))
 
@@ -234,19 +253,12 @@ class Uplinks:
         end = part.end
         return part.is_new and end.version > 0 and self.memories.is_current(end)
 
-    def _estimate(
-        self, parts: Sequence[Contribution], num_clients: int
-    ) -> Vector | None:
-        total = sum(part.weight * part.num_inputs for part in parts)
-        if not total:
-            return None
-        estimate = np.zeros(self._dim, dtype=np.float64)
-        for part in parts:
-            if self.memories.kind == "sampled" and part.state.vector is not None:
-                add_weighted(estimate, part.state.vector, part.weight)
-            add_weighted(estimate, part.payload.vector, part.weight)
-        estimate /= total
-        mean = self.memories.mean(num_clients)
-        if mean is not None:
-            estimate += mean
-        return estimate.astype(np.float32)
+    def _add(self, part: Contribution, estimate: NDArray[np.float64]) -> None:
+        """Add w_i q_i, and w_i h_i if only the memories of those that took part count.
+
+        They are not added to each other first: in float64 every order has its bytes.
+        """
+        held = part.memory if self.memories.kind == "sampled" else None
+        if held is not None:
+            add_weighted(estimate, held, part.weight)
+        add_weighted(estimate, part.payload.vector, part.weight)

@@ -45,8 +45,19 @@ class UplinkChecks:
             sizes = None if payload.channel is None else payload.channel.sizes
             require_form(payload.data, payload.dim, operators, self._link.code, sizes)
 
-    def check(self, end: UplinkEnd, packet: Packet, weight: float) -> Contribution:
+    def check(
+        self, end: UplinkEnd, packet: Packet, weight: float, *, keeps: bool
+    ) -> Contribution:
         """Decode a client's packet without changing anything.
+
+        Parameters
+        ----------
+        end, packet, weight
+            The client's end, what it sends, and its weight.
+        keeps : bool
+            Whether the decoded vector is kept until it is taken in. If not, it is
+            decoded a second time then: nothing can be taken in before all lengths of
+            the round are known, by which too long ones are told.
 
         Raises
         ------
@@ -66,9 +77,11 @@ class UplinkChecks:
             raise OutOfSyncError("the update builds on a memory of an earlier epoch")
         if end.anew and not is_new:
             raise OutOfSyncError("the update builds on a memory that another node had")
+        has_memory = False
         held = ReceiverState(end.version)
         if self._rate is not None and packet.version > end.version:
             # Else accept refuses it, as stale.
+            has_memory = not is_new
             held = ReceiverState(
                 *((0, None) if is_new else (end.version, end.memory.vector))
             )
@@ -87,7 +100,15 @@ class UplinkChecks:
         sketch = end.sketch if is_current and not is_new else None
         norm = self._check_size(state, num_inputs, sketch)
         return Contribution(
-            end, state, payload, weight, packet.version, is_new, num_inputs, norm
+            end,
+            state.version,
+            payload if keeps else payload.compact(),
+            has_memory,
+            weight,
+            packet.version,
+            is_new,
+            num_inputs,
+            norm,
         )
 
     def _check_size(

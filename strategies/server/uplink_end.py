@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from flower_compress.compressors import Vector
 from flower_compress.links import Payload, ReceiverState
 
 from ..run.checkpoint import Arrays, Checkpoint
-from ..run.fields import COUNT, FLAG, INTEGER, NUMBER, fields
 from .sketch import Sketched
 from .vector_store import Slot
 
-__all__ = ["Contribution", "UplinkEnd"]
+__all__ = ["UPLINK_COLUMNS", "Contribution", "UplinkEnd"]
 
-_SAVED = (
-    "version",
-    "crc",
-    "weight",
-    "epoch",
-    "refused",
-    "asked",
-    "bound",
-    "owner",
-    "anew",
-)
+UPLINK_COLUMNS = {
+    "version": "u4",
+    "crc": "u4",
+    "weight": "f8",
+    "epoch": "u4",
+    "refused": "?",
+    "asked": "u4",
+    "bound": "f8",
+    "anew": "?",
+}
+"""What a checkpoint holds of every end; see :func:`~..run.columns.save_rows`."""
 
 
 @dataclass(slots=True)
@@ -77,20 +77,18 @@ class UplinkEnd:
         """Of ||w_i h_i||."""
         return self.weight * self.bound
 
-    def save(self, arrays: Arrays, name: str) -> dict[str, Any]:
-        """Return what JSON can hold; add the memory to `arrays`."""
+    def save(self, arrays: Arrays, name: str) -> None:
+        """Add the memory to `arrays`, which is no column."""
         self.memory.save(arrays, name)
         if self.sketch is not None:
             arrays[f"{name}/sketch"] = self.sketch
-        return {number: getattr(self, number) for number in _SAVED}
 
-    def restore(self, meta: dict[str, Any], checkpoint: Checkpoint, name: str) -> None:
-        """Take over what :meth:`save` gave."""
-        kinds = {"weight": NUMBER, "bound": NUMBER, "refused": FLAG, "anew": FLAG}
-        kinds |= {"owner": INTEGER, "holder": INTEGER}
-        saved = fields(meta, **{name: kinds.get(name, COUNT) for name in _SAVED})
-        for number, value in saved.items():
-            setattr(self, number, value)
+    def restore(
+        self, saved: tuple[Any, ...], checkpoint: Checkpoint, name: str
+    ) -> None:
+        """Take over the columns, and what :meth:`save` gave."""
+        for attribute, value in zip(UPLINK_COLUMNS, saved, strict=True):
+            setattr(self, attribute, value)
         self.memory.restore(checkpoint, name)
         self.sketch = checkpoint.find(f"{name}/sketch")
 
@@ -103,10 +101,12 @@ class Contribution:
     ----------
     end : UplinkEnd
         The client's end.
-    state : ReceiverState
-        h_i, where it is kept, and the payload.
+    base : int
+        The version that the payload builds on.
     payload : Payload
-        q_i.
+        q_i, decoded or not.
+    has_memory : bool
+        Whether it builds on the h_i that is kept.
     weight : float
         w_i.
     version : int
@@ -120,10 +120,27 @@ class Contribution:
     """
 
     end: UplinkEnd
-    state: ReceiverState
+    base: int
     payload: Payload
+    has_memory: bool
     weight: float
     version: int
     is_new: bool
     num_inputs: int
     norm: float = 0.0
+
+    @property
+    def memory(self) -> Vector | None:
+        """h_i, shape (d,), where it is kept: perhaps read from a file each time."""
+        return self.end.memory.vector if self.has_memory else None
+
+    @property
+    def state(self) -> ReceiverState:
+        """h_i, where it is kept, and the payload."""
+        return ReceiverState(self.base, self.memory, self.payload, self.version)
+
+    def opened(self) -> Contribution:
+        """Return one to be used once: unless q_i is decoded by now, it goes with it."""
+        if self.payload.is_decoded:
+            return self
+        return replace(self, payload=self.payload.compact())

@@ -15,6 +15,7 @@ from ..run.fields import COUNT, NUMBER, OPTIONAL_INTEGER, fields
 from .memory_sum import MemorySum
 from .sketch import Sketch
 from .uplink_end import Contribution, UplinkEnd
+from .weight_sum import WeightSum
 
 __all__ = ["UplinkMemories", "UplinkMemory"]
 
@@ -57,6 +58,7 @@ class UplinkMemories:
         self.sketch = Sketch(dim) if sketches else None
         self._sum = MemorySum(dim)  # sum_i w_i h_i
         self._num_known = 0
+        self._weights: WeightSum | None = None  # Once it is asked for.
         self.orphaned_weight, self._num_orphaned = 0.0, 0
         self.epoch = 0
 
@@ -73,12 +75,25 @@ class UplinkMemories:
         """Return hbar over so many clients, shape (d,); None for zero."""
         if self._sum.vector is None:
             return None
-        # In an order of their own: whoever came first, the result is the same.
-        weights = sorted(end.weight for end in self.ends.values())
         num_known = self._num_known + self._num_orphaned
-        mean_weight = (sum(weights) + self.orphaned_weight) / num_known
+        mean_weight = (self._total_weight() + self.orphaned_weight) / num_known
         num_clients += self._num_orphaned
         return self._sum.vector / (mean_weight * num_clients)
+
+    def _total_weight(self) -> float:
+        """Return sum_i w_i."""
+        if self._weights is None:
+            self._weights = WeightSum(end.weight for end in self.ends.values())
+        exact = self._weights.exact
+        if exact is not None:
+            return exact
+        # In an order of their own: whoever came first, the result is the same.
+        return sum(sorted(end.weight for end in self.ends.values()))
+
+    def _weigh(self, end: UplinkEnd, weight: float) -> None:
+        if self._weights is not None:
+            self._weights.replace(end.weight, weight)
+        end.weight = weight
 
     # -- a round ---------------------------------------------------------------------
 
@@ -96,7 +111,7 @@ class UplinkMemories:
         if part.is_new:
             end.memory.vector, end.bound = None, 0.0
         self._num_known += end.version == 0
-        end.weight = part.weight
+        self._weigh(end, part.weight)
 
     def take_back(self, end: UplinkEnd) -> None:
         """Count a client not yet whose first memory could not be kept.
@@ -105,7 +120,7 @@ class UplinkMemories:
         """
         if end.version == 0:
             self._num_known -= 1
-            end.weight = 0.0
+            self._weigh(end, 0.0)
 
     def move(self, part: Contribution) -> bool:
         """h_i += alpha q_i, and the sum of all memories with it.
@@ -123,7 +138,8 @@ class UplinkMemories:
                 moved = self.sketch.of(step)
                 end.sketch = moved if end.sketch is None else end.sketch + moved
             return True
-        after = commit(part.state, self.rate).vector
+        state = part.state
+        after = commit(state, self.rate).vector
         if after is not None and not end.memory.keep(after):
             return False
         end.epoch, before = self.epoch, end.bound
@@ -132,10 +148,11 @@ class UplinkMemories:
         end.bound = (1.0 - rate) * before + rate * part.norm
         if self.kind == "each" and after is not None:
             # In float64 from the float32 memories: the sum never drifts from them.
-            change = after.astype(np.float64)
-            if part.state.vector is not None:
-                change -= part.state.vector
-            self._sum.add(change, end.weight, end.weight * max(before, end.bound))
+            bound = end.weight * max(before, end.bound)
+            if state.vector is None:
+                self._sum.add(after, end.weight, bound)
+            else:
+                self._sum.move(state.vector, after, end.weight, bound)
         return True
 
     def renew(self, bound: float) -> None:
@@ -178,6 +195,8 @@ class UplinkMemories:
                 self.orphaned_weight += weight
                 self._num_orphaned += 1
             end.memory.vector = None
+            if self._weights is not None:
+                self._weights.replace(end.weight, 0.0)
         self.renew(0.0)
 
     @property
@@ -189,6 +208,17 @@ class UplinkMemories:
         """Return w_i of a client whose h_i is in hbar, else 0."""
         is_in = self.has_mean and end.version > 0 and self.is_current(end)
         return end.weight if is_in else 0.0
+
+    def total_in_mean(self) -> float:
+        """Return the sum of :meth:`weight_in_mean`, without forgotten clients."""
+        if not self.has_mean:
+            return 0.0
+        if self.epoch == 0 and self._weights is not None:
+            exact = self._weights.exact
+            if exact is not None:
+                return exact
+        epoch, ends = self.epoch, self.ends.values()
+        return sum(e.weight for e in ends if e.version > 0 and e.epoch == epoch)
 
     # -- checkpoints -----------------------------------------------------------------
 

@@ -261,11 +261,11 @@ def test_forget_frees_all_that_is_kept(budget: int | None) -> None:
     def size() -> tuple[int, int, int]:
         session = strategy._running
         store, arrays = session.uplinks._store, {}
-        meta = session.save(arrays)
+        session.save(arrays)
         return (
             store.num_bytes_in_ram + store.num_bytes_on_disk,
             sum("/3" in name for name in arrays),
-            len(meta["roster"]["clients"]) + len(meta["roster"]["greetings"]["nodes"]),
+            len(arrays["roster/identity"]) + len(arrays["roster/known"]),
         )
 
     def hook(server_round: int) -> None:

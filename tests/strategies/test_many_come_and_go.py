@@ -111,9 +111,13 @@ def follow(strategy: CompressedStrategy, named: bool, rounds: int) -> list[Any]:
 
 
 def state_bytes(path: Path) -> int:
-    """Return how long a checkpoint is but for the metrics of the rounds so far."""
-    metrics = Checkpoint.open(path).meta.get("metrics")
-    return path.stat().st_size - len(json.dumps(metrics))
+    """Return how long a checkpoint is but for what may grow.
+
+    The metrics of the rounds so far, and the 1024 clients that were heard of last.
+    """
+    meta = Checkpoint.open(path).meta
+    grows = json.dumps([meta.get("metrics"), meta["bounds"]])
+    return path.stat().st_size - len(grows)
 
 
 CASES: dict[str, tuple[type[CompressedStrategy], dict[str, Any], bool]] = {

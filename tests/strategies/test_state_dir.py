@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 from flower_compress import CompressionMod, TopK
+from flower_compress.errors import ConfigurationError, RoundFailedError
+from flower_compress.mods import state_store
 from flower_compress.mods.state_file import StateFile
+from flower_compress.mods.state_store import StateStore
 from flower_compress.strategies import (
     MCM,
     QSGD,
@@ -193,3 +197,38 @@ def test_nothing_is_kept_that_no_message_needs(
     for context in grid.contexts.values():
         size = len(context.state["flower_compress"]["state"])
         assert 4 * vectors * dim <= size < 4 * (vectors + 0.25) * dim
+
+
+def test_more_than_a_context_holds_needs_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of MCM a client keeps two vectors: refused before it trains, not after."""
+    trained: list[int] = []
+
+    def note(msg: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        trained.append(context.node_id)
+        return call_next(msg, context)
+
+    for room, folder, fits in (
+        (8 * DIM - 1, None, False),
+        (8 * DIM - 1, tmp_path, True),
+        (1 << 20, None, True),
+    ):
+        monkeypatch.setattr(state_store, "_MOST_BYTES", room)
+        trained.clear()
+        app = make_app(inner=[note], state_dir=folder)
+        strategy = MCM(**options(MCM, {}))
+        if fits:
+            run(strategy, app, restarts=False)
+            assert len(trained) >= ROUNDS * NUM_CLIENTS
+            continue
+        with pytest.raises(RoundFailedError, match="state_dir=") as caught:
+            run(strategy, app, restarts=False)
+        needed = f"is {8 * DIM} bytes, and Context.state holds at most"
+        assert needed in str(caught.value)
+        assert not trained
+    with pytest.raises(ConfigurationError, match="holds at most"):
+        monkeypatch.setattr(state_store, "_MOST_BYTES", 5)
+        (tmp_path / "file").write_bytes(b"")
+        store = StateStore("key", tmp_path / "file")
+        store.save(next(iter(InProcessGrid(app, 1).contexts.values())), 1, 1, b"123456")

@@ -24,7 +24,7 @@ def test_of_two_that_claim_it_at_once_the_lower_node_id_has_it() -> None:
         assert claims.take(answers) == [says(0)]
         assert (claims.identity(3), claims.identity(7)) == (0, None)
         assert claims.waiting() == [7]
-        assert not claims.is_new(7), "it is not asked again and again"
+        assert 7 not in claims.new(), "it is not asked again and again"
 
 
 def test_who_waits_takes_its_turn_and_the_first_may_come_back() -> None:
@@ -36,7 +36,7 @@ def test_who_waits_takes_its_turn_and_the_first_may_come_back() -> None:
     assert claims.take({}) == [says(0, held=5)], "who waits longest, with what it holds"
     assert (claims.holder(0), claims.waiting()) == (3, [2])
     claims.connect([1, 2, 3])  # It was only cut off.
-    assert claims.is_new(1)
+    assert 1 in claims.new()
     assert claims.take({1: says(0, held=9)}) == []
     claims.connect([1])
     assert claims.take({}) == [says(0, held=9)], "shut out, and in again"
@@ -48,7 +48,7 @@ def test_a_trusted_claim_is_believed_at_once_and_never_back_and_forth() -> None:
     claims.take({1: says(0)})
     assert claims.take({2: says(0, held=3)}) == [says(0, held=3)]
     for _ in range(3):
-        assert not claims.is_new(1)
+        assert 1 not in claims.new()
         assert claims.take({}) == []
         assert claims.holder(0) == 2
     claims.connect([1])
@@ -63,7 +63,7 @@ def test_after_a_resume_each_node_has_the_first_claim_to_what_it_was() -> None:
     claims.restore(before.save(), heard=False)
     claims.connect([1, 3, 4])
     assert claims.is_empty
-    assert claims.is_new(1)
+    assert 1 in claims.new()
     assert claims.holder(0) == 0, "it has to say so again"
     assert claims.take({3: says(0), 4: says(1)}) == [says(1)], "node 2 is gone"
     assert claims.take({1: says(0)}) == [says(0)]
@@ -86,12 +86,13 @@ def test_one_node_an_identity_and_nobody_loses_it_while_connected(
         there = data.draw(nodes)
         before = {node: claims.identity(node) for node in range(1, 6)}
         claims.connect(there)
-        new = [node for node in sorted(there) if claims.is_new(node)]
+        new = [node for node in sorted(there) if node in claims.new()]
         claims.take({node: says(data.draw(st.integers(0, 2))) for node in new})
         after = {node: claims.identity(node) for node in range(1, 6)}
         held = [identity for identity in after.values() if identity is not None]
         assert len(held) == len(set(held))
-        assert all(after[node] is not None or not claims.is_new(node) for node in there)
+        new = claims.new()
+        assert all(after[node] is not None or node not in new for node in there)
         for node in there if not trusted else ():
             assert before[node] in (None, after[node])
         for node in claims.waiting():

@@ -11,6 +11,7 @@ from flwr.app import Context, Message, RecordDict
 
 from flower_compress.errors import MissingModError
 from flower_compress.strategies import SGD, CompressedStrategy
+from flower_compress.strategies.run import greetings
 from flower_compress.strategies.server import participants
 from flower_compress.testing import InProcessGrid
 from flower_compress.testing.messages import GREETING, kind_of
@@ -208,3 +209,31 @@ def test_who_forgot_the_mod_is_told_at_once_and_else_when_all_have_answered() ->
     grid.pull_messages = pull_and_go  # type: ignore[method-assign]
     with pytest.raises(MissingModError, match="4 of 4 nodes were greeted in vain"):
         run(grid)
+
+
+def test_very_many_are_greeted_in_waves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All take part from the first round on, and are asked no more than so many."""
+    expected = run(Clocked(make_app()), rounds=3)
+    monkeypatch.setattr(greetings, "_WAVE", 2)
+    largest: list[int] = []
+
+    class Counted(Clocked):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            messages = list(messages)
+            largest.append(len(messages))
+            return super().push_messages(messages)
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            message_ids = list(message_ids)
+            largest.append(len(message_ids))
+            return super().pull_messages(message_ids)
+
+    grid = Counted(make_app())
+    strategy = run(grid, rounds=3)
+    assert max(largest) == 2
+    assert Counter(
+        node for kind, node in grid.log if kind == GREETING
+    ) == dict.fromkeys(grid.contexts, 1)
+    assert len(strategy._running.roster) == NUM_CLIENTS
+    assert strategy._running.model.tobytes() == expected._running.model.tobytes()
+    assert grid.trained(1001) == 3
