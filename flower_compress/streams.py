@@ -40,7 +40,7 @@ class Purpose(IntEnum):
 class Stream(NamedTuple):
     """Philox 4x64 with key (seed, index) and counter (0, part, purpose, version).
 
-    Parameters
+    Attributes
     ----------
     seed : int
         Seed of the run, taken modulo 2^64.

@@ -28,7 +28,7 @@ class Compressed(NamedTuple):
 
     Or, where several operators share the vector, what each makes of its part.
 
-    Parameters
+    Attributes
     ----------
     dim : int
         Length d of the vector.

@@ -35,7 +35,7 @@ __all__ = ["Link", "ReceiverState", "SenderState", "accept", "commit", "fold"]
 class SenderState(NamedTuple):
     """A sender's end.
 
-    Parameters
+    Attributes
     ----------
     version : int
         Version of the last acknowledged payload, 0 if there is none.
@@ -74,7 +74,7 @@ class SenderState(NamedTuple):
 class ReceiverState(NamedTuple):
     """A receiver's end.
 
-    Parameters
+    Attributes
     ----------
     version : int
         Version of the last folded payload.

@@ -38,7 +38,7 @@ _MAX_CACHED_DIM = 1 << 14
 class Channel(NamedTuple):
     """What both ends of a link know of a payload before it arrives.
 
-    Parameters
+    Attributes
     ----------
     stream : Stream
         The stream of the payload's compression, of the payload's version. Operators
@@ -110,6 +110,13 @@ class Payload:
         A torch tensor is compressed on its device; what follows is NumPy on the host.
         """
         compressed = compressor.compress(x, channel.stream, channel.sizes).numpy()
+        return cls.of(compressed, compressor, code, channel)
+
+    @classmethod
+    def of(
+        cls, compressed: Compressed, compressor: Compressor, code: str, channel: Channel
+    ) -> Payload:
+        """Code what the operator made of a vector, on the host."""
         data, made = _write(compressed, compressor, code)
         payload = cls(data, compressed.dim, channel)
         payload.__dict__["_decoded"] = made

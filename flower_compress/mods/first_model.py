@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flwr.app import ArrayRecord
 
 from ..compressors import Vector
-from ..errors import FirstModelError, FlowerCompressError
+from ..errors import FirstModelError, FlowerCompressError, WrongTypeError
 from ..wire.contract import Contract
 from ..wire.first_model import PACKED, digest_of, unpack
 
@@ -48,7 +48,10 @@ def first_model(
             "no function for it: CompressionMod(first_model=...)"
         )
     try:
-        vector, _ = contract.layout.flatten(build(contract.seed))
+        made = build(contract.seed)
+        if not isinstance(made, ArrayRecord):
+            raise WrongTypeError("what it returns", "an ArrayRecord", made)
+        vector, _ = contract.layout.flatten(made)
     except Exception as error:  # It is the app's own.
         kind = "" if isinstance(error, FlowerCompressError) else type(error).__name__
         reason = f"{kind}{': ' * bool(kind)}{error}"[:_LONGEST]

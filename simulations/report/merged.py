@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+
+from flower_compress.errors import ConfigurationError
 
 from ..network import Network
 from .page import environment
@@ -29,12 +33,18 @@ def merge_reports(results: Sequence[tuple[Result, Path]], path: Path) -> Path:
     ----------
     results : Sequence[tuple[Result, Path]]
         The experiments, and their folders, whose ``report.png`` is shown if there is
-        one.
+        one. A folder that comes twice is shown once; of two with one name each is
+        called by its whole path.
     path : Path
         The page, replaced if it exists; its folder is made.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be written.
     """
     entries, calculator = [], []
-    for index, (result, folder) in enumerate(results):
+    for index, (result, folder) in enumerate(_told_apart(results)):
         goals = {goal: costs_of(result, goal) for goal in goals_of(result)}
         picture = folder / "report.png"
         claims = result.summary.get("claims")
@@ -69,9 +79,26 @@ def merge_reports(results: Sequence[tuple[Result, Path]], path: Path) -> Path:
         .get_template(_TEMPLATE)
         .render(results=entries, calculator=data if calculator else "")
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"expected {path} to be a page that can be written, got {error}"
+        ) from error
     return path
+
+
+def _told_apart(results: Sequence[tuple[Result, Path]]) -> list[tuple[Result, Path]]:
+    folders = {folder.resolve(): result for result, folder in results}
+    names = Counter(result.name for result in folders.values())
+    return [
+        (
+            replace(result, name=str(folder)) if names[result.name] > 1 else result,
+            folder,
+        )
+        for folder, result in folders.items()
+    ]
 
 
 def winners_of(result: Result) -> list[TextTable]:

@@ -89,4 +89,4 @@ def read_result(folder: Path) -> Result:
             f"expected {folder} to hold summary.json and rounds.csv of an experiment "
             f"that has ended, got {error}"
         ) from error
-    return Result(folder.name, cast(Summary, summary), records)
+    return Result(folder.resolve().name, cast(Summary, summary), records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +18,8 @@ from .base import Callback, ClientEvent, RoundMetrics, RunInfo
 __all__ = ["JsonLines"]
 
 _START = "start"
+_BEGINNING = '{"kind": "'
+"""How each line begins, by which a torn one is known from what others wrote."""
 
 
 class JsonLines(Callback):
@@ -27,8 +30,8 @@ class JsonLines(Callback):
     with ``tail -f``. NaN and infinity, which JSON does not have, are null.
 
     A new run goes behind what there is, from its ``"start"`` on. A resumed one goes on
-    where its checkpoint stands: lines on later rounds, and a torn last one, are cut
-    out, for these rounds come again.
+    where its checkpoint stands: its lines on later rounds are cut out, for these rounds
+    come again, and so is a torn last one. Lines of other runs stay as they are.
 
     Parameters
     ----------
@@ -37,7 +40,7 @@ class JsonLines(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not isinstance(path, (str, os.PathLike)):
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise WrongTypeError("path", "the path of a file", path)
         self.path = Path(path)
         self._file: TextIO | None = None
@@ -46,7 +49,7 @@ class JsonLines(Callback):
         """Open the file, and write who begins."""
         self._close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._cut(run.resumed_from)
+        self._cut(run)
         self._file = self.path.open("a", encoding="utf-8")
         self._write(
             {
@@ -103,31 +106,42 @@ class JsonLines(Callback):
             self._file.close()
             self._file = None
 
-    def _cut(self, last_round: int) -> None:
-        """Leave out what comes again: of the newest run, what is after a round."""
-        if not self.path.exists():
+    def _cut(self, run: RunInfo) -> None:
+        """Leave out what comes again: what the run told after its checkpoint."""
+        if not self.path.is_file():  # Of a pipe or a terminal, which end never, too.
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n")]
-        if last_round:
-            rows = [json.loads(line) for line in kept]
-            begun = max(
-                (
-                    i
-                    for i, row in enumerate(rows)
-                    if row["kind"] == _START and not row["round"]
-                ),
-                default=0,
-            )
-            kept = [
-                line
-                for i, (line, row) in enumerate(zip(kept, rows, strict=True))
-                if i < begun or row.get("round", 0) <= last_round
-            ]
-        if kept != lines:
+        found = self.path.read_text(encoding="utf-8")
+        lines = found.splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            last = lines.pop()
+            if not _BEGINNING.startswith(last[: len(_BEGINNING)]):
+                lines.append(f"{last}\n")
+        if run.resumed_from:
+            lines = list(_without(lines, run))
+        kept = "".join(lines)
+        if kept != found:
             changed = self.path.with_name(f"{self.path.name}.part")
-            changed.write_text("".join(kept), encoding="utf-8")
+            changed.write_text(kept, encoding="utf-8")
             changed.replace(self.path)
+
+
+def _without(lines: list[str], run: RunInfo) -> Iterator[str]:
+    session = None
+    for line in lines:
+        row = _read(line)
+        if row.get("kind") == _START:
+            session = row.get("session")
+        if session != run.session or row.get("round", 0) <= run.resumed_from:
+            yield line
+
+
+def _read(line: str) -> dict[str, Any]:
+    """Return what a line says, nothing if it is not one of ours."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) and "kind" in row else {}
 
 
 def _plain(value: Any) -> Any:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import time
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from flwr.serverapp.strategy import Result
 
-from flower_compress.errors import MissingExtraError
+from flower_compress.errors import MissingExtraError, WrongTypeError
 
 from .base import Callback, RoundMetrics, RunInfo
 
 __all__ = ["MLflow"]
 
 _SESSION = "flower-compress.session"
+_BATCH: Final = 1000
+"""Metrics in one request at most, of MLflow's REST API; it limits names as well."""
+_LONGEST: Final = 250
+_FORBIDDEN = re.compile(r"[^\w/. -]", re.ASCII)
 
 
 class MLflow(Callback):
     """Logs every number of :meth:`RoundMetrics.scalars` as a metric, by round.
 
     Needs the extra ``mlflow``. The run is tagged with the strategy's session, by which
-    a resumed one finds it again and goes on in it. It ends as finished, or as failed.
-    Events are counted in the metrics. Numbers that are not finite are left out.
+    a resumed one finds it again and goes on in it; rounds after its checkpoint come
+    again, and MLflow keeps both. It ends as finished, or as failed.
+    Events are counted in the metrics. Numbers that are not finite are left out. What
+    MLflow does not take in a name becomes ``_``, as in ``"train/acc_1"`` of ``acc@1``.
 
     Parameters
     ----------
@@ -38,6 +46,8 @@ class MLflow(Callback):
     ------
     MissingExtraError
         If ``mlflow`` is not installed.
+    WrongTypeError
+        If an argument is of another kind.
     """
 
     def __init__(
@@ -46,6 +56,12 @@ class MLflow(Callback):
         run_name: str | None = None,
         tracking_uri: str | None = None,
     ) -> None:
+        if not isinstance(experiment, str) or not experiment:
+            raise WrongTypeError("experiment", "a name", experiment)
+        if not isinstance(run_name, str | None):
+            raise WrongTypeError("run_name", "a name or None", run_name)
+        if not isinstance(tracking_uri, str | os.PathLike | None):
+            raise WrongTypeError("tracking_uri", "a URI or None", tracking_uri)
         try:
             self._mlflow = import_module("mlflow")
         except ImportError as error:
@@ -63,11 +79,12 @@ class MLflow(Callback):
         """Log the numbers of a round."""
         entities, now = self._mlflow.entities, int(1000 * time.time())
         batch = [
-            entities.Metric(name, number, now, server_round)
+            entities.Metric(_name(name), number, now, server_round)
             for name, number in metrics.scalars()
             if math.isfinite(number)
         ]
-        self._client.log_batch(self._run_id, metrics=batch)
+        for i in range(0, len(batch), _BATCH):
+            self._client.log_batch(self._run_id, metrics=batch[i : i + _BATCH])
 
     def on_end(self, result: Result, error: BaseException | None) -> None:
         """Set how the run ended."""
@@ -91,3 +108,9 @@ class MLflow(Callback):
         name = self.run_name or run.name
         made = self._client.create_run(experiment, tags=tags, run_name=name)
         return str(made.info.run_id)
+
+
+def _name(name: str) -> str:
+    """Return a name as MLflow takes it, which reads it as a path without "..", too."""
+    parts = _FORBIDDEN.sub("_", name)[:_LONGEST].split("/")
+    return "/".join(part if part.strip(".") else "_" for part in parts)

@@ -10,7 +10,7 @@ from typing import Final
 
 from flwr.serverapp.strategy import Result
 
-from flower_compress.errors import WrongTypeError
+from flower_compress.errors import ConfigurationError, WrongTypeError
 from flower_compress.wire.ledger import Ledger, Traffic
 
 from .base import Callback, ClientEvent, EventKind, RoundMetrics, RunInfo
@@ -36,6 +36,8 @@ class Observers:
     ------
     WrongTypeError
         If one is no :class:`Callback`.
+    ConfigurationError
+        If one is there twice.
     """
 
     def __init__(self, callbacks: Iterable[Callback] = ()) -> None:
@@ -52,6 +54,10 @@ class Observers:
                     if isinstance(callback, type)
                     else "",
                 )
+        if len({id(callback) for callback in self.callbacks}) < len(self.callbacks):
+            raise ConfigurationError(
+                "callbacks must be objects of their own, got one of them twice"
+            )
         self._told = list(self.callbacks)
         self._count_anew(0)
         self._uplink, self._downlink = Traffic(), Traffic()
@@ -130,7 +136,7 @@ class Observers:
 
     def _tell(self, tell: Callable[[Callback], None]) -> None:
         for callback, error in self._fail(tell):
-            self._told.remove(callback)
+            self._told = [other for other in self._told if other is not callback]
             _log.warning(
                 "callback %s is switched off, since it raised %s: %s. The run goes on",
                 type(callback).__name__,

@@ -34,7 +34,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:
-        if not isinstance(log_dir, (str, os.PathLike)):
+        if not isinstance(log_dir, (str, os.PathLike)) or not os.fspath(log_dir):
             raise WrongTypeError("log_dir", "the path of a folder", log_dir)
         self.log_dir = os.fspath(log_dir)
         try:

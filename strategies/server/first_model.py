@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
-from flower_compress.compressors import StochasticQuantizer, Vector
+from flower_compress.coding import Symbols
+from flower_compress.compressors import Compressed, StochasticQuantizer, Vector
 from flower_compress.errors import ConfigurationError, shown
 from flower_compress.links import Carries, Link, Payload
 from flower_compress.wire.first_model import PACKED, channel_of, digest_of, pack
 from flower_compress.wire.layout import Layout
+
+from .arrays import Ties, ties_of
 
 __all__ = ["Beginning", "FirstModel", "check_first_model"]
 
@@ -71,7 +75,9 @@ class Beginning:
             levels=levels, norm="inf", bucket_size=_BUCKET, per="tensor"
         )
         channel = channel_of(seed, layout)
-        payload = Payload.encode(vector, operator, "auto", channel)
+        made = operator.compress(vector, channel.stream, channel.sizes).numpy()
+        made = _alike(made, ties_of(layout, vector), layout.sizes)
+        payload = Payload.of(made, operator, "auto", channel)
         return cls(payload.vector, PACKED, payload)
 
     @property
@@ -86,3 +92,17 @@ class Beginning:
     def before(self, exact: bytes) -> bytes:
         """Return the exact arrays of a packet that begins with it."""
         return exact if self.payload is None else pack(self.payload, exact)
+
+
+def _alike(made: Compressed, ties: Ties, sizes: tuple[int, ...]) -> Compressed:
+    """Give copies the draws of their originals: what was equal stays equal."""
+    if not ties or made.symbols is None:
+        return made
+    entries = made.symbols.dense().copy()
+    ends = [0, *accumulate(sizes)]
+    for copy, original in ties:
+        entries[ends[copy] : ends[copy + 1]] = entries[
+            ends[original] : ends[original + 1]
+        ]
+    symbols = Symbols(made.dim, made.symbols.low, made.symbols.high, entries)
+    return Compressed(made.dim, made.values, symbols)

@@ -94,6 +94,12 @@ class Participants:
                 )
             sleep(_RETRY_SECONDS)
 
+    def usual(self, num_clients: int) -> int:
+        """Return how many of so many clients a round has, at least 1; on average."""
+        if self.sampling == "bernoulli":
+            return max(round(num_clients * self.fraction), 1)
+        return min(max(int(num_clients * self.fraction), self.min_nodes), num_clients)
+
     def draw(self, clients: list[Client], at: int) -> list[Client]:
         """Draw those that take part, by their identity, from the run's seed.
 

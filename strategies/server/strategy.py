@@ -318,7 +318,7 @@ class CompressedStrategy(SessionStrategy, FedAvg):
                 *(server_round, len(clients), num_clients, self.min_replies),
             )
         session.departures.ask(client.identity for client in clients)
-        self._watch.begin(num_clients, len(clients))
+        self._watch.begin(num_clients, participants.usual(num_clients))
         self._refused_before = self.refused.total()
         return messages_with_model(
             session, clients, config, self._keys, server_round, trains=True

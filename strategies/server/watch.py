@@ -59,7 +59,7 @@ class NoiseWatch:
         Parameters
         ----------
         num_clients, num_active : int
-            How many clients there are, and how many take part in the round.
+            How many clients there are, and how many take part in a round.
         """
         if self._has_begun or not num_active:
             return

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Message
 from flwr.serverapp.strategy import FedAvg
 
+from flower_compress import Memory, RotatedQuantizer
 from flower_compress.errors import ConfigurationError, CorruptPacket
 from flower_compress.mods import compression_mod
 from flower_compress.strategies import (
@@ -24,9 +25,11 @@ from flower_compress.strategies import (
     compress,
 )
 from flower_compress.strategies.callbacks import Callback, ClientEvent
+from flower_compress.strategies.server.first_model import Beginning
 from flower_compress.testing import InProcessGrid
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.first_model import unpack
+from flower_compress.wire.layout import Layout
 from flower_compress.wire.packet import Packet, find_packet
 from tests.strategies.problem import (
     GAMMA,
@@ -130,7 +133,7 @@ def raises(seed: int) -> ArrayRecord:
     [
         (raises, "RuntimeError: no data here"),
         (lambda seed: ArrayRecord(), "made no first model: "),
-        (lambda seed: None, "made no first model: "),
+        (lambda seed: None, "must be an ArrayRecord, got None"),
     ],
 )
 def test_a_function_that_fails_costs_a_round(
@@ -187,6 +190,22 @@ def test_a_resumed_run_begins_with_the_same(make: Make, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(make: Make, first: Any) -> None:
     with pytest.raises(ConfigurationError, match="first_model|Memory downlink"):
         make(first_model=first)
+
+
+def test_arrays_that_are_equal_stay_equal() -> None:
+    rng = np.random.default_rng(1)
+    first, other = (rng.standard_normal((40, 30), dtype=np.float32) for _ in range(2))
+    arrays = {"embed": first, "hidden": other, "head": first}
+    layout = Layout.of(ArrayRecord({k: Array(v) for k, v in arrays.items()}))
+    model = np.concatenate([each.ravel() for each in arrays.values()])
+    for bits in (2, 8):
+        link = Memory(RotatedQuantizer(step=1.5, per="tensor"))
+        beginning = Beginning.of(bits, link, layout, model, 3)
+        made, _ = unpack(beginning.before(b""), 3, layout)
+        assert made.tobytes() == beginning.vector.tobytes()
+        embed, hidden, head = np.split(made, 3)
+        assert np.array_equal(embed, head) and not np.array_equal(embed, first.ravel())
+        assert not np.array_equal(hidden, embed)
 
 
 def test_a_contract_says_nothing_of_it_by_default() -> None:

@@ -109,6 +109,18 @@ def test_the_page_joins_folders_and_refers_to_nothing(
     assert "<i>&co</i>" in costs and len(costs["sgd"]) == 3
 
 
+def test_folders_are_told_apart_and_a_page_needs_a_place(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a/run", "b/run", "c", "a/../a/run")]
+    results = [(write(folder), folder) for folder in folders]
+    text = merge_reports(results, tmp_path / "all.html").read_text()
+    data = re.search(r'id="data">(.*)</script>', text)
+    assert data is not None
+    names = [entry["name"] for entry in json.loads(data[1])]
+    assert names == [str(tmp_path / "a/run"), str(tmp_path / "b/run"), "c"]
+    with pytest.raises(ConfigurationError, match="a page that can be written"):
+        merge_reports(results, tmp_path)
+
+
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="summary.json and rounds.csv"):
         read_result(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,11 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import FedAvg, Result
 
 from flower_compress import StochasticQuantizer
-from flower_compress.errors import MissingExtraError, WrongTypeError
+from flower_compress.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    WrongTypeError,
+)
 from flower_compress.strategies import MCM, MalcomPSGD, compress
 from flower_compress.strategies.callbacks import (
     Callback,
@@ -128,6 +133,8 @@ def test_a_callback_that_raises_is_logged_once(
         MCM(callbacks=[Raises])
     with pytest.raises(WrongTypeError, match="a list"):
         MCM(callbacks=Raises())
+    with pytest.raises(ConfigurationError, match="twice"):
+        MCM(callbacks=[notes := Notes(), notes])
 
 
 def test_what_happens_to_clients_is_told() -> None:
@@ -219,6 +226,39 @@ def test_json_lines_go_on_where_the_run_does(tmp_path: Path) -> None:
     assert {row["event"] for row in rows(path, "event")} == {"joined"}
 
 
+def test_json_lines_leave_other_runs_and_other_lines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text('of somebody else\n{"a": 1}\nwithout an end')
+    lines = JsonLines(path)
+
+    def tell(session: int, *rounds: int, resumed_from: int = 0) -> None:
+        lines.on_start(RunInfo("MCM", session, 3, resumed_from))
+        for number in rounds:
+            lines.on_round(number, RoundMetrics())
+        lines.on_end(Result(), None)
+
+    tell(1, 1, 2)
+    tell(2, 1, 2, 3)
+    tell(1, 2, 3, resumed_from=1)
+    first, *rest = path.read_text().split('{"kind"', 1)
+    assert first == 'of somebody else\n{"a": 1}\nwithout an end\n'
+    found = [json.loads(line) for line in ('{"kind"' + rest[0]).splitlines()]
+    told = [row.get("round", "end") for row in found]
+    assert told == [0, 1, "end", 0, 1, 2, 3, "end", 1, 2, 3, "end"]
+
+
+def test_json_lines_read_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal is waited for, and there are devices without an end."""
+
+    def read(path: Path, **kwargs: Any) -> str:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(Path, "read_text", read)
+    lines = JsonLines(os.devnull)
+    lines.on_start(RunInfo("MCM", 1, 3, 1))
+    lines.on_end(Result(), None)
+
+
 def test_json_has_no_nan(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "run.jsonl")
     lines.on_start(RunInfo("MCM", 1, 3))
@@ -282,6 +322,7 @@ class Tracking:
         ]
 
     def log_batch(self, run_id: str, metrics: list[Any]) -> None:
+        assert len(metrics) <= 1000, "as MLflow's own limit"
         self.runs[run_id]["metrics"] += metrics
 
     def set_terminated(self, run_id: str, status: str) -> None:
@@ -305,6 +346,18 @@ def test_mlflow_is_given_each_round_of_one_run(
     assert [step for _, step in sent] == [0, 1, 2, 3, 4]
     assert sum(value for value, _ in sent) == strategy.ledger.uplink.num_bytes
     assert list(notes.rounds) == [3, 4]
+
+
+def test_mlflow_takes_any_name_and_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = Tracking()
+    monkeypatch.setattr(mlflow, "import_module", lambda name: tracking)
+    logged = MLflow()
+    logged.on_start(RunInfo("MCM", 1, 3))
+    logged.on_round(1, RoundMetrics({"acc@1": 0.5, "a/../b": 1.0, "all": [0.1] * 1500}))
+    found = {name for name, _, _ in tracking.runs["run-0"]["metrics"]}
+    assert {"train/acc_1", "train/a/_/b", "train/all/1499"} <= found
+    with pytest.raises(WrongTypeError, match="experiment must be a name, got 3"):
+        MLflow(3)  # type: ignore[arg-type]
 
 
 def test_a_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from flower_compress.strategies import (
     SparsAMS,
 )
 from flower_compress.strategies.server.composition import Composition
+from flower_compress.strategies.server.sampling import sample
 from flower_compress.strategies.server.watch import NoiseWatch
 from flower_compress.testing import InProcessGrid
 
@@ -145,6 +146,21 @@ def test_what_a_shared_downlink_costs_those_who_are_away(
     bits = down.payload_bits - 8 * down.snapshot_bytes
     sent = bits / (ROUNDS * fraction * CLIENTS * DIM)
     assert (sent > 5.0) == (payloads > 0)
+
+
+def test_one_small_draw_is_not_taken_for_the_usual(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def drawn(seed: int) -> int:
+        return len(sample(list(range(CLIENTS)), 0.5, 2, "bernoulli", seed, 1))
+
+    seed = next(seed for seed in range(100) if drawn(seed) == 1)
+    strategy = MCM(
+        fraction_train=0.5, sampling="bernoulli", seed=seed, fraction_evaluate=0.0
+    )
+    initial = ArrayRecord({"w": Array(np.zeros(DIM, np.float32))})
+    strategy.start(InProcessGrid(make_app(0.5), CLIENTS), initial, num_rounds=1)
+    assert "sampled 1 nodes" in caplog.text and "missed" not in caplog.text
 
 
 @pytest.mark.parametrize(
