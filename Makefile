@@ -65,7 +65,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev links docs dist lint types unit oldest oldest-torch deploy-test network-test format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev links docs dist lint types unit oldest oldest-torch fleet deploy-test network-test format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -165,6 +165,10 @@ oldest-torch: $(STAMP) ## what uses torch on the oldest one that is supported, s
 	$(PY) -m venv $(OLDEST_TORCH) && \
 	$(OLDEST_TORCH)/bin/python -m pip install -qq --editable '.[dev]' $$REQUIRED_VERSIONS && \
 	$(call pytest,$(OLDEST_TORCH)/bin/python) $(OLDEST_TORCH_TESTS)
+
+fleet: $(STAMP) ## a real fleet in short: TLS, authentication, a SuperNode that is killed, a minute
+	$(SAY) "SuperLink and three SuperNodes, of which one is killed"
+	@$(PY) -m pytest -m slow tests/deploy/test_fleet.py
 
 deploy-test: $(STAMP) ## a real fleet on this machine, each part of it killed, about 10 minutes
 	$(SAY) "SuperLink with TLS, authentication and database, three SuperNodes"
