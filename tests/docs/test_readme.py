@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,18 @@ def test_benchmark_lines_name_suites_whose_results_are_shown() -> None:
     assert tables.fill(README, RESULTS) == README, "run: python -m benchmarks.tables"
 
 
-@pytest.mark.parametrize("line", [x for x in lines() if x.startswith(SIMULATIONS)])
+def _a_line_of_each_command() -> Iterator[Any]:
+    """That others of the same command can start is tested too (test_settings.py)."""
+    seen: set[str] = set()
+    for line in lines():
+        if line.startswith(SIMULATIONS):
+            command = line.split()[3]
+            marks = [pytest.mark.slow] if command in seen else []
+            yield pytest.param(line, marks=marks)
+            seen.add(command)
+
+
+@pytest.mark.parametrize("line", [*_a_line_of_each_command()])
 def test_simulation_line_runs(line: str, tmp_path: Path, simulate: Command) -> None:
     """As it stands, but for one round and one seed, in one process, unsaved."""
     python, flag, module, *words = shlex.split(line)

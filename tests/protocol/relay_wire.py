@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pytest
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
@@ -74,6 +75,8 @@ OPERATORS: dict[str, Compressor] = {
     "unbiased": StochasticQuantizer(levels=2),
     "rand-k": RandK(k=6),
 }
+CHANGING = "one-peer-exponential"
+"""The graph that is another one in every round."""
 ALGORITHMS: dict[str, Callable[..., Relay]] = {
     "malcom": MalcomPSGD,
     "choco": ChocoSGD,
@@ -82,6 +85,17 @@ ALGORITHMS: dict[str, Callable[..., Relay]] = {
 }
 PHASES = dict.fromkeys(ALGORITHMS, ("model",))
 PHASES["cdprox-sgt"] = ("tracker", "model")
+
+
+def on_graphs(names: str, cases: Iterable[Any]) -> pytest.MarkDecorator:
+    """Try each case on the graph that changes and on one that does not, by turns."""
+    still = [name for name in TOPOLOGIES if name != CHANGING]
+    pairs = [
+        (*(case if isinstance(case, tuple) else (case,)), topology)
+        for number, case in enumerate(cases)
+        for topology in (still[number % len(still)], CHANGING)
+    ]
+    return pytest.mark.parametrize([*names.split(), "topology"], pairs)
 
 
 def make_relay(

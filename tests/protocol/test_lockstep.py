@@ -89,7 +89,7 @@ def test_server_and_clients_stay_in_step(case: Case) -> None:
 
 
 @of_each_kind
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_schedule_breaks_the_lock_step(case: Case, data: st.DataObject) -> None:
     grid = TinyApp(case.returns).grid(3, DrawnSchedule(data))

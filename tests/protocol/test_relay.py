@@ -36,13 +36,13 @@ from tests.protocol.relay_wire import (
     check,
     check_folds,
     make_relay,
+    on_graphs,
     run,
     run_with_deaths,
 )
 from tests.strategies.problem import CURVATURES, NUM_CLIENTS, TARGETS
 
 SHORT = 15
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 every_topology = pytest.mark.parametrize("topology", TOPOLOGIES)
 CASES = [
     *(("malcom", operator) for operator in OPERATORS),
@@ -85,8 +85,7 @@ def num_snapshots(grid: NodesGrid) -> int:
 # -- the invariant ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("algorithm", "operator"), CASES)
-@every_topology
+@on_graphs("algorithm operator", CASES)
 def test_estimates_are_the_fold_of_what_was_taken_in(
     algorithm: str, topology: str, operator: str
 ) -> None:
@@ -109,8 +108,7 @@ def test_vectors_that_travel_as_they_are_count_once(topology: str) -> None:
         check(grid, relay)
 
 
-@every_algorithm
-@every_topology
+@on_graphs("algorithm", ALGORITHMS)
 def test_neighbours_agree_after_restarts(
     algorithm: str, topology: str, no_room: None
 ) -> None:
@@ -244,8 +242,7 @@ def test_two_hundred_lossy_rounds_get_where_others_get() -> None:
     assert lost[1] < 4 * calm[1]
 
 
-@pytest.mark.parametrize(("algorithm", "operator"), [*CASES, ("dpsgd", "dithered")])
-@every_topology
+@on_graphs("algorithm operator", [*CASES, ("dpsgd", "dithered")])
 def test_gossip_preserves_the_average(
     algorithm: str, topology: str, operator: str
 ) -> None:

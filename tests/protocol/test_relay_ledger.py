@@ -16,9 +16,9 @@ from flower_compress.wire.mail import Posting, find_mail
 from tests.protocol.faulty import NO_FAULTS, random_faults
 from tests.protocol.relay_wire import (
     ALGORITHMS,
-    TOPOLOGIES,
     NodesGrid,
     make_relay,
+    on_graphs,
     run,
     weigh,
 )
@@ -44,8 +44,7 @@ def postings(grid: NodesGrid) -> list[Posting]:
     return [posting for posting in found if posting.number]
 
 
-@every_algorithm
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@on_graphs("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("faulty", [False, True])
 def test_ledgers_are_what_scales_say(
     algorithm: str, topology: str, faulty: bool, monkeypatch: pytest.MonkeyPatch

@@ -186,7 +186,10 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path: Path, simulate: Command) -
     assert len([line for line in lines if " sgd seed 0: " in line]) == 10
 
 
-@pytest.mark.parametrize(("every", "workers"), [("0", "1"), ("10", "2")])
+@pytest.mark.parametrize(
+    ("every", "workers"),
+    [pytest.param("0", "1", marks=pytest.mark.slow), ("10", "2")],
+)
 def test_ctrl_c_says_how_to_go_on(every: str, workers: str, tmp_path: Path) -> None:
     """SIGINT to the whole process group, as a terminal sends it."""
     arguments = ["compare", "--algorithms", "sgd,mcm", "--rounds", "100000"]

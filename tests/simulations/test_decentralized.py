@@ -238,6 +238,7 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
         SMALL.but(**{name: "nonsense"})
 
 
+@pytest.mark.slow
 def test_resnet18_on_cifar10_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ from flower_compress.streams import Purpose, Stream
 
 DIM = 5
 SETTINGS = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
