@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +30,8 @@ from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.packet import Packet, find_packet, packet_record
 
 from .markdown import Column, columns
-from .measure import STATUS, Row, forget_peak, resident
+from .measure import Row, forget_peak, resident
+from .own_process import lacks, measure_alone, print_row, strategy_of
 from .suite import Settings, Suite
 
 SHARE, AWAY, DIM, ROUNDS = 0.001, 0.01, 1_000, 10
@@ -56,13 +56,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def _measure(_: Settings, row: dict[str, Any]) -> list[Row]:
-    command = [sys.executable, "-m", "benchmarks.scale", json.dumps(row)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True)
-    return [json.loads(output.stdout.splitlines()[-1])]
-
-
-def _lacks() -> str | None:
-    return None if STATUS.exists() else str(STATUS)
+    return [measure_alone("benchmarks.scale", row)]
 
 
 def measure(
@@ -313,18 +307,13 @@ def _payloads() -> Iterator[Any]:
     )
 
 
-def _strategy(row: Row) -> str:
-    options = [f"{key}={value}" for key, value in row["options"].items()]
-    return " ".join([row["algorithm"], *options])
-
-
 SUITE = Suite(
     "scale",
     lambda _: [(row,) for row in ROWS],
     _measure,
     columns(
         1,
-        Column("strategy", _strategy),
+        Column("strategy", strategy_of),
         Column("clients", "num_clients", ","),
         Column("of them in a round", "clients_a_round", ","),
         Column("CPU s to greet all", "seconds_to_greet", ".1f"),
@@ -336,15 +325,10 @@ SUITE = Suite(
         Column("at most then, MiB", "peak_saving_mib", ",.0f"),
         Column("CPU s to resume", "seconds_to_resume", ".2f"),
     ),
-    lacks=_lacks,
+    lacks=lacks,
     repeated=False,
 )
 
 
-def main(arguments: Iterable[str]) -> None:
-    (row,) = arguments
-    print(json.dumps(measure(**json.loads(row))))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print_row(measure, sys.argv[1:])

@@ -7,17 +7,15 @@ is the server.
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from itertools import cycle
 from typing import Any
 
 from .markdown import Column, columns
-from .measure import STATUS, Row, resident
+from .measure import Row, resident
+from .own_process import lacks, measure_alone, print_row, strategy_of
 from .suite import Settings, Suite
 
 NUM_CLIENTS, FRACTION, DIM, ROUNDS = 10_000, 0.01, 62_000, 300
@@ -36,13 +34,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def _measure(_: Settings, row: dict[str, Any]) -> list[Row]:
-    command = [sys.executable, "-m", "benchmarks.server_memory", json.dumps(row)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True)
-    return [json.loads(output.stdout.splitlines()[-1])]
-
-
-def _lacks() -> str | None:
-    return None if STATUS.exists() else str(STATUS)
+    return [measure_alone("benchmarks.server_memory", row)]
 
 
 def measure(algorithm: str, options: dict[str, Any], budget: int | None) -> Row:
@@ -126,11 +118,6 @@ def _stub_grid() -> Any:
     return InProcessGrid(answer, NUM_CLIENTS)
 
 
-def _strategy(row: Row) -> str:
-    options = [f"{key}={value}" for key, value in row["options"].items()]
-    return " ".join([row["algorithm"], *options])
-
-
 def _budget(row: Row) -> str:
     return "none" if row["budget_mib"] is None else f"{row['budget_mib']:.0f}"
 
@@ -141,7 +128,7 @@ SUITE = Suite(
     _measure,
     columns(
         1,
-        Column("strategy", _strategy),
+        Column("strategy", strategy_of),
         Column("budget, MiB", _budget),
         Column("clients heard of", "heard_of", ","),
         Column("their memories, MiB", "memories_mib", ",.0f"),
@@ -149,15 +136,10 @@ SUITE = Suite(
         Column("at most, MiB", "peak_mib", ",.0f"),
         Column("s a round", "seconds_a_round", ".2f"),
     ),
-    lacks=_lacks,
+    lacks=lacks,
     repeated=False,
 )
 
 
-def main(arguments: Iterable[str]) -> None:
-    (row,) = arguments
-    print(json.dumps(measure(**json.loads(row))))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print_row(measure, sys.argv[1:])

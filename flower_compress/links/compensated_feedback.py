@@ -63,11 +63,7 @@ class CompensatedFeedback(ErrorFeedback):
 
     def compensation_at(self, dim: int) -> float:
         """Return a for vectors of length d."""
-        if self.compensation is not None:
-            return self.compensation
-        if not self.compressor.unbiased:
-            return 1.0
-        return 1.0 / (self.compressor.omega(dim) + 1.0)
+        return self._given_or_damped(self.compensation, dim)
 
     def send(
         self, state: SenderState, x: Vector, version: int, channel: Channel
@@ -81,15 +77,9 @@ class CompensatedFeedback(ErrorFeedback):
         num_inputs = state.num_inputs + 1
         return SenderState(state.version, kept, payload, version, num_inputs), payload
 
-    def acknowledge(
-        self, state: SenderState, version: int, crc: int | None = None
-    ) -> SenderState:
-        """Take the pending payload out of what was left out, if it arrived."""
-        if state.pending is None or not state.is_pending(version, crc):
-            return SenderState(version, state.vector, num_inputs=state.num_inputs)
-        if state.vector is None:
-            return SenderState(version)
-        return SenderState(version, state.vector - state.pending.vector)
+    def _kept(self, error: Vector) -> Vector:
+        """Return all of it: b is applied when it is added."""
+        return error
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-able configuration that rebuilds the link."""

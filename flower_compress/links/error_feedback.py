@@ -54,8 +54,12 @@ class ErrorFeedback(Link):
 
     def feedback_at(self, dim: int) -> float:
         """Return the fraction of the error that is kept for vectors of length d."""
-        if self.feedback is not None:
-            return self.feedback
+        return self._given_or_damped(self.feedback, dim)
+
+    def _given_or_damped(self, given: float | None, dim: int) -> float:
+        """Return what is given, else 1, or 1 / (omega + 1) for an unbiased operator."""
+        if given is not None:
+            return given
         if not self.compressor.unbiased:
             return 1.0
         return 1.0 / (self.compressor.omega(dim) + 1.0)
@@ -78,11 +82,14 @@ class ErrorFeedback(Link):
             return SenderState(version, state.vector, num_inputs=state.num_inputs)
         if state.vector is None:
             return SenderState(version)
-        error = state.vector - state.pending.vector
+        return SenderState(version, self._kept(state.vector - state.pending.vector))
+
+    def _kept(self, error: Vector) -> Vector:
+        """Return what is kept of the error; it may be changed."""
         feedback = self.feedback_at(error.size)
         if feedback != 1.0:
             error *= np.float32(feedback)
-        return SenderState(version, error)
+        return error
 
     def refuse(self, state: SenderState) -> SenderState:
         """Forget the error too: what the peer refused must not be sent again."""

@@ -36,9 +36,7 @@ def load_breast_cancer() -> Dataset:
     MissingExtraError
         scikit-learn is not installed.
     """
-    raw, classes = _load("load_breast_cancer")
-    labels = np.where(classes == 1, 1, -1).astype(np.int64)
-    return Dataset("breast-cancer", standardised(raw), labels, as_classes(classes))
+    return _one_against_the_others("breast-cancer", "load_breast_cancer", 1)
 
 
 @cache
@@ -50,9 +48,7 @@ def load_wine() -> Dataset:
     MissingExtraError
         scikit-learn is not installed.
     """
-    raw, classes = _load("load_wine")
-    labels = np.where(classes == 0, 1, -1).astype(np.int64)
-    return Dataset("wine", standardised(raw), labels, as_classes(classes))
+    return _one_against_the_others("wine", "load_wine", 0)
 
 
 @cache
@@ -105,6 +101,12 @@ def as_classes(values: NDArray[Any]) -> NDArray[np.int64]:
         return values.astype(np.int64)
     order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return (order * _TENTHS // len(values)).astype(np.int64)
+
+
+def _one_against_the_others(name: str, loader: str, positive: int) -> Dataset:
+    raw, classes = _load(loader)
+    labels = np.where(classes == positive, 1, -1).astype(np.int64)
+    return Dataset(name, standardised(raw), labels, as_classes(classes))
 
 
 def _load(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
