@@ -3,6 +3,8 @@
 With estimates, and without them where vectors travel as they are:
 
     x_i = z_i + gamma sum_j w_ij (y_j - y_i),   x_i = z_i + gamma sum_j w_ij (z_j - z_i)
+
+where gamma may be less from round to round, gamma / k^p.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ def average(
         z = vectors[phases[phase]]
         sums = _sums(state, contract, phase, round_, z)
         if sums is not None:
+            gamma = contract.consensus_step_of(round_)
             with np.errstate(over="ignore"):  # A run that diverges shows in its loss.
-                vectors[phases[phase]] = averaged(z, *sums, contract.consensus_step)
+                vectors[phases[phase]] = averaged(z, *sums, gamma)
     if not contract.keeps_estimates:
         return replace(
             state, vectors=vectors, due={}, own={}, heard={}, present=frozenset()

@@ -51,6 +51,8 @@ class GossipContract(Agreement):
     receives, sends : tuple[Peers, ...]
         For each round of a period, from whom the node hears and who hears it:
         w_ij and w_ji. One entry for a topology that does not change.
+    consensus_power : float
+        p of gamma_k = gamma / k^p, with k the round, from 1; 0 for gamma in all rounds.
     """
 
     layout: Layout
@@ -65,6 +67,7 @@ class GossipContract(Agreement):
     seed: int
     receives: tuple[Peers, ...]
     sends: tuple[Peers, ...]
+    consensus_power: float = 0.0
     sources: Mapping[int, float] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +83,10 @@ class GossipContract(Agreement):
     def keeps_estimates(self) -> bool:
         """Whether there are estimates: a lossless operator needs none."""
         return self.residual and not self.compressor.lossless
+
+    def consensus_step_of(self, server_round: int) -> float:
+        """Return gamma_k of round k, from 1."""
+        return float(self.consensus_step / server_round**self.consensus_power)
 
     def num_estimates(self, num_phases: int) -> int:
         """Return how many vectors of float64 a node keeps of itself and of others.
@@ -112,6 +119,10 @@ class GossipContract(Agreement):
         return Channel(stream, self.layout.sizes)
 
     def _terms(self) -> dict[str, Any]:
+        gamma: Any = self.consensus_step
+        if self.consensus_power:
+            # In its place, so that a node that knows of no powers refuses it.
+            gamma = [gamma, self.consensus_power]
         return {
             "node": self.node,
             "algorithm": self.algorithm,
@@ -120,7 +131,7 @@ class GossipContract(Agreement):
             "code": self.code,
             "rate": self.rate,
             "residual": self.residual,
-            "consensus_step": self.consensus_step,
+            "consensus_step": gamma,
             "receives": self.receives,
             "sends": self.sends,
         }
@@ -130,6 +141,7 @@ class GossipContract(Agreement):
         node, compressor = _node(terms["node"]), get_compressor(terms["compressor"])
         receives = tuple(_peers(node, peers) for peers in terms["receives"])
         sends = tuple(_peers(node, peers) for peers in terms["sends"])
+        gamma, power = _steps(terms["consensus_step"])
         if terms["code"] not in CODE_NAMES or not receives:
             raise CorruptPacket("a contract without a known code, or without peers")
         if len(receives) != len(sends):
@@ -145,10 +157,11 @@ class GossipContract(Agreement):
             code=terms["code"],
             rate=_share(terms["rate"]),
             residual=bool(terms["residual"]),
-            consensus_step=_share(terms["consensus_step"]),
+            consensus_step=gamma,
             seed=seed,
             receives=receives,
             sends=sends,
+            consensus_power=power,
         )
 
 
@@ -163,6 +176,15 @@ def _node(value: object) -> int:
     if type(value) is not int or not 0 <= value < EVERYONE:
         raise CorruptPacket(f"expected the number of a node, got {shown(value)}")
     return value
+
+
+def _steps(value: object) -> tuple[float, float]:
+    """Return gamma and its power."""
+    if not isinstance(value, list):
+        return _share(value), 0.0
+    if len(value) != 2 or not (power := _number(value[1])) > 0.0:
+        raise CorruptPacket(f"expected gamma and a power above 0, got {shown(value)}")
+    return _share(value[0]), power
 
 
 def _share(value: object) -> float:

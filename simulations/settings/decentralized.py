@@ -37,6 +37,8 @@ class Decentralized:
         ``flower_compress.strategies.topology.TOPOLOGIES``.
     consensus_step : float
         gamma of the averaging.
+    consensus_power : float
+        p >= 0: in round k gamma is consensus_step / k^p.
     l1 : str
         mu of malcom and cdprox-sgt, or ``"auto"`` for the paper's.
     quantizer : {"range", "norm", "none"}
@@ -64,6 +66,13 @@ class Decentralized:
         "gamma of the averaging.",
         panel="Decentralized",
         share=True,
+        takers=GOSSIPING,
+    )
+    consensus_power: float = option(
+        0.0,
+        "p of gamma / k^p, the averaging's gamma in round k; 0 for gamma in all.",
+        panel="Decentralized",
+        least=0,
         takers=GOSSIPING,
     )
     l1: str = option(
@@ -140,6 +149,7 @@ class Decentralized:
         options: dict[str, Any] = {
             "topology": get_topology(self.topology, clients),
             "consensus_step": self.consensus_step,
+            "consensus_power": self.consensus_power,
             "residual": self.residual,
             "rate": self.rate or None,
         }

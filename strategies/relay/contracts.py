@@ -27,6 +27,7 @@ class Agreement:
     residual: bool
     consensus_step: float
     seed: int
+    consensus_power: float = 0.0
 
     def contracts(self, layout: Layout) -> list[GossipContract]:
         """Return the contract of each node, for models of that layout."""
@@ -46,6 +47,7 @@ class Agreement:
                 seed=self.seed,
                 receives=receives[node],
                 sends=sends[node],
+                consensus_power=self.consensus_power,
             )
             for node in range(self.topology.num_nodes)
         ]

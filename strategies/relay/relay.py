@@ -82,6 +82,8 @@ class Relay(RunStrategy):
         eta, or a function of the round.
     consensus_step : float
         gamma, in (0, 1].
+    consensus_power : float (default: 0)
+        p >= 0: in round k, from 1, gamma / k^p takes gamma's place.
     rate : float, optional
         Of the estimates, y += rate q; default 1 for a contraction, 1 / (omega + 1) for
         an unbiased operator, which is a contraction when scaled so.
@@ -148,6 +150,7 @@ class Relay(RunStrategy):
         num_phases: int = 1,
         code: str = "auto",
         consensus_step: float = 1.0,
+        consensus_power: float = 0.0,
         rate: float | None = None,
         residual: bool = True,
         seed: int = 0,
@@ -170,7 +173,8 @@ class Relay(RunStrategy):
                 check_number(label, value, "lie in (0, 1]", lambda a: 0 < a <= 1)
         check_count("collect_every", collect_every, 0, or_none=True)
         check_count("forget_after", forget_after, 1, or_none=True)
-        for label, parameter in parameters.items():
+        powers = {"consensus_power": consensus_power}
+        for label, parameter in {**parameters, **powers}.items():
             check_number(
                 label, parameter, "be a number >= 0", lambda a: 0 <= a < math.inf
             )
@@ -189,7 +193,8 @@ class Relay(RunStrategy):
         self.algorithm, self.parameters = algorithm, dict(parameters)
         self.num_phases = num_phases
         self.compressor, self.code = compressor, code
-        self.step_size, self.consensus_step, self.rate = step_size, consensus_step, rate
+        self.step_size, self.rate = step_size, rate
+        self.consensus_step, self.consensus_power = consensus_step, consensus_power
         self.seed, self.exact_pattern = seed, exact_pattern
         self.collect_every = collect_every
         self.evaluate_at_nodes = evaluate_at_nodes
@@ -251,6 +256,7 @@ class Relay(RunStrategy):
             self.residual,
             self.consensus_step,
             self.seed,
+            self.consensus_power,
         )
         contracts = agreement.contracts(layout)
         self._session = RelaySession(
@@ -416,6 +422,8 @@ class Relay(RunStrategy):
         if self._session is not None:
             dim = self._session.layout.dim
         given = {**self.parameters, "consensus step": self.consensus_step}
+        if self.consensus_power:
+            given["consensus power"] = self.consensus_power
         described = ", ".join(f"{name} {value:g}" for name, value in given.items())
         collect = {None: "never", 0: "after the last round"}.get(
             self.collect_every, f"every {self.collect_every} rounds"

@@ -217,6 +217,7 @@ def test_the_experiments_are_the_papers(name: str) -> None:
         ({"client": "local-steps"}, "client goes with algorithms with a server"),
         ({"consensus_step": 0.0}, "consensus-step"),
         ({"consensus_step": 1.5}, "consensus-step"),
+        ({"consensus_power": -0.5}, "consensus-power must be at least 0"),
         ({"l1": "-1"}, "l1 must be"),
         (
             {"l1": "1e-5", "algorithm": "choco"},

@@ -90,6 +90,7 @@ MATRIX: dict[str, tuple[Any, dict[str, Any], set[str]]] = {
     "reset_every": ("12", {"downlink_memory": "average"}, {"rand-mcm"}),
     "topology": ("complete", {}, GOSSIP),
     "consensus_step": (0.5, {}, GOSSIP),
+    "consensus_power": (0.5, {}, GOSSIP),
     "l1": ("1e-3", {}, {"malcom", "cdprox-sgt"}),
     "quantizer": ("norm", {}, QUANTIZED_GOSSIP),
     "tau": ("lemma", {}, QUANTIZED_GOSSIP),

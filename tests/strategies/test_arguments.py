@@ -163,6 +163,10 @@ def test_what_came_is_named_and_what_to_give(make: Any, said: str) -> None:
             "consensus_step must lie in (0, 1], got 'x'",
         ),
         (
+            lambda: MalcomPSGD(ring(5), consensus_power=-1),
+            "consensus_power must be a number >= 0, got -1",
+        ),
+        (
             lambda: MalcomPSGD(ring(5), collect_every="x"),
             "collect_every must be a whole number >= 0 or None, got 'x'",
         ),

@@ -96,8 +96,11 @@ def soft_threshold(v: NDArray[np.float32], t: float) -> NDArray[np.float32]:
 class Gossip:
     """y and the sums over neighbours of one exchanged vector, at all nodes."""
 
-    def __init__(self, W: Matrix, C: Compressor, gamma: float, start: Any) -> None:
-        self.W, self.C, self.gamma = W, C, gamma
+    def __init__(
+        self, W: Matrix, C: Compressor, gamma: float, start: Any, power: float = 0.0
+    ) -> None:
+        self.W, self.C, self.gamma, self.power = W, C, gamma, power
+        self.round = 0
         n = len(W)
         self.y = [start.astype(np.float64) for _ in range(n)]
         self.s = [np.zeros(DIM) for _ in range(n)]
@@ -108,6 +111,8 @@ class Gossip:
 
     def exchange(self, z: list[Any], version: int) -> list[NDArray[np.float32]]:
         n = len(self.W)
+        self.round += 1
+        gamma = self.gamma / self.round**self.power
         q = [
             compress(self.C, (z[i] - self.y[i]).astype(np.float32), i, version)
             for i in range(n)
@@ -120,7 +125,7 @@ class Gossip:
                 if i != j and self.W[i, j] > 0:
                     self.s[i] = self.s[i] + self.W[i, j] * q[j].astype(np.float64)
                     weight += self.W[i, j]
-            average = z[i] + self.gamma * (self.s[i] - weight * self.y[i])
+            average = z[i] + gamma * (self.s[i] - weight * self.y[i])
             x.append(average.astype(np.float32))
         return x
 
@@ -141,14 +146,14 @@ def malcom_loop(
 
 
 def cdprox_loop(
-    W: Matrix, C: Compressor, gamma: float, mu: float
+    W: Matrix, C: Compressor, gamma: float, mu: float, power: float = 0.0
 ) -> list[NDArray[np.float32]]:
     n = len(W)
     x = [INITIAL.copy() for _ in range(n)]
     v = [np.zeros(DIM, np.float32) for _ in range(n)]
     before = [np.zeros(DIM, np.float32) for _ in range(n)]
-    models = Gossip(W, C, gamma, INITIAL)
-    trackers = Gossip(W, C, gamma, np.zeros(DIM))
+    models = Gossip(W, C, gamma, INITIAL, power)
+    trackers = Gossip(W, C, gamma, np.zeros(DIM), power)
     for t in range(1, ROUNDS + 1):
         for i in range(n):
             g = gradient(i, x[i], t)
@@ -222,6 +227,20 @@ def test_choco_is_malcom_without_a_threshold(topology: Topology) -> None:
 def test_cdprox_sgt_is_its_equations(topology: Topology, C: Any) -> None:
     relay = CDProxSGT(topology, C, step_size=ETA, l1=0.2, consensus_step=0.8, seed=SEED)
     check(run(relay), cdprox_loop(topology.mixing, C, 0.8, 0.2))
+
+
+def test_gamma_of_both_exchanges_decreases_with_the_round() -> None:
+    topology, C = ring(5), DitheredQuantizer(8)
+    relay = CDProxSGT(
+        topology,
+        C,
+        step_size=ETA,
+        l1=0.2,
+        consensus_step=0.8,
+        consensus_power=0.5,
+        seed=SEED,
+    )
+    check(run(relay), cdprox_loop(topology.mixing, C, 0.8, 0.2, power=0.5))
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=lambda t: t.name)

@@ -50,6 +50,16 @@ def test_contracts_survive() -> None:
         assert GossipContract.from_bytes(other.to_bytes()) == other
 
 
+def test_gamma_may_decrease() -> None:
+    assert CONTRACT.consensus_step_of(1) == CONTRACT.consensus_step_of(99) == 0.75
+    decreasing = replace(CONTRACT, consensus_power=0.5)
+    data = decreasing.to_bytes()
+    assert GossipContract.from_bytes(data) == decreasing
+    assert decreasing.consensus_step_of(1) == 0.75
+    assert decreasing.consensus_step_of(4) == 0.375
+    assert json.loads(data)["consensus_step"] == [0.75, 0.5]
+
+
 def test_damaged_contracts_are_refused() -> None:
     data = CONTRACT.to_bytes()
     for size in range(len(data)):
