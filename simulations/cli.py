@@ -25,7 +25,7 @@ from .experiment import Experiment
 from .last_verdicts import last_verdicts
 from .network import parse_network
 from .report import merge_reports, read_result
-from .reproduction import load_reproduction, reproductions
+from .reproduction import Reproduction, load_reproduction, reproductions
 from .settings import OPTIONS, Option, Settings, dashed, several
 from .tasks import TASKS
 
@@ -255,7 +255,8 @@ def reproduce(
         bool,
         typer.Option(
             "--list",
-            help="List the experiments, their sources, claims and last verdicts.",
+            help="List the experiments, or NAME alone, with their sources, claims and "
+            "last verdicts.",
         ),
     ] = False,
     quick: Annotated[
@@ -300,7 +301,7 @@ def reproduce(
 ) -> None:
     """Run an experiment of the papers, as compare does; without a NAME, list them."""
     if listing or not name:
-        _list_reproductions()
+        _list([load_reproduction(name)] if name else reproductions())
         return
     reproduction = load_reproduction(name, quick=quick)
     if reproduction.timed:
@@ -351,9 +352,9 @@ def report(
     Console(soft_wrap=True, highlight=False).print(f"Report: {path.resolve()}")
 
 
-def _list_reproductions() -> None:
+def _list(experiments: Iterable[Reproduction]) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    for entry in reproductions():
+    for entry in experiments:
         console.print(f"[bold]{entry.name}[/]")
         console.print(f"  {entry.title}\n  {entry.source}", markup=False)
         verdicts, where = last_verdicts(entry.name)
@@ -361,6 +362,8 @@ def _list_reproductions() -> None:
             verdict = verdicts.get(claim.text, "not run here yet")
             console.print(f"  - {claim.text}: {verdict}", markup=False)
         if where is not None:
+            if where.is_relative_to(Path.cwd()):
+                where = where.relative_to(Path.cwd())
             console.print(f"  (verdicts of {where})", markup=False)
 
 

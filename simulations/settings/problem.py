@@ -18,6 +18,7 @@ from ..tasks import (
     Task,
     make_task,
 )
+from ..tasks.openml import ON_OPENML, OPENML
 from .option import check_values, one_of, option
 
 __all__ = ["TASK_KEY", "Problem", "task_of"]
@@ -66,7 +67,8 @@ class Problem:
     data: str = option(
         "",
         f"Folder with the files of {', '.join((*FILED, *STANDING_IN))}; nothing is "
-        "downloaded, and without it made-up examples stand in for the tables.",
+        f'downloaded, unless it is "{OPENML}", which fetches {", ".join(ON_OPENML)}. '
+        "Without it made-up examples stand in for the tables.",
         panel="Problem",
         needs=(one_of("task", *FILED, *STANDING_IN),),
     )

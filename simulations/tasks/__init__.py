@@ -15,7 +15,8 @@ task                   F_i                                          evaluated on
 ``toy``                the same on Gaussian examples                the same
 ``a9a``, ``phishing``, logistic regression, for superconduct least  the same
 ``quantum``, ``w8a``,  squares: from a file in a folder, or made-up
-``superconduct``       examples that stand in for it
+``superconduct``       examples that stand in for it; all but
+                       quantum also from openml.org
 ``digits``             ten-class cross entropy of a torch model,    accuracy on the
                        one of :data:`MODELS`; ``softmax`` is        held-out examples
                        convex
@@ -28,7 +29,7 @@ task                   F_i                                          evaluated on
 
 ``base`` says what a task is, ``registry`` which there are. ``linear`` and ``images``
 are the two families, over ``dataset``, ``partition``, and what loads the examples:
-``digits``, ``shipped``, ``tables``, ``files``.
+``digits``, ``shipped``, ``tables``, ``openml``, ``files``.
 """
 
 from .base import Evaluation, Task

@@ -1,10 +1,11 @@
-"""The tables of MCM's convex experiments: from a file, or made up.
+"""The tables of MCM's convex experiments: from a file, from OpenML, or made up.
 
 None of them comes with the project. With a folder the file in it is read: ``NAME``,
 ``NAME.txt``, ``NAME.svm`` or ``NAME.libsvm``, also compressed (``.gz``, ``.bz2``), in
 LIBSVM's format, or ``NAME.csv`` with the target in the last column. a9a, w8a and
 phishing are on the pages of LIBSVM; quantum is the first task of KDD Cup 2004,
-superconduct is in the UCI repository ("Superconductivty Data"). Without a folder
+superconduct is in the UCI repository ("Superconductivty Data"). With ``openml`` for a
+folder scikit-learn fetches all but quantum (:mod:`.openml`). Without a folder
 examples are made up that have the table's number of examples and features and its share
 of entries that are not zero, from twenty overlapping groups, with labels of a linear
 model that errs: they say in the report what they are.
@@ -25,6 +26,7 @@ from flower_compress.errors import ConfigurationError, MissingExtraError
 from .base import Kind, Options
 from .dataset import Dataset
 from .linear import LinearTask
+from .openml import OPENML, fetch_table
 from .parity import make_linear
 from .shipped import as_classes, standardised
 
@@ -89,20 +91,23 @@ def load_table(name: str, folder: str = "", examples: int = 0) -> Dataset:
     name : str
         One of :data:`TABLES`.
     folder : str
-        Where its file is.
+        Where its file is, or ``"openml"``.
     examples : int
         How many examples are drawn of all; 0 for all.
 
     Raises
     ------
     ConfigurationError
-        The file is not there, or cannot be read.
+        The file is not there, or cannot be read; OpenML does not have the table, or
+        does not answer.
     MissingExtraError
         scikit-learn is not installed.
     """
     table = TABLES[name]
     generator = np.random.Generator(np.random.Philox(0))
-    if folder:
+    if folder == OPENML:
+        raw, target = fetch_table(name, table.features)
+    elif folder:
         raw, target = _read(name, Path(folder), table)
     else:
         raw, target = _make_up(table, generator)
@@ -113,7 +118,7 @@ def load_table(name: str, folder: str = "", examples: int = 0) -> Dataset:
     features = standardised(raw)
     if table.binary:
         features[:, :-1] = raw
-    origin = "" if folder else _origin(name, table, len(target))
+    origin = _origin(name, table, folder, count, len(target))
     if table.regression:
         targets = (target - target.mean()) / target.std()
         classes = as_classes(targets.astype(np.float64))
@@ -122,7 +127,11 @@ def load_table(name: str, folder: str = "", examples: int = 0) -> Dataset:
     return Dataset(name, features, labels, (labels + 1) // 2, origin=origin)
 
 
-def _origin(name: str, table: Table, count: int) -> str:
+def _origin(name: str, table: Table, folder: str, found: int, count: int) -> str:
+    if folder:
+        if folder != OPENML or found == table.examples:
+            return ""
+        return f"{name} as OpenML has it: {found:,} examples for {table.examples:,}"
     return (
         f"made-up examples stand in for {name}: {count:,} of {table.features} "
         f"features, {100 * table.density:.3g} % of them not zero"

@@ -217,6 +217,28 @@ def test_experiments_are_listed_with_their_sources(
     assert [entry.name for entry in reproductions()] == NAMES
 
 
+def test_one_experiment_is_listed_alone_with_the_verdicts_that_there_are(
+    simulate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = load_reproduction("overhead").claims
+    verdicts = [{"claim": claim.text, "holds": True} for claim in claims]
+    text = json.dumps({"claims": {"verdicts": verdicts}})
+    inside, outside = tmp_path / "checkout", tmp_path / "elsewhere"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    for results in (inside / "results", outside / "results"):
+        monkeypatch.setattr(last_verdicts, "_RESULTS", results)
+        path = results / "overhead" / "summary.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        lines = simulate("reproduce", "overhead", "--list").stdout.splitlines()
+        assert (lines[0], len(lines)) == ("overhead", 3 + len(claims) + 1)
+        assert lines[-2] == f"  - {claims[-1].text}: holds"
+        shown = path.relative_to(inside) if results.parent == inside else path
+        assert lines[-1] == f"  (verdicts of {shown})"
+    assert simulate("reproduce", "nonsense", "--list").returncode == 1
+
+
 @pytest.mark.usefixtures("with_report")
 def test_reproduce_leaves_the_files_of_compare(
     tmp_path: Path, simulate: Command

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
+from sklearn import datasets
 
 from flower_compress.errors import ConfigurationError
 from simulations.tasks import make_task
+from simulations.tasks.openml import fetch_table
 from simulations.tasks.squares import SquaresObjective
 from simulations.tasks.tables import TABLES, load_table
 
@@ -120,3 +125,48 @@ def test_a_file_that_is_not_there_or_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "w8a").write_text("1 1:1\n2 1:1\n3 2:1")
     with pytest.raises(ConfigurationError, match="two classes, came 3 values"):
         make_task("w8a", num_clients=2, data=str(tmp_path))
+
+
+def test_tables_from_openml_are_those_of_libsvm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+    signs = np.array(["-1", "1"] * 6)
+    a9a = np.eye(12, 123)
+    # 22 columns of two values and 8 of three, as whole numbers for their names.
+    values = np.array([2] * 22 + [3] * 8)
+    phishing = np.arange(12)[:, None] % values
+
+    def fetch(**arguments: Any) -> tuple[Any, Any]:
+        asked.append(arguments)
+        if "data_id" in arguments:
+            return phishing.astype(np.float64), signs
+        return csr_matrix(a9a), signs
+
+    monkeypatch.setattr(datasets, "fetch_openml", fetch)
+    load_table.cache_clear()
+    examples = load_table("a9a", "openml")
+    assert {"name": "a9a", "version": 1}.items() <= asked[0].items()
+    np.testing.assert_array_equal(examples.features[:, :-1], a9a)
+    assert examples.labels.tolist() == [-1, 1] * 6
+    assert examples.origin == "a9a as OpenML has it: 12 examples for 32,561"
+
+    rows, _ = fetch_table("phishing", 68)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0)
+    assert np.count_nonzero(rows, axis=1).tolist() == [30] * 12
+    assert [*np.flatnonzero(rows[4, 44:])] == [*range(1, 24, 3)]  # 4 % 3
+    with pytest.raises(ConfigurationError, match="expected 81 features .* got 30"):
+        load_table("superconduct", "openml")
+
+
+def test_without_a_network_the_error_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetch(**_: Any) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(datasets, "fetch_openml", fetch)
+    with pytest.raises(ConfigurationError, match=r"no route.*\n?.*--data FOLDER"):
+        load_table("w8a", "openml")
+    with pytest.raises(ConfigurationError, match="quantum is not on OpenML"):
+        load_table("quantum", "openml")
