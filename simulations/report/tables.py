@@ -269,6 +269,10 @@ def _of_cutoff(cutoff: CutOff) -> TextTable:
     columns = [each.format(name.upper()) for each in _CUTOFF_COLUMNS]
     if all(row["paper"] is None for row in rows_of.values()):
         columns, rows = columns[:-2], [row[:-2] for row in rows]
+    if not name:  # Nobody to be a share of.
+        kept = [place for place in (0, 1, 2, 4) if place < len(columns)]
+        columns = [columns[place] for place in kept]
+        rows = [[row[place] for place in kept] for row in rows]
     title = f"Until the model had an accuracy of {cutoff['accuracy']:g}"
     return TextTable(title, columns, rows)
 

@@ -179,6 +179,11 @@ def test_decentralized_runs_show_nodes_edges_and_the_cut_off(tmp_path: Path) -> 
     assert len(tables) == 3
     assert "down" not in [column.header for column in tables[0].columns]
     assert "bits of DPSGD's" in [column.header for column in tables[0].columns]
+    alone = [row for row in rows if row.algorithm == "malcom"]
+    for paper, more in (({}, []), ({"malcom": 5.0}, ["the paper's GB"])):
+        *_, table = summary_tables({**summary, "cutoff": cut_off(alone, 0.1, paper)})
+        headers = [column.header for column in table.columns]
+        assert headers == ["algorithm", "rounds", "Gbit", *more]
     page = write_report(tmp_path, rows, summary).read_text()
     assert page.count("<img ") == 3
     for text in ("Edges of malcom", "the paper&#39;s GB", "to 1", "the nodes of"):
