@@ -82,5 +82,6 @@ def fetch_table(
 
 def _coded(columns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a column of 0 or 1/sqrt(c) for each value of each of c columns."""
-    coded = [column[:, None] == np.unique(column) for column in columns.T]
-    return np.hstack(coded) / np.sqrt(columns.shape[1])
+    ones = [column[:, None] == np.unique(column) for column in columns.T]
+    coded: NDArray[np.float64] = np.hstack(ones) / np.sqrt(columns.shape[1])
+    return coded
