@@ -381,8 +381,9 @@ KINDS = {
         "rand-mcm-g",
     ),
     *("diana-mean", "diana-sampled", "mcm-mean-half", "rand-mcm-weights"),
-    *("rand-mcm-average", "rand-mcm-means-half", "rand-mcm-on-disk", "rand-mcm-first"),
+    *("rand-mcm-means-half", "rand-mcm-on-disk", "rand-mcm-first"),
     *("rand-mcm-by-array-half", "diana-mean-dense", "rand-mcm-average-dense"),
+    "rand-mcm-average-begins-with-4-bits",
     *("mcm-down-error-feedback-up", "rotated-updates-in-groups", "private-direct-down"),
 }
 """Every kind of link, of memory and of groups; the other cases mix them once more."""
@@ -683,7 +684,7 @@ class LockStep:
         downlinks = self.strategy._running.downlinks
         rate = downlinks.receiver_rate
         if downlinks._shared is not None:
-            value = downlinks._shared[identity % len(downlinks._shared)].value
+            value = downlinks._shared._groups[downlinks.group(identity)].value
             assert value is not None
             self.sent[key] = value.copy()
             return
