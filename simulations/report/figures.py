@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from .curves import Axis, Curve, Loss, NodeCurve
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.ticker import FuncFormatter
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "matplotlib", "simulation") from error
 
@@ -44,7 +46,9 @@ _LINES: Final = (
     (0, (9, 1.5, 3, 1.5)),
 )
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<")
+_NUM_MARKS: Final = 8
 _MAX_POINTS: Final = 1000
+_FEW_POWERS: Final = 30.0
 _LEGEND_COLUMNS: Final = 4
 
 
@@ -96,6 +100,7 @@ def node_panels(curves: Sequence[NodeCurve]) -> bytes:
                 curve.rounds[kept],
                 values[kept],
                 label=curve.algorithm,
+                markevery=_marks(curve.rounds[kept], i, log=False),
                 **_style(i),
             )
         panel.set_xlabel("rounds", fontsize=11)
@@ -115,10 +120,22 @@ def _style(i: int) -> dict[str, Any]:
         "markersize": 6,
         "markeredgecolor": "white",
         "markeredgewidth": 0.7,
-        # By distance on the page, and shifted, so that markers neither crowd on
-        # a logarithmic axis nor hide each other where curves coincide.
-        "markevery": (0.015 * (i % 8), 0.13),
     }
+
+
+def _marks(costs: NDArray[np.float64], i: int, *, log: bool) -> list[int]:
+    """Return which points of curve i have a marker.
+
+    They are apart along the axis, whose costs increase, and not along the curve, on
+    which they crowd where it jumps; and shifted, so that curves that coincide do not
+    hide each other's.
+    """
+    if not len(costs):
+        return []
+    places = np.log10(costs) if log else costs
+    shares = (np.arange(_NUM_MARKS) + (i % 8) / 8) / _NUM_MARKS
+    wanted = places[0] + (places[-1] - places[0]) * shares
+    return [*map(int, np.unique(np.searchsorted(places, wanted)))]
 
 
 def panel_pair(curves: Sequence[Curve], axis: Axis, loss: Loss) -> bytes:
@@ -141,7 +158,13 @@ def _draw(
             shown &= costs > 0.0
         kept = _thin(np.flatnonzero(shown))
         style = _style(i)
-        panel.plot(costs[kept], band.middle[kept], label=curve.algorithm, **style)
+        panel.plot(
+            costs[kept],
+            band.middle[kept],
+            label=curve.algorithm,
+            markevery=_marks(costs[kept], i, log=axis.log),
+            **style,
+        )
         if curve.num_seeds > 1:
             panel.fill_between(
                 costs[kept],
@@ -153,6 +176,7 @@ def _draw(
             )
     if axis.log:
         panel.set_xscale("log")
+        panel.xaxis.set_minor_formatter(FuncFormatter(_between_powers(panel)))
     panel.set_xlabel(axis.label, fontsize=11)
     panel.set_ylabel(loss.label if is_loss else "accuracy", fontsize=11)
     if is_loss and loss.log:
@@ -163,6 +187,20 @@ def _draw(
     panel.set_axisbelow(True)
     panel.tick_params(labelsize=10)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _between_powers(panel: Axes) -> Callable[[float, int | None], str]:
+    """Return the labels between powers of ten: 2 and 5, where few powers are shown."""
+
+    def label(value: float, _: int | None) -> str:
+        low, high = panel.get_xlim()
+        power = math.floor(math.log10(value) + 1e-9)
+        digit = round(value / 10.0**power)
+        if high > _FEW_POWERS * low or digit not in (2, 5):
+            return ""
+        return rf"$\mathdefault{{{digit}\times10^{{{power}}}}}$"
+
+    return label
 
 
 def _limit(panel: Axes, curves: Sequence[Curve], loss: Loss) -> None:
