@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -162,6 +162,23 @@ class Payload:
                 vector = _vector(self._made, self.channel)
             self.__dict__["_vector"] = vector
         return vector
+
+    def tensor(self, device: Any) -> Any:
+        """Return :attr:`vector` as a torch tensor on a device, computed there.
+
+        The code is decoded on the host; the same bytes as those of :attr:`vector`.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are not a payload of a vector of length `dim`.
+        """
+        made, channel = self._made, self.channel
+        stream, sizes = (
+            (None, None) if channel is None else (channel.stream, channel.sizes)
+        )
+        there = made.compressed.tensors(device)
+        return made.compressor.decompress(there, stream, sizes)
 
     def contents(self) -> Iterator[tuple[Compressor, Compressed]]:
         """Yield each operator with what it made of its part of the vector.
