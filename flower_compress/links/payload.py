@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from ..compressors.arrays import NUMPY, Array
 from ..compressors.checks import LARGEST
 from ..errors import CorruptPacket
 from ..streams import Stream
+from .shared_vectors import SharedVectors
 
 __all__ = ["Channel", "Payload", "share_decoding"]
 
@@ -157,7 +157,8 @@ class Payload:
                 # share_decoding() says how many may be kept.
                 vector = _vector_cached(self.data, self.dim, self.channel)
             elif _SHARED.num_bytes:
-                vector = _SHARED.get(self)
+                key = self.data, self.dim, self.channel
+                vector = _SHARED.get(key, lambda: _vector(self._made, self.channel))
             else:
                 vector = _vector(self._made, self.channel)
             self.__dict__["_vector"] = vector
@@ -222,7 +223,7 @@ class Payload:
 def share_decoding(num_bytes: int) -> Iterator[None]:
     """Keep so many bytes of decoded vectors for other receivers of the same bytes.
 
-    For several clients in one process, of one thread: each payload is decoded once.
+    For several clients in one process: each payload is decoded once.
     """
     before, _SHARED.num_bytes = _SHARED.num_bytes, num_bytes
     try:
@@ -232,36 +233,7 @@ def share_decoding(num_bytes: int) -> Iterator[None]:
         _SHARED.clear()
 
 
-class _SharedVectors:
-    """Vectors of the payloads used last, up to a number of bytes."""
-
-    def __init__(self) -> None:
-        self.num_bytes = 0
-        self._held = 0
-        self._vectors: OrderedDict[tuple[bytes, int, Channel | None], Vector] = (
-            OrderedDict()
-        )
-
-    def get(self, payload: Payload) -> Vector:
-        key = payload.data, payload.dim, payload.channel
-        vector = self._vectors.get(key)
-        if vector is None:
-            vector = _vector(payload._made, payload.channel)
-            self._vectors[key] = vector
-            self._held += vector.nbytes
-            while self._held > self.num_bytes and self._vectors:
-                _, oldest = self._vectors.popitem(last=False)
-                self._held -= oldest.nbytes
-        else:
-            self._vectors.move_to_end(key)
-        return vector
-
-    def clear(self) -> None:
-        self._vectors.clear()
-        self._held = 0
-
-
-_SHARED = _SharedVectors()
+_SHARED = SharedVectors()
 
 
 @dataclass(slots=True, eq=False)
