@@ -164,6 +164,15 @@ class Payload:
             self.__dict__["_vector"] = vector
         return vector
 
+    def used_once(self) -> Vector:
+        """Return :attr:`vector`, and do not hold it if it is long and was not held."""
+        if self.is_decoded or self.dim <= _MAX_CACHED_DIM or _SHARED.num_bytes:
+            return self.vector
+        made: _Decoded | None = self.__dict__.get("_decoded")
+        if made is None:
+            made = _decode(self.data, self.dim, *_tensors(self.channel))
+        return _vector(made, self.channel)
+
     def tensor(self, device: Any) -> Any:
         """Return :attr:`vector` as a torch tensor on a device, computed there.
 
@@ -207,6 +216,11 @@ class Payload:
         payload = Payload(self.data, self.dim, self.channel)
         payload.__dict__["_num_bits"] = self.num_bits
         return payload
+
+    def lean(self) -> Payload:
+        """Return the payload without its decoded vector, if that is long."""
+        is_long = self.is_decoded and self.dim > _MAX_CACHED_DIM
+        return self.compact() if is_long else self
 
     @property
     def _made(self) -> _Decoded:
