@@ -169,11 +169,12 @@ def _figures(device: Any, dim: int, label: str, repeats: int) -> Row:
 
 def _milliseconds(function: Callable[[], object], device: Any, repeats: int) -> float:
     """Return the median of one call, of fewer where they take long."""
-    first = min(_one_call(function, device) for _ in range(1 + (repeats > 1)))
-    count = int(max(1.0, min(repeats, 1e3 * _LONGEST_SECONDS / max(first, 1e-6))))
-    if first < 1e3 * _LONGEST_SECONDS / 20:
-        for _ in range(_WARM_UP):
-            function()
+    limit = 1e3 * _LONGEST_SECONDS
+    first = _one_call(function, device)
+    if repeats > 1 and first < limit / 4:
+        # The first call of all allocates, and may compile.
+        first = min(first, *(_one_call(function, device) for _ in range(_WARM_UP)))
+    count = int(max(1.0, min(repeats, limit / max(first, 1e-6))))
     return statistics.median(_one_call(function, device) for _ in range(count))
 
 
