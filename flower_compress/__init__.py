@@ -18,7 +18,7 @@ from .compressors import (
 )
 from .errors import FlowerCompressError
 from .links import Direct, ErrorFeedback, Memory
-from .mods import CompressionMod
+from .mods import CompressionMod, ManyClientsMod
 from .wire.ledger import Ledger
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "FlowerCompressError",
     "Identity",
     "Ledger",
+    "ManyClientsMod",
     "Memory",
     "MinVarianceSparsifier",
     "NaturalCompression",
