@@ -80,6 +80,15 @@ _Gpus = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+_ClientsPerNode = Annotated[
+    int,
+    typer.Option(
+        help="Clients that share a node of Flower, and its messages; 0 for 1, and on "
+        "the ray engine for as many as leave no actor without a node.",
+        min=0,
+        rich_help_panel=_RUN,
+    ),
+]
 _CheckpointEvery = Annotated[
     int,
     typer.Option(
@@ -168,6 +177,7 @@ def run(
     ] = 0,
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    clients_per_node: _ClientsPerNode = 0,
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
     link: _Link = "",
@@ -185,6 +195,7 @@ def run(
         out or Path("runs") / algorithm,
         engine,
         gpus=gpus,
+        clients_per_node=clients_per_node,
         link=link,
         checkpoint_every=checkpoint_every,
         resume=resume,
@@ -209,6 +220,7 @@ def compare(
     seeds: _Seeds = 1,
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    clients_per_node: _ClientsPerNode = 0,
     workers: _Workers = 0,
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
@@ -237,6 +249,7 @@ def compare(
         out,
         engine,
         gpus=gpus,
+        clients_per_node=clients_per_node,
         workers=workers,
         link=link,
         checkpoint_every=checkpoint_every,
@@ -286,6 +299,7 @@ def reproduce(
     ] = "",
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    clients_per_node: _ClientsPerNode = 0,
     workers: _Workers = 0,
     checkpoint_every: _CheckpointEvery = 100,
     resume: _Resume = False,
@@ -304,7 +318,11 @@ def reproduce(
         return
     reproduction = load_reproduction(name, quick=quick)
     if reproduction.timed:
-        for option, value in (("workers", workers), ("engine", engine)):
+        for option, value in (
+            ("workers", workers),
+            ("engine", engine),
+            ("clients-per-node", clients_per_node),
+        ):
             if value not in (0, 1, "inprocess"):
                 raise ConfigurationError(
                     f"{name} measures time, in one process: leave {option} out"
@@ -318,6 +336,7 @@ def reproduce(
         out or Path("runs") / (f"{name}-quick" if quick else name),
         engine,
         gpus=gpus,
+        clients_per_node=clients_per_node,
         workers=workers,
         link=link,
         checkpoint_every=checkpoint_every,
@@ -371,6 +390,7 @@ def _run(
     *,
     gpus: float,
     link: str,
+    clients_per_node: int,
     workers: int = 1,
     **options: Any,
 ) -> None:
@@ -383,7 +403,9 @@ def _run(
     network = parse_network(link) if link else None
     experiment = Experiment(jobs, out, link=network, **options)
     try:
-        experiment.run(engine, workers=workers, gpus=gpus)
+        experiment.run(
+            engine, workers=workers, gpus=gpus, clients_per_node=clients_per_node
+        )
     except KeyboardInterrupt:
         _say_how_to_go_on(experiment)
         raise typer.Exit(_INTERRUPTED) from None

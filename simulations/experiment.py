@@ -182,14 +182,21 @@ class Experiment:
         status = None if record is None else _status(job, record)
         self._display.update(job.label, done, status)
 
-    def run(self, engine: str, *, workers: int = 0, gpus: float = 0.0) -> Path:
+    def run(
+        self,
+        engine: str,
+        *,
+        workers: int = 0,
+        gpus: float = 0.0,
+        clients_per_node: int = 0,
+    ) -> Path:
         """Compute all jobs and write the files; return the report's path.
 
         If a run fails, ``rounds.csv`` holds every round up to there.
 
         Parameters
         ----------
-        engine, workers, gpus
+        engine, workers, gpus, clients_per_node
             See :func:`simulations.engines.run_all`.
         """
         with self:
@@ -200,6 +207,7 @@ class Experiment:
                 self.checkpointing,
                 workers=workers,
                 gpus=gpus,
+                clients_per_node=clients_per_node,
                 log=self.log,
             )
         return self.finish()

@@ -210,9 +210,7 @@ def _index(content: RecordDict) -> ConfigRecord | None:
     return index if isinstance(index, ConfigRecord) else None
 
 
-def _with_records(
-    index: dict[str, Any], contents: Sequence[RecordDict]
-) -> RecordDict:
+def _with_records(index: dict[str, Any], contents: Sequence[RecordDict]) -> RecordDict:
     keys: list[str] = []
     numbers: list[int] = []
     table: dict[str, Any] = {}

@@ -202,7 +202,9 @@ class ManyClientsGrid(WrappedGrid):
         bundles = self._bundled(messages)
         ids = list(self._grid.push_messages([bundle for bundle, _ in bundles]))
         if len(ids) == len(bundles):
-            gone = {id(bundle) for (bundle, _), i in zip(bundles, ids, strict=True) if i}
+            gone = {
+                id(bundle) for (bundle, _), i in zip(bundles, ids, strict=True) if i
+            }
         else:  # The grid leaves out what it could not send.
             gone = {id(b) for b, _ in bundles if b.metadata.message_id in set(ids)}
         self._note([each for each in bundles if id(each[0]) in gone])
