@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
+
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
@@ -280,7 +282,7 @@ def _run_on_ray(
         for job in jobs:
             run_and_report(grid, job, report, checkpointing)
 
-    resources = {"num_cpus": 1, "num_gpus": gpus}
+    resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus}
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     for job in jobs:
         job.task.optimum()  # No heavy arithmetic while Ray forks its processes.

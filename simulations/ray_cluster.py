@@ -1,4 +1,4 @@
-"""Ray, on this machine or as a cluster, and how many clients a node of Flower has there."""
+"""Ray, here or as a cluster, and how many clients a node of Flower has there."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def choose_clients_per_node(
     actors = min(room, threads)
     per_node = -(-num_clients // actors)
     _log.info(
-        "%d clients on %d nodes, %d a node: Ray has room for %d actors at %g CPU and %g "
-        "GPU, of which Flower keeps at most %d busy",
+        "%d clients on %d nodes, %d a node: Ray has room for %d actors at %g CPU and "
+        "%g GPU, of which Flower keeps at most %d busy",
         num_clients,
         -(-num_clients // per_node),
         per_node,

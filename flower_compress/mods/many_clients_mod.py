@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from logging import getLogger
-from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp.typing import ClientAppCallable
@@ -13,34 +12,34 @@ from flwr.common.constant import ErrorCode
 
 from ..errors import FlowerCompressError
 from ..links import share_decoding
-from ..wire.building import addressed, entries, new_record_dict, new_reply
+from ..wire.building import addressed, new_record_dict, new_reply
 from ..wire.bundle import (
     Request,
     answer_content,
-    copied,
     find_request,
     where_content,
 )
+from .node_state import NodeState
 
 __all__ = ["ManyClientsMod"]
 
 _log = getLogger("flwr")
 _PARTITION, _PARTITIONS = "partition-id", "num-partitions"
-_STATE = "flower-compress.clients/"
 _SHARED_BYTES = 1 << 28
 
 
 class ManyClientsMod:
     """Let several clients run on one node, one after the other.
 
-    To be used with :func:`~flower_compress.strategies.many_clients` at the server, which
-    puts their messages into one. What is behind this mod sees one client at a time, as
-    if each had a node of its own: with its own node id, ``partition-id`` and
+    To be used with :func:`~flower_compress.strategies.many_clients` at the server,
+    which puts their messages into one. What is behind this mod sees one client at a
+    time, as if each had a node of its own: with its own node id, ``partition-id`` and
     ``num-partitions``, and with a ``Context.state`` of its own, kept in the node's.
     What a client raises is the error of its own reply, and leaves its state as it was.
 
-    Of clients a node that is number p of its federation has those of numbers
-    p K, ..., p K + K - 1; on a node without a ``partition-id`` each has its node id only.
+    Of K clients a node, the node of ``partition-id`` p has numbers p K, ...,
+    p K + K - 1; where that is a name, "p/0", ..., "p/(K - 1)". On a node without one,
+    a client has nothing but its node id.
 
     Messages that are no bundle pass untouched.
 
@@ -71,7 +70,7 @@ class ManyClientsMod:
         if request is None:
             partition = context.node_config.get(_PARTITION)
             return new_reply(msg, where_content(partition))
-        states = _States(context.state)
+        states = NodeState(context.state)
         with share_decoding(_SHARED_BYTES):
             answers = [
                 _answer(msg, node_id, content, client, states, call_next)
@@ -85,7 +84,7 @@ def _answer(
     node_id: int,
     content: RecordDict,
     client: Context,
-    states: _States,
+    states: NodeState,
     call_next: ClientAppCallable,
 ) -> RecordDict | Error:
     """Return what one client answers; keep its state, unless it raises."""
@@ -112,7 +111,7 @@ def _clients(
         if key not in (_PARTITION, _PARTITIONS)
     }
     where = context.node_config.get(_PARTITION)
-    total: object = request.total
+    total = request.total
     if not total and _PARTITIONS in context.node_config:
         total = request.per_node * int(context.node_config[_PARTITIONS])
     if total:
@@ -136,29 +135,3 @@ def _clients(
                 run_config=context.run_config,
             ),
         )
-
-
-class _States:
-    """What clients keep in the state of the node that they share."""
-
-    def __init__(self, state: RecordDict) -> None:
-        self._state = state
-        self._held: dict[str, dict[str, Any]] = {}
-        for name, record in entries(state).items():
-            if name.startswith(_STATE):
-                client, _, key = name[len(_STATE) :].partition(":")
-                self._held.setdefault(client, {})[key] = record
-
-    def read(self, client: str) -> RecordDict:
-        """Return what a client keeps, to be changed as it likes."""
-        held = self._held.get(client, {})
-        return new_record_dict({key: copied(record) for key, record in held.items()})
-
-    def keep(self, client: str, state: RecordDict) -> None:
-        """Keep what a client has now."""
-        before = self._held.get(client, {})
-        after = self._held[client] = dict(entries(state))
-        for key in before.keys() - after.keys():
-            del self._state[f"{_STATE}{client}:{key}"]
-        for key, record in after.items():
-            self._state[f"{_STATE}{client}:{key}"] = record

@@ -25,6 +25,7 @@ __all__ = [
     "Request",
     "answer_content",
     "asking_content",
+    "copied",
     "find_request",
     "read_answers",
     "read_where",
@@ -194,7 +195,7 @@ def copied(record: _Record) -> _Record:
         return new_config_record(entries(record))
     other: _Record = type(record)()
     for key, value in record.items():
-        other[key] = value  # type: ignore[index,assignment]
+        other[key] = value  # type: ignore[assignment]
     return other
 
 

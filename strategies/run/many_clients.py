@@ -42,13 +42,14 @@ def many_clients(
 ) -> ManyClientsGrid:
     """Return a grid on which each of a node's clients looks like a node of its own.
 
-    What a strategy sends to clients of one node goes there as one message of Flower, and
-    their replies come back as one: a simulation on Ray, which pays for every message,
-    carries many clients so. Models, ledgers and bits are those of one client a node.
+    What a strategy sends to clients of one node goes there as one message of Flower,
+    and their replies come back as one: a simulation on Ray, which pays for every
+    message, carries many clients so. Models, ledgers and bits are those of one client a
+    node.
 
-    A message that is lost is lost for all clients of its node; what one client raises is
-    its own reply's error. What the clients of a node are sent together, as the packet of
-    a shared downlink, is in the message once; the ledger bills it for each of them.
+    A message that is lost is lost for all clients of its node; what one client raises
+    is its own reply's error. What several clients are sent, as the packet of a shared
+    downlink, is in the message once; the ledger bills it for each of them.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def many_clients(
     ``strategy.start(many_clients(grid, per_node=10), initial_arrays)``
     """
     if isinstance(grid, KeepsClients):
-        return _KeepingGrid(grid, per_node, num_clients, timeout)  # type: ignore[arg-type]
+        return _KeepingGrid(grid, per_node, num_clients, timeout)
     return ManyClientsGrid(grid, per_node, num_clients, timeout)
 
 
@@ -343,7 +344,7 @@ def _reply(
     message: Message, answer: RecordDict | Error, bundle: Message, number: int
 ) -> Message:
     reply = Message(answer, reply_to=message)
-    asked, came = message.metadata, bundle.metadata
+    came = bundle.metadata
     changes = {
         "_message_id": f"{came.message_id}/{number}",
         "_created_at": came.created_at,

@@ -7,23 +7,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Error,
     Message,
-    MetricRecord,
-    RecordDict,
 )
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from flower_compress import CompressionMod, ManyClientsMod
-from flower_compress.errors import ConfigurationError, MissingModError, WrongTypeError
+from flower_compress import ManyClientsMod
 from flower_compress.strategies import (
     MCM,
     Artemis,
@@ -31,8 +22,7 @@ from flower_compress.strategies import (
     compress,
     many_clients,
 )
-from flower_compress.testing import Fault, FaultyGrid, InProcessGrid
-from flower_compress.wire.bundle import BUNDLE_KEY
+from flower_compress.testing import InProcessGrid
 from tests.cases import in_one_test
 from tests.strategies.problem import INITIAL, NUM_CLIENTS, make_app, to_record
 

@@ -1,0 +1,36 @@
+"""Client apps that train nothing, in a module that Ray's actors can import."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from flower_compress import CompressionMod, ManyClientsMod
+from flower_compress.compressors import Vector
+
+from .vectors import random_vector
+
+__all__ = ["compressed", "plain"]
+
+
+@lru_cache(maxsize=1)
+def _update(dim: int) -> Vector:
+    return 1e-3 * random_vector("gaussian", dim)
+
+
+def _train(msg: Message, _: Context) -> Message:
+    record = msg.content["arrays"]
+    assert isinstance(record, ArrayRecord)
+    ((name, array),) = record.items()
+    w = array.numpy()
+    trained = ArrayRecord({name: Array(w - _update(w.size))})
+    metrics = MetricRecord({"num-examples": 1})
+    return Message(RecordDict({"arrays": trained, "metrics": metrics}), reply_to=msg)
+
+
+plain = ClientApp(mods=[ManyClientsMod()])
+plain.train()(_train)
+compressed = ClientApp(mods=[ManyClientsMod(), CompressionMod()])
+compressed.train()(_train)
