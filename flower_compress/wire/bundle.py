@@ -1,8 +1,8 @@
 """Several messages in one: those of all clients that run on one node.
 
 A bundle's content has an index under :data:`BUNDLE_KEY`, and the records themselves
-under ``"0"``, ``"1"``, ... One that several clients are sent, as the packet of a shared
-downlink, is there once.
+under ``"0"``, ``"1"``, ... One that several clients are sent, as a dense model or a
+config, is there once.
 """
 
 from __future__ import annotations
@@ -94,9 +94,7 @@ def read_where(content: RecordDict) -> int | str | None:
     is_one = where is None or type(where) in (int, str)
     if index is None or _ASKS not in index or not is_one:
         raise CorruptPacket(
-            "expected where the node stands among the others, got another answer: put "
-            "ManyClientsMod first in the client app, "
-            "ClientApp(mods=[ManyClientsMod(), ...])"
+            "expected where the node stands among the others, got another answer"
         )
     return where  # type: ignore[return-value]
 
@@ -235,7 +233,7 @@ def _contents(
     index: ConfigRecord, content: RecordDict, num_clients: int
 ) -> list[RecordDict]:
     """Return each client's content, of records of its own."""
-    table, used = entries(content), set[int]()
+    table = entries(content)
     keys, numbers = index.get(_KEYS), _numbers(index, _RECORDS)
     counts = _numbers(index, _COUNTS)
     if (
@@ -258,8 +256,7 @@ def _contents(
             record: Any = table.get(str(number))
             if record is None:
                 raise CorruptPacket(f"expected a record {number}, got none")
-            records[str(key)] = copied(record) if number in used else record
-            used.add(number)
+            records[str(key)] = copied(record)
         contents.append(new_record_dict(records))
         at += count
     return contents

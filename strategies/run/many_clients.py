@@ -48,8 +48,8 @@ def many_clients(
     node.
 
     A message that is lost is lost for all clients of its node; what one client raises
-    is its own reply's error. What several clients are sent, as the packet of a shared
-    downlink, is in the message once; the ledger bills it for each of them.
+    is its own reply's error. What several clients are sent, as a dense model, is in the
+    message once; the ledger bills it for each of them.
 
     Parameters
     ----------
@@ -128,7 +128,9 @@ class ManyClientsGrid(WrappedGrid):
         if not found and node_ids and all(n in self._refused for n in node_ids):
             raise MissingModError(
                 f"{len(node_ids)} of {len(node_ids)} nodes do not answer as several "
-                f"clients: {self._refused[node_ids[0]]}"
+                "clients: put ManyClientsMod first in the client app, "
+                "ClientApp(mods=[ManyClientsMod(), ...]). Node "
+                f"{node_ids[0]}: {self._refused[node_ids[0]]}"
             )
         return [client for clients in found for client in clients]
 
