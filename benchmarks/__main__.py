@@ -81,6 +81,9 @@ def main(
     if out == RESULTS:
         for path in tables.write(RESULTS):
             typer.echo(f"tables: {path}")
+        if any(suite.figure is not None for suite in suites):
+            for path in tables.draw(RESULTS):
+                typer.echo(f"figure: {path}")
 
 
 def _again(

@@ -9,21 +9,59 @@ meets all alike; what is measured is the wall time of a round.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import statistics
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .markdown import Column, columns
 from .measure import Row
-from .own_process import measure_alone, print_row
-from .suite import Settings
+from .own_process import lacks, measure_alone, print_row
+from .suite import Settings, Suite
 
 _WARM_UP = 2
 _MEBI = 1 << 20
 _ACTOR = b"ray::ClientAppActor"
+
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "num_clients": 20,
+        "dim": 65,
+        "runs": [["fedavg", 1, 20], ["mcm", 1, 20], ["fedavg", 0, 20], ["mcm", 0, 20]],
+    },
+    {
+        "num_clients": 1000,
+        "dim": 65,
+        "runs": [
+            ["fedavg", 1, 2],
+            ["fedavg", 0, 6],
+            ["mcm", 0, 6],
+            ["rand-mcm", 0, 6],
+        ],
+    },
+    {
+        "num_clients": 20,
+        "dim": 669_706,
+        "runs": [["fedavg", 1, 6], ["mcm", 1, 6], ["fedavg", 0, 6], ["mcm", 0, 6]],
+    },
+    {
+        "num_clients": 100,
+        "dim": 65,
+        "runs": [["malcom", 1, 6], ["malcom", 0, 12]],
+    },
+    {"num_clients": 300, "dim": 65, "runs": [["malcom", 0, 8]]},
+    {"num_clients": 1000, "dim": 65, "runs": [["malcom", 0, 6]]},
+]
+
+
+def _lacks() -> str | None:
+    return lacks() or (None if find_spec("ray") else "Ray")
 
 
 def _measure(_: Settings, row: dict[str, Any]) -> list[Row]:
@@ -101,8 +139,6 @@ def _simulate(
     from simulations.engines import set_pull_interval
     from simulations.ray_cluster import choose_clients_per_node, ray_started
 
-    from .nodes_app import compressed, plain
-
     watch = _Watch()
     server = ServerApp()
     resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0.0}
@@ -113,7 +149,7 @@ def _simulate(
         set_pull_interval(grid)
         if per_node > 1:
             grid = many_clients(grid, per_node, num_clients)
-        strategy = _strategy(algorithm)
+        strategy = _strategy(algorithm, num_clients)
         strategy.start(grid, _model(dim), _WARM_UP + rounds, evaluate_fn=watch)
 
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -121,7 +157,7 @@ def _simulate(
         per_node = choose_clients_per_node(num_clients, resources, per_node)
         run_simulation(
             server_app=server,
-            client_app=plain if algorithm == "fedavg" else compressed,
+            client_app=_app(algorithm),
             num_supernodes=-(-num_clients // per_node),
             backend_config={"client_resources": resources},
         )
@@ -156,11 +192,60 @@ class _Watch:
         self._driver_since, self._actors_since = time.process_time(), actors_cpu
 
 
-def _strategy(algorithm: str) -> Any:
+def _figure(rows: list[Row]) -> bytes:
+    """Return time and memory of a decentralized run against N, as a PNG."""
+    from matplotlib.figure import Figure
+
+    shown = sorted(
+        (row for row in rows if row["algorithm"] == "malcom"),
+        key=lambda row: int(row["num_clients"]),
+    )
+    several = [row for row in shown if row["per_node"] > 1]
+    alone = [row for row in shown if row["per_node"] == 1]
+    figure = Figure(figsize=(7.2, 2.8), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    for name, drawn, colour, marker in (
+        ("several nodes share one of Flower's", several, "#0072B2", "o"),
+        ("a node of Flower each", alone, "#D55E00", "s"),
+    ):
+        at = [row["num_clients"] for row in drawn]
+        seconds = [row["ms_a_round"] / 1e3 for row in drawn]
+        mebi = [row["driver_mib"] + row["actors_mib"] for row in drawn]
+        time_axes.plot(at, seconds, color=colour, marker=marker, label=name)
+        memory_axes.plot(at, mebi, color=colour, marker=marker, label=name)
+    for axes, label in (
+        (time_axes, "seconds a round"),
+        (memory_axes, "MiB, server and actors"),
+    ):
+        axes.set_xlabel("N")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    time_axes.legend(fontsize="small")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _app(algorithm: str) -> Any:
+    from flower_compress.strategies import DECENTRALIZED
+
+    from . import nodes_app
+
+    if algorithm == "fedavg":
+        return nodes_app.plain
+    decentralized = algorithm in DECENTRALIZED
+    return nodes_app.gossip if decentralized else nodes_app.compressed
+
+
+def _strategy(algorithm: str, num_clients: int) -> Any:
     from flwr.serverapp.strategy import FedAvg
 
-    from flower_compress.strategies import get_algorithm
+    from flower_compress.strategies import DECENTRALIZED, get_algorithm
+    from flower_compress.strategies.topology import ring
 
+    if algorithm in DECENTRALIZED:
+        return get_algorithm(algorithm)(ring(num_clients), seed=0)
     if algorithm == "fedavg":
         return FedAvg(fraction_evaluate=0.0, weighted_by_key="num-examples")
     return get_algorithm(algorithm)(fraction_evaluate=0.0, seed=0)
@@ -206,6 +291,30 @@ def _pss(process: int) -> int:
             if line.startswith("Pss:"):
                 return 1024 * int(line.split()[1])
     return 0
+
+
+SUITE = Suite(
+    "nodes",
+    lambda _: [(row,) for row in ROWS],
+    _measure,
+    columns(
+        1,
+        Column("strategy", "algorithm"),
+        Column("N", "num_clients", ","),
+        Column("d", "dim", ","),
+        Column("clients a node", "per_node"),
+        Column("ms a round", "ms_a_round", ",.0f"),
+        Column("of the first", "of_first", ".2f"),
+        Column("CPU ms, server", "driver_cpu_ms", ",.0f"),
+        Column("CPU ms, actors", "actors_cpu_ms", ",.0f"),
+        Column("MiB, server", "driver_mib", ",.0f"),
+        Column("MiB, actors", "actors_mib", ",.0f"),
+    ),
+    lacks=_lacks,
+    repeated=False,
+    cores="all cores",
+    figure=_figure,
+)
 
 
 if __name__ == "__main__":

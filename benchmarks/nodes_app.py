@@ -8,11 +8,12 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from flower_compress import CompressionMod, ManyClientsMod
+from flower_compress.clients import Arrays, gossip_client
 from flower_compress.compressors import Vector
 
 from .vectors import random_vector
 
-__all__ = ["compressed", "plain"]
+__all__ = ["compressed", "gossip", "plain"]
 
 
 @lru_cache(maxsize=1)
@@ -34,3 +35,32 @@ plain = ClientApp(mods=[ManyClientsMod()])
 plain.train()(_train)
 compressed = ClientApp(mods=[ManyClientsMod(), CompressionMod()])
 compressed.train()(_train)
+
+
+class _NoProblem:
+    """A gradient that is the same everywhere."""
+
+    num_examples = 1
+
+    def gradient(self, arrays: Arrays, _: object) -> tuple[float, Arrays]:
+        """Return no loss, and that gradient."""
+        return 0.0, {name: _update(x.size) for name, x in arrays.items()}
+
+    def local_steps(self, arrays: Arrays, *_: object) -> tuple[float, Arrays]:
+        """Raise NotImplementedError: no node takes any."""
+        raise NotImplementedError
+
+    def evaluate(self, _: Arrays) -> dict[str, float]:
+        """Return no metrics."""
+        return {}
+
+
+_node = gossip_client(lambda _, __: _NoProblem())
+
+
+def _gossip(msg: Message, context: Context) -> Message:
+    return _node(msg, context)
+
+
+gossip = ClientApp(mods=[ManyClientsMod()])
+gossip.train()(_gossip)

@@ -27,6 +27,8 @@ class Suite:
     `measure` is called with the settings and a case, and returns its rows. `lacks` says
     what a machine lacks that cannot run the suite. Timings are compared with the
     committed ones if they are `repeated`, or medians within one run (`is_median`).
+    `cores` says how many are used; `figure` draws a PNG of the rows, for
+    ``docs/figures/``.
     """
 
     name: str
@@ -36,3 +38,5 @@ class Suite:
     lacks: Callable[[], str | None] = lambda: None
     repeated: bool = True
     is_median: bool = False
+    cores: str = "one core"
+    figure: Callable[[list[Row]], bytes] | None = None

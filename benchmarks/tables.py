@@ -37,15 +37,28 @@ def fill(text: str, results: Path) -> str:
         if not path.exists():
             return match[0]
         result = json.loads(path.read_text())
-        table = SUITES[match[2]].table(result["rows"])
-        return f"{match[1]}{table}\n{_machine(result)}\n{match[3]}"
+        suite = SUITES[match[2]]
+        table = suite.table(result["rows"])
+        return f"{match[1]}{table}\n{_machine(result, suite.cores)}\n{match[3]}"
 
     return _SLOT.sub(slot, text)
 
 
-def _machine(result: Row) -> str:
+def draw(results: Path) -> list[Path]:
+    """Draw the figures of the docs anew; return their files."""
+    drawn = []
+    for name, suite in SUITES.items():
+        path = results / f"{name}.json"
+        if suite.figure is not None and path.exists():
+            file = _ROOT / "docs" / "figures" / f"{name}.png"
+            file.write_bytes(suite.figure(json.loads(path.read_text())["rows"]))
+            drawn.append(file)
+    return drawn
+
+
+def _machine(result: Row, cores: str) -> str:
     machine = result["machine"]
-    parts = [machine.get("gpu", ""), f"{machine['processor']}, one core"]
+    parts = [machine.get("gpu", ""), f"{machine['processor']}, {cores}"]
     parts += [
         f"{name} {machine[name]}"
         for name in ("python", "numpy", "zlib", "torch")
@@ -58,5 +71,6 @@ def _machine(result: Row) -> str:
 
 
 if __name__ == "__main__":
-    for page in write(Path(__file__).parent / "results"):
-        print(page)
+    folder = Path(__file__).parent / "results"
+    for path in write(folder) + draw(folder):
+        print(path)
