@@ -54,9 +54,10 @@ ROWS: list[dict[str, Any]] = [
         "num_clients": 100,
         "dim": 65,
         "runs": [["malcom", 1, 6], ["malcom", 0, 12]],
+        "turns": 1,
     },
-    {"num_clients": 300, "dim": 65, "runs": [["malcom", 0, 8]]},
-    {"num_clients": 1000, "dim": 65, "runs": [["malcom", 0, 6]]},
+    {"num_clients": 300, "dim": 65, "runs": [["malcom", 0, 8]], "turns": 1},
+    {"num_clients": 1000, "dim": 65, "runs": [["malcom", 0, 6]], "turns": 1},
 ]
 
 

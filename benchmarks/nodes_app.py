@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flower_compress import CompressionMod, ManyClientsMod
 from flower_compress.clients import Arrays, gossip_client
 from flower_compress.compressors import Vector
+from flower_compress.wire.arrays import read_array, write_array
 
 from .vectors import random_vector
 
@@ -25,8 +26,8 @@ def _train(msg: Message, _: Context) -> Message:
     record = msg.content["arrays"]
     assert isinstance(record, ArrayRecord)
     ((name, array),) = record.items()
-    w = array.numpy()
-    trained = ArrayRecord({name: Array(w - _update(w.size))})
+    w = read_array(array)
+    trained = ArrayRecord({name: write_array(w - _update(w.size))})
     metrics = MetricRecord({"num-examples": 1})
     return Message(RecordDict({"arrays": trained, "metrics": metrics}), reply_to=msg)
 

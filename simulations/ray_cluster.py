@@ -57,9 +57,7 @@ def choose_clients_per_node(
     """
     if asked:
         return asked
-    from flwr.simulation.ray_transport.ray_actor import pool_size_from_resources
-
-    room = pool_size_from_resources(dict(resources))
+    room = _room(resources)
     # Of Flower's threads each waits for one actor.
     threads = min(_MOST_THREADS, (os.cpu_count() or 1) + _THREADS_MORE)
     actors = min(room, threads)
@@ -76,3 +74,9 @@ def choose_clients_per_node(
         threads,
     )
     return per_node
+
+
+def _room(resources: Mapping[str, float]) -> int:
+    from flwr.simulation.ray_transport.ray_actor import pool_size_from_resources
+
+    return pool_size_from_resources(dict(resources))
