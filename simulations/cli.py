@@ -76,7 +76,7 @@ _Gpus = Annotated[
     float,
     typer.Option(
         help="GPUs that a client of the ray engine takes, a fraction to share one; "
-        "with --device cuda.",
+        "0 for none, and with --device cuda for what the first client takes.",
         rich_help_panel=_RUN,
     ),
 ]

@@ -34,6 +34,7 @@ from flower_compress.testing import InProcessGrid
 
 from .checkpointing import Checkpointing
 from .flower_log import label_log, log_to
+from .gpu_share import choose_gpus, measure_first_client
 from .ray_cluster import choose_clients_per_node, ray_started
 from .records import RoundRecord
 from .runner import run_on_grid
@@ -77,7 +78,8 @@ def run_all(
     workers : int
         With ``"inprocess"``: how many processes share the jobs; 0 for one a core.
     gpus : float
-        With ``"ray"``: GPUs that a client takes, a fraction to share one.
+        With ``"ray"``: GPUs that a client takes, a fraction to share one; 0 for none,
+        and with a device of CUDA for what the first client is measured to take.
     clients_per_node : int
         How many clients share a node of Flower, and its messages; 0 for one, and with
         ``"ray"`` for as many as leave no actor without a node.
@@ -282,10 +284,11 @@ def _run_on_ray(
         for job in jobs:
             run_and_report(grid, job, report, checkpointing)
 
-    resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus}
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
     for job in jobs:
         job.task.optimum()  # No heavy arithmetic while Ray forks its processes.
+    gpus = max(choose_gpus(job, gpus, measure_first_client) for job in jobs)
+    resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus}
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ray_started(options):
         per_node = choose_clients_per_node(clients, resources, clients_per_node)
         try:

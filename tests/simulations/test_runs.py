@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,13 @@ from flower_compress.errors import (
 from simulations import engines, ray_cluster
 from simulations.checkpointing import Checkpointing
 from simulations.experiment import Experiment
+from simulations.gpu_share import GpuMemory, choose_gpus
 from simulations.network import parse_network
 from simulations.ray_cluster import choose_clients_per_node
 from simulations.records import read_rounds
 from simulations.settings import (
     OPTIONS,
+    Problem,
     Settings,
     convert,
     dashed,
@@ -362,11 +365,34 @@ def test_each_actor_has_one_node(
     assert choose_clients_per_node(clients, resources, 7) == 7
 
 
+def test_as_many_actors_share_a_gpu_as_it_has_room_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def took(client_mebi: int, total_gibi: int = 16) -> Callable[..., GpuMemory]:
+        return lambda _: GpuMemory(client_mebi << 20, total_gibi << 30)
+
+    # The device is looked for when the task is made.
+    problem = Problem(task="digits", model="cnn", device="cuda")
+    job = Settings(problem=problem)
+    with caplog.at_level(logging.INFO, "flwr"):
+        # 16 GiB / (1.25 * 1 GiB + 600 MiB) = 8.7
+        assert choose_gpus(job, 0.0, took(1024)) == 0.125
+    assert "8 actors share a GPU of 16.0 GiB: the first client took 1.00" in caplog.text
+    assert choose_gpus(job, 0.0, took(12 << 10)) == 1.0
+    assert choose_gpus(job, 0.0, took(0, 1 << 14)) == 1e-4
+    with pytest.raises(
+        ConfigurationError, match="quarter more does not fit a GPU of 16.0"
+    ):
+        choose_gpus(job, 0.0, took(13 << 10))
+    assert choose_gpus(job, 0.5, took(13 << 10)) == 0.5
+    assert choose_gpus(SMALL, 0.0, took(13 << 10)) == 0.0
+
+
 def test_several_clients_a_node_in_this_process(tmp_path: Path) -> None:
     runs = jobs("mcm", "rand-mcm", seeds=1)
     here = experiment(runs, tmp_path / "alone")
     several = tmp_path / "several"
-    assert experiment(runs, several, workers=2, clients_per_node=3) == here
+    assert experiment(runs, several, clients_per_node=3) == here
     with pytest.raises(ConfigurationError, match="clients_per_node must be a whole"):
         experiment(runs, tmp_path / "wrong", clients_per_node=-1)
 
