@@ -16,7 +16,12 @@ from flwr.serverapp import Grid
 
 from flower_compress.arguments import check_count, check_number
 from flower_compress.errors import CorruptPacket, MissingModError, WrongTypeError
-from flower_compress.wire.building import addressed, new_record_dict, with_content
+from flower_compress.wire.building import (
+    addressed,
+    new_record_dict,
+    new_reply,
+    with_content,
+)
 from flower_compress.wire.bundle import (
     Request,
     asking_content,
@@ -110,7 +115,7 @@ class ManyClientsGrid(WrappedGrid):
         self._clients: dict[int, list[int]] = {}  # of the nodes that are known
         self._hosts: dict[int, _Host] = {}
         self._asked: dict[str, tuple[int, float]] = {}  # nodes, and when, by message
-        self._refused: dict[int, str] = {}
+        self._refused: dict[int, tuple[str, float]] = {}  # why, and when
         # By the id of the message to a node: what was sent to its clients with it.
         self._sent: dict[str, list[Message]] = {}
         self._sent_with: dict[str, str] = {}  # The same the other way, by their ids.
@@ -130,7 +135,7 @@ class ManyClientsGrid(WrappedGrid):
                 f"{len(node_ids)} of {len(node_ids)} nodes do not answer as several "
                 "clients: put ManyClientsMod first in the client app, "
                 "ClientApp(mods=[ManyClientsMod(), ...]). Node "
-                f"{node_ids[0]}: {self._refused[node_ids[0]]}"
+                f"{node_ids[0]}: {self._refused[node_ids[0]][0]}"
             )
         return [client for clients in found for client in clients]
 
@@ -152,6 +157,9 @@ class ManyClientsGrid(WrappedGrid):
         for message_id, (_, since) in list(self._asked.items()):
             if now - since > self._timeout:  # It may have been lost.
                 del self._asked[message_id]
+        for node_id, (_, since) in list(self._refused.items()):
+            if now - since > self._timeout:  # It may have another app by now.
+                del self._refused[node_id]
         waiting = {node_id for node_id, _ in self._asked.values()}
         known = self._clients.keys() | self._refused.keys() | waiting
         messages = [
@@ -161,15 +169,21 @@ class ManyClientsGrid(WrappedGrid):
         ]
         if not messages:
             return
-        if self._clients:
-            self._grid.push_messages(messages)
-            replies: Iterable[Message] = []
-        else:
+        replies: Iterable[Message] = []
+        if not self._clients or not self._push(messages):
             replies = self._grid.send_and_receive(messages, timeout=self._timeout)
         for message in messages:
             metadata = message.metadata
             self._asked[metadata.message_id] = metadata.dst_node_id, now
         self._take(replies)
+
+    def _push(self, messages: list[Message]) -> bool:
+        """Send messages and do not wait; False for a grid that cannot."""
+        try:
+            self._grid.push_messages(messages)
+        except NotImplementedError:
+            return False
+        return True
 
     def _take(self, replies: Iterable[Message]) -> None:
         for reply in replies:
@@ -179,11 +193,13 @@ class ManyClientsGrid(WrappedGrid):
             node_id, _ = asked
             try:
                 if reply.has_error():
+                    if reply.metadata.src_node_id != node_id:
+                        continue  # The SuperLink's own, which says nothing of the app.
                     reason = reply.error.reason or f"error {reply.error.code}"
                     raise CorruptPacket(reason)
                 where = read_where(reply.content)
             except CorruptPacket as error:
-                self._refused[node_id] = str(error)
+                self._refused[node_id] = str(error), time.monotonic()
                 _log.warning("node %d is left out: %s", node_id, error)
                 continue
             self._add(node_id, where)
@@ -345,7 +361,10 @@ def _client_id(node_id: int, number: int) -> int:
 def _reply(
     message: Message, answer: RecordDict | Error, bundle: Message, number: int
 ) -> Message:
-    reply = Message(answer, reply_to=message)
+    if isinstance(answer, Error):
+        reply = Message(answer, reply_to=message)
+    else:
+        reply = new_reply(message, answer)
     came = bundle.metadata
     changes = {
         "_message_id": f"{came.message_id}/{number}",

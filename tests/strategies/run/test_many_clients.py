@@ -22,6 +22,7 @@ from flwr.app import (
     UserConfig,
 )
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
@@ -40,6 +41,7 @@ from flower_compress.strategies import (
 )
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import FaultyGrid, InProcessGrid, RandomFaults
+from flower_compress.testing.messages import superlink_error
 from flower_compress.wire.bundle import BUNDLE_KEY
 from tests.cases import in_one_test
 from tests.strategies.problem import (
@@ -201,14 +203,16 @@ def test_what_a_client_raises_is_its_own_error_and_leaves_its_state() -> None:
 
 
 class Losing(InProcessGrid):
-    """Loses what is sent to its second node, and can hide nodes."""
+    """Loses what is sent to its second node; can hide nodes, and find none."""
 
-    loses, hidden = True, 0
+    loses, hidden, fails = True, 0, False
 
     def get_node_ids(self) -> Iterable[int]:
         return [*super().get_node_ids()][self.hidden :]
 
     def send_and_receive(self, messages: Iterable[Message], **how: Any) -> Any:
+        if self.fails:
+            return [superlink_error(message) for message in messages]
         sent = [m for m in messages if m.metadata.dst_node_id != 1002 or not self.loses]
         return super().send_and_receive(sent, **how)
 
@@ -244,6 +248,24 @@ def test_nodes_that_join_and_leave_are_followed() -> None:
     # Whoever asks later, as a resumed server, finds the same clients.
     nodes.hidden = 0
     assert list(many_clients(nodes, PER_NODE, NUM_CLIENTS).get_node_ids()) == joined
+
+
+def test_an_error_of_the_superlink_says_nothing_of_the_app() -> None:
+    nodes = Losing(CountingApp().app, NUM_NODES)
+    nodes.loses, nodes.fails = False, True
+    grid = many_clients(nodes, PER_NODE, NUM_CLIENTS)
+    assert list(grid.get_node_ids()) == []
+    nodes.fails = False
+    clients = list(grid.get_node_ids())
+    assert len(clients) == NUM_CLIENTS
+    nodes.fails = True
+    messages = [Message(nothing(), client, MessageType.TRAIN) for client in clients]
+    replies = list(grid.send_and_receive(messages))
+    code = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+    assert [reply.error.code for reply in replies] == [code] * NUM_CLIENTS
+    # It comes from no client, as one about a node of its own.
+    sources = {reply.metadata.src_node_id for reply in replies}
+    assert sources.isdisjoint(clients)
 
 
 def test_replies_can_be_pulled() -> None:
