@@ -211,10 +211,9 @@ class Losing(InProcessGrid):
         return [*super().get_node_ids()][self.hidden :]
 
     def send_and_receive(self, messages: Iterable[Message], **how: Any) -> Any:
-        if self.fails:
-            return [superlink_error(message) for message in messages]
         sent = [m for m in messages if m.metadata.dst_node_id != 1002 or not self.loses]
-        return super().send_and_receive(sent, **how)
+        replies = super().send_and_receive(sent, **how)
+        return [superlink_error(m) for m in sent] if self.fails else replies
 
 
 def nothing() -> RecordDict:
