@@ -43,6 +43,7 @@ __all__ = ["GossipMod"]
 
 _log = getLogger("flwr")
 _ESTIMATE_BYTES = 8
+_VECTOR_BYTES = 4
 _USUAL_ESTIMATES = 2
 """A node's own, and the sum of its neighbours'."""
 
@@ -116,8 +117,13 @@ class GossipMod(ClientMod[GossipState]):
             return _ask_for_contract(msg, key, delivery)
         contract = GossipContract.from_bytes(state.contract)
         algorithm = algorithm_of(contract)
-        further = contract.num_estimates(len(algorithm.phases)) - _USUAL_ESTIMATES
+        num_phases = len(algorithm.phases)
+        estimates = contract.num_estimates(num_phases)
+        further = estimates - _USUAL_ESTIMATES
         self._require_room(contract.layout, _ESTIMATE_BYTES * further)
+        kept = _ESTIMATE_BYTES * estimates if contract.keeps_estimates else 0
+        kept += _VECTOR_BYTES * num_phases
+        self._store.require_room(context, kept * contract.layout.dim)
         if delivery.dim != contract.layout.dim:
             raise CorruptPacket(
                 f"expected vectors of length {contract.layout.dim}, got {delivery.dim}"
