@@ -479,6 +479,7 @@ def test_a_draw_depends_on_the_key_alone(device: Any) -> None:
     torch.random.set_rng_state(before)
     others = [
         STREAM.at(3),
+        STREAM.of_part(1),
         Stream(12, Purpose.UPLINK, 5, 2),
         Stream(11, Purpose.DOWNLINK, 5, 2),
         Stream(11, Purpose.UPLINK, 6, 2),
@@ -556,7 +557,8 @@ def test_divisions_are_correctly_rounded(device: Any) -> None:
 
 # --- Lengths --------------------------------------------------------------------------
 
-ALPHABETS = ((0, 0), (0, 1), (-1, 1), (-1, 2), (0, 5), (-9, 9), (-200, 300))
+# Magnitudes up to 8 are nested supports, excesses come after them.
+ALPHABETS = ((0, 0), (0, 1), (-1, 1), (-1, 2), (0, 8), (-9, 9), (-200, 300))
 
 
 def make_symbols(kind: str, dim: int, low: int, high: int) -> Symbols:
