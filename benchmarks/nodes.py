@@ -212,9 +212,7 @@ def _figure(rows: list[Row]) -> bytes:
         ("a node of Flower each", alone, "#D55E00", "s"),
     ):
         at = [row["num_clients"] for row in drawn]
-        seconds = [
-            (row["driver_cpu_ms"] + row["actors_cpu_ms"]) / 1e3 for row in drawn
-        ]
+        seconds = [(row["driver_cpu_ms"] + row["actors_cpu_ms"]) / 1e3 for row in drawn]
         mebi = [row["driver_mib"] + row["actors_mib"] for row in drawn]
         time_axes.plot(at, seconds, color=colour, marker=marker, label=name)
         memory_axes.plot(at, mebi, color=colour, marker=marker, label=name)

@@ -389,7 +389,7 @@ def test_as_many_actors_share_a_gpu_as_it_has_room_for(
 
 
 def test_several_clients_a_node_in_this_process(tmp_path: Path) -> None:
-    runs = jobs("mcm", "rand-mcm", seeds=1)
+    runs = jobs("mcm", seeds=1)
     here = experiment(runs, tmp_path / "alone")
     several = tmp_path / "several"
     assert experiment(runs, several, clients_per_node=3) == here
