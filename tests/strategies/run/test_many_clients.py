@@ -378,7 +378,8 @@ def test_what_several_clients_are_sent_is_in_the_message_once() -> None:
 
 def test_long_states_of_a_nodes_clients_share_what_is_equal() -> None:
     shared = np.random.default_rng(0).bytes(5 << 17)
-    own = [np.random.default_rng(1 + i).bytes((3 << 17) + i) for i in range(3)]
+    # Of the same beginning, as vectors that begin with zeros.
+    own = [bytes(99) + np.random.default_rng(i).bytes((3 << 17) + i) for i in range(3)]
     kept = RecordDict({"mine": ConfigRecord({"x": 1})})
     state = NodeState(kept)
     for client in range(3):
