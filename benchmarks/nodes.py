@@ -62,8 +62,8 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def _lacks() -> str | None:
-    return lacks() or (None if find_spec("ray") else "Ray")
+def _lacks(settings: Settings) -> str | None:
+    return lacks(settings) or (None if find_spec("ray") else "Ray")
 
 
 def _measure(_: Settings, row: dict[str, Any]) -> list[Row]:

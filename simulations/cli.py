@@ -72,6 +72,15 @@ _Workers = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+_Threads = Annotated[
+    int,
+    typer.Option(
+        help="Clients of the inprocess engine that compute at a time; 0 for one a core "
+        "where clients train networks and that is faster. Models stay the same bytes.",
+        min=0,
+        rich_help_panel=_RUN,
+    ),
+]
 _Gpus = Annotated[
     float,
     typer.Option(
@@ -178,6 +187,7 @@ def run(
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
     clients_per_node: _ClientsPerNode = 0,
+    threads: _Threads = 0,
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
     link: _Link = "",
@@ -196,6 +206,7 @@ def run(
         engine,
         gpus=gpus,
         clients_per_node=clients_per_node,
+        threads=threads,
         link=link,
         checkpoint_every=checkpoint_every,
         resume=resume,
@@ -221,6 +232,7 @@ def compare(
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
     clients_per_node: _ClientsPerNode = 0,
+    threads: _Threads = 0,
     workers: _Workers = 0,
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
@@ -250,6 +262,7 @@ def compare(
         engine,
         gpus=gpus,
         clients_per_node=clients_per_node,
+        threads=threads,
         workers=workers,
         link=link,
         checkpoint_every=checkpoint_every,
@@ -300,6 +313,7 @@ def reproduce(
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
     clients_per_node: _ClientsPerNode = 0,
+    threads: _Threads = 0,
     workers: _Workers = 0,
     checkpoint_every: _CheckpointEvery = 100,
     resume: _Resume = False,
@@ -318,16 +332,18 @@ def reproduce(
         return
     reproduction = load_reproduction(name, quick=quick)
     if reproduction.timed:
-        for option, value in (
+        given = (
             ("workers", workers),
+            ("threads", threads),
             ("engine", engine),
             ("clients-per-node", clients_per_node),
-        ):
+        )
+        for option, value in given:
             if value not in (0, 1, "inprocess"):
                 raise ConfigurationError(
                     f"{name} measures time, in one process: leave {option} out"
                 )
-        workers = 1
+        workers = threads = 1
     jobs = reproduction.jobs(
         seeds=seeds, rounds=rounds, task=task or "", data=data, device=device
     )
@@ -337,6 +353,7 @@ def reproduce(
         engine,
         gpus=gpus,
         clients_per_node=clients_per_node,
+        threads=threads,
         workers=workers,
         link=link,
         checkpoint_every=checkpoint_every,
@@ -392,9 +409,11 @@ def _run(
     link: str,
     clients_per_node: int,
     workers: int = 1,
+    threads: int = 0,
     **options: Any,
 ) -> None:
-    for name, only in (("workers", "inprocess"), ("gpus", "ray")):
+    inprocess = "inprocess"
+    for name, only in (("workers", inprocess), ("threads", inprocess), ("gpus", "ray")):
         if _given([name]) and engine != only:
             raise ConfigurationError(
                 f"{name} goes with engine {only}, not with engine {engine}: leave it "
@@ -404,7 +423,11 @@ def _run(
     experiment = Experiment(jobs, out, link=network, **options)
     try:
         experiment.run(
-            engine, workers=workers, gpus=gpus, clients_per_node=clients_per_node
+            engine,
+            workers=workers,
+            threads=threads,
+            gpus=gpus,
+            clients_per_node=clients_per_node,
         )
     except KeyboardInterrupt:
         _say_how_to_go_on(experiment)

@@ -31,6 +31,7 @@ from flower_compress.errors import (
 from flower_compress.links import share_decoding
 from flower_compress.strategies import many_clients
 from flower_compress.testing import InProcessGrid
+from flower_compress.testing.deliveries import num_cores
 
 from .checkpointing import Checkpointing
 from .flower_log import label_log, log_to
@@ -39,6 +40,7 @@ from .ray_cluster import choose_clients_per_node, ray_started
 from .records import RoundRecord
 from .runner import run_on_grid
 from .settings import Settings
+from .tasks import OF_TORCH
 
 __all__ = ["ENGINES", "Report", "run_all", "run_and_report", "set_pull_interval"]
 
@@ -59,6 +61,7 @@ def run_all(
     checkpointing: Checkpointing,
     *,
     workers: int = 0,
+    threads: int = 0,
     gpus: float = 0.0,
     clients_per_node: int = 0,
     log: Path | None = None,
@@ -77,6 +80,10 @@ def run_all(
         How the runs are saved.
     workers : int
         With ``"inprocess"``: how many processes share the jobs; 0 for one a core.
+    threads : int
+        With ``"inprocess"``: how many clients of a run compute at a time; 0 for one a
+        core where that is faster, if one process has the cores to itself and clients
+        train networks there.
     gpus : float
         With ``"ray"``: GPUs that a client takes, a fraction to share one; 0 for none,
         and with a device of CUDA for what the first client is measured to take.
@@ -98,33 +105,47 @@ def run_all(
         with log_to(log):
             _run_on_ray(jobs, report, checkpointing, gpus, clients_per_node)
     elif engine == "inprocess":
-        workers = min(len(jobs), workers or _num_cores())
+        workers = min(len(jobs), workers or num_cores())
         if workers <= 1:
             with log_to(log):
                 for job in jobs:
-                    _run_in_process(job, report, checkpointing, clients_per_node)
+                    _run_in_process(
+                        job, report, checkpointing, threads, clients_per_node
+                    )
         else:
-            run = partial(
-                _work, checkpointing=checkpointing, per_node=clients_per_node, log=log
+            work = partial(
+                _work,
+                checkpointing=checkpointing,
+                threads=threads or 1,
+                per_node=clients_per_node,
+                log=log,
             )
-            _run_in_workers(jobs, report, run, workers)
+            _run_in_workers(jobs, report, work, workers)
     else:
         raise UnknownNameError("engine", engine, ENGINES)
 
 
 def _run_in_process(
-    job: Settings, report: Report, checkpointing: Checkpointing, per_node: int
+    job: Settings,
+    report: Report,
+    checkpointing: Checkpointing,
+    threads: int,
+    per_node: int,
 ) -> None:
     from .client_app import app, dispatch
 
+    if not threads and (
+        job.problem.task not in OF_TORCH or job.problem.device != "cpu"
+    ):
+        threads = 1  # Elsewhere clients would wait for each other.
     clients = job.problem.clients
     with share_decoding(_SHARED_BYTES), _seldom_collected():
         grid: Grid
         if per_node > 1:
-            nodes = InProcessGrid(app, -(-clients // per_node))
+            nodes = InProcessGrid(app, -(-clients // per_node), threads=threads)
             grid = many_clients(nodes, per_node, clients)
         else:
-            grid = InProcessGrid(dispatch, clients)
+            grid = InProcessGrid(dispatch, clients, threads=threads)
         run_and_report(grid, job, report, checkpointing)
 
 
@@ -141,12 +162,6 @@ def _seldom_collected() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_and_report(
@@ -198,6 +213,7 @@ def _work(
     events: Queue[_Event],
     *,
     checkpointing: Checkpointing,
+    threads: int,
     per_node: int,
     log: Path | None,
 ) -> None:
@@ -210,7 +226,7 @@ def _work(
     gc.freeze()  # What is loaded by now stays; no need to look at it again and again.
     try:
         with log_to(log):
-            _run_in_process(job, report, checkpointing, per_node)
+            _run_in_process(job, report, checkpointing, threads, per_node)
     finally:
         gc.unfreeze()
 

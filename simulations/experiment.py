@@ -187,6 +187,7 @@ class Experiment:
         engine: str,
         *,
         workers: int = 0,
+        threads: int = 0,
         gpus: float = 0.0,
         clients_per_node: int = 0,
     ) -> Path:
@@ -196,7 +197,7 @@ class Experiment:
 
         Parameters
         ----------
-        engine, workers, gpus, clients_per_node
+        engine, workers, threads, gpus, clients_per_node
             See :func:`simulations.engines.run_all`.
         """
         with self:
@@ -206,6 +207,7 @@ class Experiment:
                 self.report,
                 self.checkpointing,
                 workers=workers,
+                threads=threads,
                 gpus=gpus,
                 clients_per_node=clients_per_node,
                 log=self.log,
