@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compiled import compiled
 from ..errors import CorruptPacket
 from .symbols import Integers, nonzero_mask
 
@@ -76,6 +77,11 @@ class Packing:
         """Number of values b^g that a packed byte can have."""
         return int(self.base**self.group)
 
+    @property
+    def _is_bytes(self) -> bool:
+        """Whether there is nothing but digits."""
+        return self.shift == 0 and self.base > 1
+
     def num_bytes(self, count: int) -> int:
         """Return the number of bytes that hold the digits of `count` symbols."""
         return -(-count // self.group) if self.base > 1 else 0
@@ -86,6 +92,16 @@ class Packing:
 
     def pack(self, values: Integers) -> tuple[Bytes, Bytes, Integers]:
         """Return the low bits and the digits of `values`, and what was escaped."""
+        fast = compiled("packing", values.size) if self._is_bytes else None
+        if fast is not None and values.flags.c_contiguous:
+            packed = np.empty(self.num_bytes(values.size), dtype=np.uint8)
+            gap = np.int32(self.gap)
+            size = self.low, self.base, self.group, BLOCK_BYTES
+            count = fast.pack(values, packed, *size, gap, self.escape)
+            left = np.empty(count, dtype=values.dtype)
+            if count:
+                fast.escapes(values, self.low, self.base, gap, left)
+            return packed[:0], packed, left
         group, escaped = self.group, []
         step = group * BLOCK_BYTES
         packed = np.empty(self.num_bytes(values.size), dtype=np.uint8)
@@ -143,6 +159,19 @@ class Packing:
             If a byte holds no g digits, or a digit or bit past the end is not 0.
         """
         group, base = self.group, self.base
+        fast = compiled("packing", values.size) if self._is_bytes else None
+        if fast is not None and values.flags.c_contiguous:
+            how = base, group, BLOCK_BYTES
+            gap = np.int32(self.gap)
+            count = fast.unpack(packed, values, self.low, *how, gap, self.escape)
+            if count == -1:
+                raise CorruptPacket(f"a packed byte is not below {base}^{group}")
+            if count == -2:
+                raise CorruptPacket("a packed digit past the end is not 0")
+            escapes = np.empty(count, dtype=np.int64)
+            if count:
+                fast.places(packed, values.size, *how, escapes)
+            return escapes
         if int(packed.max(initial=0)) >= self.num_byte_values:
             raise CorruptPacket(f"a packed byte is not below {base}^{group}")
         step = group * BLOCK_BYTES

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...coding.bits import FEW
+from ...compiled import compiled
 from .numpy_blocks import BLOCK, blocks, column, integer_column, of_rows, row_buffers
 from .ops import Array, no_level
 
@@ -24,6 +25,12 @@ def scaled(
     scales = column(scales)
     shifts = None if offsets is None else column(offsets)
     result = np.empty((rows, width), dtype=np.float32)
+    fast = compiled("rounding", result.size)
+    if fast is not None and integers.flags.c_contiguous:
+        fast.scale_table(
+            integers, *_each_row(scales, shifts, dither), dither, result
+        )
+        return result
     if dither is not None:
         dither = dither.reshape(rows, width)
     if result.size <= BLOCK:
@@ -51,6 +58,13 @@ def scaled_from_zero(
         return _look_up(integers, below, scales, offsets, highest)
     scales, shifts = column(scales), column(offsets)
     result = np.empty((rows, width), dtype=np.float32)
+    fast = compiled("rounding", result.size)
+    if fast is not None and integers.flags.c_contiguous:
+        first = np.asarray(below, dtype=np.int32).reshape(-1)
+        each = _each_row(scales, shifts, dither)
+        if not fast.scale_from_zero(integers, first, *each, highest, dither, result):
+            raise no_level(highest)
+        return result
     if dither is not None:
         dither = dither.reshape(rows, width)
     for r, c in blocks(rows, width):
@@ -66,6 +80,18 @@ def scaled_from_zero(
         if np.count_nonzero(block) < block.size:
             value[block == 0] = 0.0
     return result
+
+
+def _each_row(
+    scales: Array, shifts: Array | None, dither: Array | None
+) -> tuple[Array, Array | None]:
+    """Return a scale and a shift for each row, flat; the scale of half a dither."""
+    if dither is not None:
+        scales = scales * np.float32(2.0**-17)
+    flat = np.asarray(scales, dtype=np.float32).reshape(-1)
+    if shifts is None:
+        return flat, None
+    return flat, np.asarray(shifts, dtype=np.float32).reshape(-1)
 
 
 def _scale(

@@ -1,0 +1,81 @@
+"""The optional compiled path: what NumPy cannot fuse, bit for bit the same.
+
+With the extra ``fast`` (numba, which compiles Python for the processor at hand) long
+vectors go through the functions of this package in place of NumPy's. Every float
+operation is the same one in the same order, none fused and none reordered, so packets
+and vectors do not change by a bit. Nothing needs it: without numba, for short vectors
+and with ``FLOWER_COMPRESS_COMPILED=0`` in the environment NumPy does all of it.
+
+numba rather than an extension module: the wheel stays one for every machine, and what
+is compiled uses the vector units that are there. It is imported by the first long
+vector, not by ``import flower_compress``; what it compiled is kept on disk, beside this
+package or where numba keeps what has no such place. One thread, without the
+interpreter's lock: cores are for other clients.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+__all__ = ["SHORTEST", "SWITCH", "compiled"]
+
+SWITCH = "FLOWER_COMPRESS_COMPILED"
+"""The environment variable; 0, off, no or false turns the compiled path off."""
+
+FIRST = 1 << 16
+"""So many entries and more load numba and what it compiled: about a second, once."""
+
+SHORTEST = 1 << 11
+"""Once it is loaded, so many entries and more take the compiled path."""
+
+_OFF = {"0", "off", "no", "false"}
+_LOGGER = logging.getLogger("flower_compress")
+
+
+class _Loader:
+    """Loads the modules of this package when they are first asked for."""
+
+    def __init__(self) -> None:
+        # Dithers and packed bytes are read as little-endian words.
+        off = os.environ.get(SWITCH, "").strip().lower() in _OFF
+        self.may_load = not off and sys.byteorder == "little"
+        self.modules: dict[str, ModuleType] = {}
+
+    def module(self, name: str) -> Any:
+        """Return a module, or None where numba cannot be loaded."""
+        try:
+            found = import_module(f".{name}", __name__)
+        except ImportError as error:
+            self.may_load = False
+            self.modules.clear()
+            level = logging.DEBUG if error.name == "numba" else logging.WARNING
+            _LOGGER.log(level, "no compiled path, NumPy does all of it: %s", error)
+            return None
+        self.modules[name] = found
+        return found
+
+
+_LOADER = _Loader()
+
+
+def compiled(name: str, size: int) -> Any:
+    """Return the module of compiled functions of that name, or None for NumPy's path.
+
+    Parameters
+    ----------
+    name : str
+        A module of this package.
+    size : int
+        Number of entries to work on: few do not pay for loading, nor for the calls.
+    """
+    if size < SHORTEST:
+        return None
+    module = _LOADER.modules.get(name)
+    if module is None and _LOADER.may_load and (size >= FIRST or _LOADER.modules):
+        return _LOADER.module(name)
+    return module
