@@ -95,12 +95,12 @@ class Packing:
         fast = compiled("packing", values.size) if self._is_bytes else None
         if fast is not None and values.flags.c_contiguous:
             packed = np.empty(self.num_bytes(values.size), dtype=np.uint8)
-            gap = np.int32(self.gap)
+            gap = self.gap
             size = self.low, self.base, self.group, BLOCK_BYTES
             count = fast.pack(values, packed, *size, gap, self.escape)
-            left = np.empty(count, dtype=values.dtype)
+            left = values[:0]
             if count:
-                fast.escapes(values, self.low, self.base, gap, left)
+                left = fast.escapes(values, self.low, self.base, gap, count)
             return packed[:0], packed, left
         group, escaped = self.group, []
         step = group * BLOCK_BYTES
@@ -162,7 +162,7 @@ class Packing:
         fast = compiled("packing", values.size) if self._is_bytes else None
         if fast is not None and values.flags.c_contiguous:
             how = base, group, BLOCK_BYTES
-            gap = np.int32(self.gap)
+            gap = self.gap
             count = fast.unpack(packed, values, self.low, *how, gap, self.escape)
             if count == -1:
                 raise CorruptPacket(f"a packed byte is not below {base}^{group}")

@@ -12,12 +12,54 @@ import numpy as np
 
 from .jit import kernel
 
-__all__ = ["pack", "unpack"]
+__all__ = ["escapes", "pack", "places", "unpack"]
+
+
+_BLOCK = 1 << 12
 
 
 @kernel
+def _pack(
+    values: Any, out: Any, work: Any, offset: Any, last: Any, group: int, gap: bool,
+    escape: bool,
+) -> int:
+    """Write the bytes of blocks as long as `work` is for each run; see :func:`pack`."""
+    block, times = work.size, np.uint8(last + 1)
+    escaped, zero = 0, values[0] - values[0]
+    for start in range(0, values.size, group * block):
+        part = values[start : start + group * block]
+        size = -(-part.size // group)
+        to = out[start // group : start // group + size]
+        to[:] = 0
+        for k in range(group - 1, -1, -1):
+            run = part[k * size : (k + 1) * size]
+            u, sums = work[: run.size], to[: run.size]
+            # In the unsigned dtype of the symbols: what lies below the window wraps
+            # around to far above it.
+            if gap:
+                for i in range(u.size):
+                    u[i] = run[i] - (run[i] > zero) - offset
+            else:
+                for i in range(u.size):
+                    u[i] = run[i] - offset
+            if escape:
+                if gap:
+                    for i in range(u.size):
+                        u[i] = last if run[i] == zero else u[i]
+                some = np.int32(0)
+                for i in range(u.size):
+                    u[i] = min(u[i], last)
+                    some += np.int32(u[i] == last)
+                escaped += some
+            for i in range(sums.size):
+                sums[i] = sums[i] * times + u[i]
+            for i in range(run.size, size):
+                to[i] *= times
+    return escaped
+
+
 def pack(
-    values: Any, out: Any, low: int, base: int, group: int, block: int, gap: Any,
+    values: Any, out: Any, low: int, base: int, group: int, block: int, gap: bool,
     escape: bool,
 ) -> int:
     """Write the bytes of `values` to `out`; return how many of them were escaped.
@@ -25,69 +67,75 @@ def pack(
     Parameters
     ----------
     values : NDArray, signed integer
-        Symbols, flat, contiguous.
+        Symbols, flat, contiguous, at least one.
     out : NDArray[np.uint8]
         Room for them: a byte for each `group`.
     low, base, group : int
         As in Packing.
     block : int
         Bytes of a block.
-    gap : np.int32
-        1 if symbols above zero move one down.
-    escape : bool
-        Whether the last digit stands for what has none.
+    gap, escape : bool
+        As in Packing.
     """
-    last, low32 = np.uint32(base - 1), np.int32(low)
-    times, zero = np.uint8(base), np.int32(0)
-    escaped = 0
-    digits = np.empty(block, dtype=np.uint8)
-    for start in range(0, values.size, group * block):
-        part = values[start : start + group * block]
-        size = -(-part.size // group)
-        to = out[start // group : start // group + size]
-        for k in range(group - 1, -1, -1):
-            run = part[k * size : (k + 1) * size]
-            here = digits[: run.size]
-            for i in range(run.size):
-                v = np.int32(run[i])
-                # What lies below the window wraps around to far above it.
-                u = np.uint32(v - gap * np.int32(v > zero) - low32)
-                if escape:
-                    if gap and v == zero:
-                        u = last
-                    u = min(u, last)
-                here[i] = np.uint8(u)
-            if escape:
-                count = 0
-                for i in range(run.size):
-                    count += np.uint8(here[i] == np.uint8(last))
-                escaped += count
-            if k == group - 1:
-                to[:] = 0
-                to[: run.size] = here
-            else:
-                for i in range(run.size):
-                    to[i] = to[i] * times + here[i]
-                for i in range(run.size, size):
-                    to[i] = to[i] * times
-    return escaped
+    unsigned = np.dtype(f"u{values.itemsize}").type
+    work = np.empty(block, dtype=unsigned)
+    offset = unsigned(low % 2 ** (8 * values.itemsize))
+    last = unsigned(base - 1)
+    return int(_pack(values, out, work, offset, last, group, gap, escape))
 
 
 @kernel
-def escapes(values: Any, low: int, base: int, gap: Any, out: Any) -> None:
-    """Write the symbols that have no digit below base - 1 to `out`, in their order."""
-    place, last, low32 = 0, np.uint32(base - 1), np.int32(low)
-    for i in range(values.size):
-        v = np.int32(values[i])
-        u = np.uint32(v - gap * np.int32(v > 0) - low32)
-        if u >= last or (gap and v == 0):
-            out[place] = values[i]
+def _collect(flags: Any, start: int, out: Any, place: int) -> int:
+    """Write start + i for each flag i that is set, eight looked at at a time."""
+    eights = flags[: flags.size // 8 * 8].view(np.uint64)
+    for n in range(eights.size):
+        if eights[n]:
+            for i in range(8 * n, 8 * n + 8):
+                if flags[i] and place < out.size:
+                    out[place] = start + i
+                    place += 1
+    for i in range(eights.size * 8, flags.size):
+        if flags[i] and place < out.size:
+            out[place] = start + i
             place += 1
+    return place
+
+
+@kernel
+def _escapes(
+    values: Any, work: Any, offset: Any, last: Any, gap: bool, out: Any
+) -> None:
+    place, zero = 0, values[0] - values[0]
+    flags = np.empty(work.size, dtype=np.uint8)
+    for start in range(0, values.size, work.size):
+        run = values[start : start + work.size]
+        u, flag = work[: run.size], flags[: run.size]
+        if gap:
+            for i in range(u.size):
+                u[i] = run[i] - (run[i] > zero) - offset
+            for i in range(u.size):
+                flag[i] = (u[i] >= last) | (run[i] == zero)
+        else:
+            for i in range(u.size):
+                u[i] = run[i] - offset
+            for i in range(u.size):
+                flag[i] = u[i] >= last
+        place = _collect(flag, start, out, place)
+
+
+def escapes(values: Any, low: int, base: int, gap: bool, count: int) -> Any:
+    """Return the `count` symbols that have no digit below base - 1, in their order."""
+    unsigned = np.dtype(f"u{values.itemsize}").type
+    work = np.empty(_BLOCK, dtype=unsigned)
+    offset = unsigned(low % 2 ** (8 * values.itemsize))
+    found = np.zeros(count, dtype=np.int64)
+    _escapes(values, work, offset, unsigned(base - 1), gap, found)
+    return values[found]
 
 
 @kernel
 def unpack(
-    packed: Any, values: Any, low: int, base: int, group: int, block: int, gap: Any,
+    packed: Any, values: Any, low: int, base: int, group: int, block: int, gap: bool,
     escape: bool,
 ) -> int:
     """Write the symbols that bytes hold; return how many are escaped.
@@ -95,9 +143,9 @@ def unpack(
     Or -1 if a byte holds no `group` digits, -2 if a digit past the end is not 0.
     Arguments as those of :func:`pack`.
     """
-    most, escaped = np.uint32(base), 0
+    most, escaped, zero = np.uint16(base), 0, values[0] - values[0]
     bound = base**group
-    last, low32 = np.uint8(base - 1), np.int32(low)
+    last = np.uint8(base - 1)
     # floor(x / base) for every byte x.
     inverse = np.uint32((65536 + base - 1) // base)
     rest = np.empty(block, dtype=np.uint8)
@@ -110,39 +158,52 @@ def unpack(
     for start in range(0, values.size, group * block):
         part = values[start : start + group * block]
         size = -(-part.size // group)
-        rest[:size] = packed[start // group : start // group + size]
+        x, digit = rest[:size], digits[:size]
+        x[:] = packed[start // group : start // group + size]
         for k in range(group):
-            for i in range(size):
-                x = np.uint32(rest[i])
-                q = (x * inverse) >> np.uint32(16)
-                digits[i] = np.uint8(x - q * most)
-                rest[i] = np.uint8(q)
+            if k < group - 1:
+                for i in range(x.size):
+                    q = np.uint8((np.uint32(x[i]) * inverse) >> np.uint32(16))
+                    digit[i] = x[i] - q * most
+                    x[i] = q
+            else:
+                digit[:] = x
             run = part[k * size : (k + 1) * size]
             for i in range(run.size, size):
                 if digits[i]:
                     return -2
             if escape:
+                some = np.int32(0)
                 for i in range(run.size):
-                    escaped += digits[i] == last
+                    some += np.int32(digit[i] == last)
+                escaped += some
             for i in range(run.size):
-                v = np.int32(digits[i]) + low32
-                run[i] = v + gap * np.int32(v >= 0)
+                run[i] = digit[i] + low
+            if gap:
+                for i in range(run.size):
+                    run[i] = run[i] + (run[i] >= zero)
     return escaped
 
 
 @kernel
 def places(packed: Any, count: int, base: int, group: int, block: int, out: Any) -> None:
     """Write where the digit base - 1 is among `count`, ascending."""
-    place = 0
+    place, last = 0, np.uint8(base - 1)
+    most, inverse = np.uint16(base), np.uint32((65536 + base - 1) // base)
     rest = np.empty(block, dtype=np.uint8)
+    found = np.empty(block, dtype=np.uint8)
     for start in range(0, count, group * block):
         left = min(group * block, count - start)
         size = -(-left // group)
-        rest[:size] = packed[start // group : start // group + size]
+        x, flags = rest[:size], found[:size]
+        x[:] = packed[start // group : start // group + size]
         for k in range(group):
-            for i in range(min(size, left - k * size)):
-                if rest[i] % base == base - 1:
-                    out[place] = start + k * size + i
-                    place += 1
-            for i in range(size):
-                rest[i] = rest[i] // base
+            some = np.uint8(0)
+            for i in range(x.size):
+                q = np.uint8((np.uint32(x[i]) * inverse) >> np.uint32(16))
+                flags[i] = np.uint8(x[i] - q * most) == last
+                some |= flags[i]
+                x[i] = q
+            if some:
+                end = max(0, min(size, left - k * size))
+                place = _collect(flags[:end], start + k * size, out, place)

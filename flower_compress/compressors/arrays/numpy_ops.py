@@ -23,10 +23,10 @@ from .numpy_rotation import rotate, rotate_scaled_back, round_rotated
 from .numpy_rounding import round_table
 from .numpy_sums import (
     add_magnitudes,
-    add_squares,
     extremes,
     moments,
     row_sums,
+    squares,
     tails,
 )
 from .numpy_top_k import top_k
@@ -69,7 +69,7 @@ class NumpyOps(ArrayOps):
         return int(x.size - np.count_nonzero(finite)), int(np.argmin(finite))
 
     def squares(self, table: Array) -> Array:
-        return row_number(row_sums(table, add_squares))
+        return row_number(squares(table))
 
     def abs_sums(self, table: Array) -> Array:
         return row_number(row_sums(table, add_magnitudes))
@@ -102,8 +102,8 @@ class NumpyOps(ArrayOps):
     def moments(self, table: Array) -> tuple[Array, Array, Array]:
         if table.size <= BLOCK:
             return super().moments(table)
-        low, high, squares = (row_number(x) for x in moments(table))
-        return low + 0.0, high + 0.0, squares
+        low, high, sums = (row_number(x) for x in moments(table))
+        return low + 0.0, high + 0.0, sums
 
     def where(self, condition: Array, yes: Any, no: Any) -> Array:
         if isinstance(condition, bool):
