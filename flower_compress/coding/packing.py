@@ -95,13 +95,9 @@ class Packing:
         fast = compiled("packing", values.size) if self._is_bytes else None
         if fast is not None and values.flags.c_contiguous:
             packed = np.empty(self.num_bytes(values.size), dtype=np.uint8)
-            gap = self.gap
-            size = self.low, self.base, self.group, BLOCK_BYTES
-            count = fast.pack(values, packed, *size, gap, self.escape)
-            left = values[:0]
-            if count:
-                left = fast.escapes(values, self.low, self.base, gap, count)
-            return packed[:0], packed, left
+            how = self.base, self.group, BLOCK_BYTES, self.gap, self.escape
+            places = fast.pack(values, packed, self.low, *how)
+            return packed[:0], packed, values[places]
         group, escaped = self.group, []
         step = group * BLOCK_BYTES
         packed = np.empty(self.num_bytes(values.size), dtype=np.uint8)
@@ -161,17 +157,13 @@ class Packing:
         group, base = self.group, self.base
         fast = compiled("packing", values.size) if self._is_bytes else None
         if fast is not None and values.flags.c_contiguous:
-            how = base, group, BLOCK_BYTES
-            gap = self.gap
-            count = fast.unpack(packed, values, self.low, *how, gap, self.escape)
-            if count == -1:
+            how = base, group, BLOCK_BYTES, self.gap, self.escape
+            found: NDArray[np.int64] | int = fast.unpack(packed, values, self.low, *how)
+            if not isinstance(found, int):
+                return found
+            if found == -1:
                 raise CorruptPacket(f"a packed byte is not below {base}^{group}")
-            if count == -2:
-                raise CorruptPacket("a packed digit past the end is not 0")
-            escapes = np.empty(count, dtype=np.int64)
-            if count:
-                fast.places(packed, values.size, *how, escapes)
-            return escapes
+            raise CorruptPacket("a packed digit past the end is not 0")
         if int(packed.max(initial=0)) >= self.num_byte_values:
             raise CorruptPacket(f"a packed byte is not below {base}^{group}")
         step = group * BLOCK_BYTES

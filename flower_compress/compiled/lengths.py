@@ -46,6 +46,12 @@ def _golomb(magnitudes: Any, size: int, level: int, count: int) -> int:
     if k == 0:
         return total
     M = _parameter(k, size)
+    if M == 1:
+        # A bit for each place up to the last.
+        last = size - 1
+        while (magnitudes[last] >= level) != inside:
+            last -= 1
+        return total + last + 1
     b = _width(M)
     short = 2 * M - (1 << b)
     total += k * b

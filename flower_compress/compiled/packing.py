@@ -9,79 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .jit import kernel
 
-__all__ = ["escapes", "pack", "places", "unpack"]
+__all__ = ["pack", "unpack"]
 
 
-_BLOCK = 1 << 12
-
-
-@kernel
-def _pack(
-    values: Any, out: Any, work: Any, offset: Any, last: Any, group: int, gap: bool,
-    escape: bool,
-) -> int:
-    """Write the bytes of blocks as long as `work` is for each run; see :func:`pack`."""
-    block, times = work.size, np.uint8(last + 1)
-    escaped, zero = 0, values[0] - values[0]
-    for start in range(0, values.size, group * block):
-        part = values[start : start + group * block]
-        size = -(-part.size // group)
-        to = out[start // group : start // group + size]
-        to[:] = 0
-        for k in range(group - 1, -1, -1):
-            run = part[k * size : (k + 1) * size]
-            u, sums = work[: run.size], to[: run.size]
-            # In the unsigned dtype of the symbols: what lies below the window wraps
-            # around to far above it.
-            if gap:
-                for i in range(u.size):
-                    u[i] = run[i] - (run[i] > zero) - offset
-            else:
-                for i in range(u.size):
-                    u[i] = run[i] - offset
-            if escape:
-                if gap:
-                    for i in range(u.size):
-                        u[i] = last if run[i] == zero else u[i]
-                some = np.int32(0)
-                for i in range(u.size):
-                    u[i] = min(u[i], last)
-                    some += np.int32(u[i] == last)
-                escaped += some
-            for i in range(sums.size):
-                sums[i] = sums[i] * times + u[i]
-            for i in range(run.size, size):
-                to[i] *= times
-    return escaped
-
-
-def pack(
-    values: Any, out: Any, low: int, base: int, group: int, block: int, gap: bool,
-    escape: bool,
-) -> int:
-    """Write the bytes of `values` to `out`; return how many of them were escaped.
-
-    Parameters
-    ----------
-    values : NDArray, signed integer
-        Symbols, flat, contiguous, at least one.
-    out : NDArray[np.uint8]
-        Room for them: a byte for each `group`.
-    low, base, group : int
-        As in Packing.
-    block : int
-        Bytes of a block.
-    gap, escape : bool
-        As in Packing.
-    """
-    unsigned = np.dtype(f"u{values.itemsize}").type
-    work = np.empty(block, dtype=unsigned)
-    offset = unsigned(low % 2 ** (8 * values.itemsize))
-    last = unsigned(base - 1)
-    return int(_pack(values, out, work, offset, last, group, gap, escape))
+_USUAL = 64
+"""One symbol of so many is escaped, seldom more: else all is done once again."""
 
 
 @kernel
@@ -102,54 +38,117 @@ def _collect(flags: Any, start: int, out: Any, place: int) -> int:
 
 
 @kernel
-def _escapes(
-    values: Any, work: Any, offset: Any, last: Any, gap: bool, out: Any
-) -> None:
-    place, zero = 0, values[0] - values[0]
-    flags = np.empty(work.size, dtype=np.uint8)
-    for start in range(0, values.size, work.size):
-        run = values[start : start + work.size]
-        u, flag = work[: run.size], flags[: run.size]
-        if gap:
-            for i in range(u.size):
-                u[i] = run[i] - (run[i] > zero) - offset
-            for i in range(u.size):
-                flag[i] = (u[i] >= last) | (run[i] == zero)
-        else:
-            for i in range(u.size):
-                u[i] = run[i] - offset
-            for i in range(u.size):
-                flag[i] = u[i] >= last
-        place = _collect(flag, start, out, place)
+def _pack(
+    values: Any,
+    out: Any,
+    work: Any,
+    offset: Any,
+    last: Any,
+    group: int,
+    gap: bool,
+    escape: bool,
+    places: Any,
+) -> int:
+    """Write the bytes of blocks as long as `work` is for each run; see :func:`pack`."""
+    block, zero = work.size, values[0] - values[0]
+    escaped, found = 0, 0
+    flags = np.empty(block, dtype=np.uint8)
+    for start in range(0, values.size, group * block):
+        part = values[start : start + group * block]
+        size = -(-part.size // group)
+        to = out[start // group : start // group + size]
+        to[:] = 0
+        weight = np.uint8(1)
+        for k in range(group):
+            run = part[k * size : (k + 1) * size]
+            u, sums, flag = work[: run.size], to[: run.size], flags[: run.size]
+            # In the unsigned dtype of the symbols: what lies below the window wraps
+            # around to far above it.
+            if gap:
+                for i in range(u.size):
+                    u[i] = run[i] - (run[i] > zero) - offset
+            else:
+                for i in range(u.size):
+                    u[i] = run[i] - offset
+            if escape:
+                if gap:
+                    for i in range(u.size):
+                        u[i] = last if run[i] == zero else u[i]
+                some = np.int32(0)
+                for i in range(u.size):
+                    u[i] = min(u[i], last)
+                    flag[i] = u[i] == last
+                    some += np.int32(flag[i])
+                if some:
+                    escaped += some
+                    found = _collect(flag, start + k * size, places, found)
+            for i in range(sums.size):
+                sums[i] += weight * u[i]
+            weight = np.uint8(weight * (last + 1))
+    return escaped
 
 
-def escapes(values: Any, low: int, base: int, gap: bool, count: int) -> Any:
-    """Return the `count` symbols that have no digit below base - 1, in their order."""
+def pack(
+    values: Any,
+    out: Any,
+    low: int,
+    base: int,
+    group: int,
+    block: int,
+    gap: bool,
+    escape: bool,
+) -> NDArray[np.int64]:
+    """Write the bytes of `values` to `out`; return the places that were escaped.
+
+    Parameters
+    ----------
+    values : NDArray, signed integer
+        Symbols, flat, contiguous, at least one.
+    out : NDArray[np.uint8]
+        Room for them: a byte for each `group`.
+    low, base, group : int
+        As in Packing.
+    block : int
+        Bytes of a block.
+    gap, escape : bool
+        As in Packing.
+    """
     unsigned = np.dtype(f"u{values.itemsize}").type
-    work = np.empty(_BLOCK, dtype=unsigned)
+    work = np.empty(block, dtype=unsigned)
     offset = unsigned(low % 2 ** (8 * values.itemsize))
-    found = np.zeros(count, dtype=np.int64)
-    _escapes(values, work, offset, unsigned(base - 1), gap, found)
-    return values[found]
+    last = unsigned(base - 1)
+    room = values.size // _USUAL + 1000 if escape else 0
+    while True:
+        places = np.empty(room, dtype=np.int64)
+        found = _pack(values, out, work, offset, last, group, gap, escape, places)
+        if found <= room:
+            return places[:found]
+        room = found
 
 
 @kernel
-def unpack(
-    packed: Any, values: Any, low: int, base: int, group: int, block: int, gap: bool,
+def _unpack(
+    packed: Any,
+    values: Any,
+    low: int,
+    base: int,
+    group: int,
+    block: int,
+    gap: bool,
     escape: bool,
+    places: Any,
 ) -> int:
     """Write the symbols that bytes hold; return how many are escaped.
 
     Or -1 if a byte holds no `group` digits, -2 if a digit past the end is not 0.
-    Arguments as those of :func:`pack`.
     """
-    most, escaped, zero = np.uint16(base), 0, values[0] - values[0]
-    bound = base**group
-    last = np.uint8(base - 1)
+    escaped, found, zero = 0, 0, values[0] - values[0]
+    bound, most, last = base**group, np.uint16(base), np.uint8(base - 1)
     # floor(x / base) for every byte x.
-    inverse = np.uint32((65536 + base - 1) // base)
+    inverse = np.uint16((65536 + base - 1) // base)
     rest = np.empty(block, dtype=np.uint8)
     digits = np.empty(block, dtype=np.uint8)
+    flags = np.empty(block, dtype=np.uint8)
     highest = np.uint8(0)
     for i in range(packed.size):
         highest = max(highest, packed[i])
@@ -163,7 +162,8 @@ def unpack(
         for k in range(group):
             if k < group - 1:
                 for i in range(x.size):
-                    q = np.uint8((np.uint32(x[i]) * inverse) >> np.uint32(16))
+                    product = np.uint32(x[i]) * np.uint32(inverse)
+                    q = np.uint8(product >> np.uint32(16))
                     digit[i] = x[i] - q * most
                     x[i] = q
             else:
@@ -173,10 +173,13 @@ def unpack(
                 if digits[i]:
                     return -2
             if escape:
-                some = np.int32(0)
+                some, flag = np.int32(0), flags[: run.size]
                 for i in range(run.size):
-                    some += np.int32(digit[i] == last)
-                escaped += some
+                    flag[i] = digit[i] == last
+                    some += np.int32(flag[i])
+                if some:
+                    escaped += some
+                    found = _collect(flag, start + k * size, places, found)
             for i in range(run.size):
                 run[i] = digit[i] + low
             if gap:
@@ -185,25 +188,28 @@ def unpack(
     return escaped
 
 
-@kernel
-def places(packed: Any, count: int, base: int, group: int, block: int, out: Any) -> None:
-    """Write where the digit base - 1 is among `count`, ascending."""
-    place, last = 0, np.uint8(base - 1)
-    most, inverse = np.uint16(base), np.uint32((65536 + base - 1) // base)
-    rest = np.empty(block, dtype=np.uint8)
-    found = np.empty(block, dtype=np.uint8)
-    for start in range(0, count, group * block):
-        left = min(group * block, count - start)
-        size = -(-left // group)
-        x, flags = rest[:size], found[:size]
-        x[:] = packed[start // group : start // group + size]
-        for k in range(group):
-            some = np.uint8(0)
-            for i in range(x.size):
-                q = np.uint8((np.uint32(x[i]) * inverse) >> np.uint32(16))
-                flags[i] = np.uint8(x[i] - q * most) == last
-                some |= flags[i]
-                x[i] = q
-            if some:
-                end = max(0, min(size, left - k * size))
-                place = _collect(flags[:end], start + k * size, out, place)
+def unpack(
+    packed: Any,
+    values: Any,
+    low: int,
+    base: int,
+    group: int,
+    block: int,
+    gap: bool,
+    escape: bool,
+) -> NDArray[np.int64] | int:
+    """Write the symbols that bytes hold; return the places of the escaped ones.
+
+    Or -1 if a byte holds no `group` digits, -2 if a digit past the end is not 0.
+    Arguments as those of :func:`pack`; a byte for each `group` of the values.
+    """
+    how = low, base, group, block, gap, escape
+    room = values.size // _USUAL + 1000 if escape else 0
+    while True:
+        places = np.empty(room, dtype=np.int64)
+        found = int(_unpack(packed, values, *how, places))
+        if found < 0:
+            return found
+        if found <= room:
+            return places[:found]
+        room = found

@@ -156,6 +156,9 @@ class NumpyOps(ArrayOps):
     def concat(self, parts: list[Array]) -> Array:
         return np.concatenate(parts)
 
+    def floats(self, count: int) -> Array | None:
+        return np.empty(count, dtype=np.float32)
+
     def empty(self) -> Array:
         return np.zeros(0, dtype=np.float32)
 
@@ -231,8 +234,9 @@ class NumpyOps(ArrayOps):
         scales: Array,
         offsets: Array | None = None,
         dither: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
-        return scaled(integers, scales, offsets, dither)
+        return scaled(integers, scales, offsets, dither, out)
 
     def scaled_from_zero(
         self,
@@ -242,8 +246,9 @@ class NumpyOps(ArrayOps):
         offsets: Array,
         highest: int,
         dither: Array | None,
+        out: Array | None = None,
     ) -> Array:
-        return scaled_from_zero(integers, below, scales, offsets, highest, dither)
+        return scaled_from_zero(integers, below, scales, offsets, highest, dither, out)
 
     def rotate(self, table: Array, signs: list[Array], inverse: bool) -> Array:
         return rotate(table, signs, inverse)
@@ -262,10 +267,15 @@ class NumpyOps(ArrayOps):
         return round_rotated(table, signs, scales, levels, high, dither, out)
 
     def rotate_scaled_back(
-        self, integers: Array, scales: Array, signs: list[Array], draws: Draws
+        self,
+        integers: Array,
+        scales: Array,
+        signs: list[Array],
+        draws: Draws,
+        out: Array | None = None,
     ) -> Array:
         dither = draws.dither_in_parts(integers.size)
-        return rotate_scaled_back(integers, scales, signs, dither)
+        return rotate_scaled_back(integers, scales, signs, dither, out)
 
     def rotation_signs(self, rows: int, width: int, draws: Draws) -> list[Array]:
         # A bit each: they are unpacked block by block.

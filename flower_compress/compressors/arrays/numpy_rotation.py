@@ -140,15 +140,19 @@ def round_rotated(
 
 
 def rotate_scaled_back(
-    integers: Array, scales: Array, signs: list[Array], dither: Dither
+    integers: Array,
+    scales: Array,
+    signs: list[Array],
+    dither: Dither,
+    out: Array | None = None,
 ) -> Array:
     """Return :meth:`ArrayOps.rotate_scaled_back`."""
     rows, width = integers.shape
-    result = np.empty((rows, width), dtype=np.float32)
+    result = np.empty((rows, width), dtype=np.float32) if out is None else out
     wide = np.int32 if integers.itemsize == 1 else np.int64
     scales = column(scales) * np.float32(2.0**-17)
     fast = compiled("rotation", integers.size)
-    if fast is not None and integers.flags.c_contiguous:
+    if fast is not None and integers.flags.c_contiguous and result.flags.c_contiguous:
         flat = np.asarray(scales, dtype=np.float32).reshape(-1)
         for r, _ in blocks(rows, width, whole_rows=True):
             drawn = dither.part(r.start * width, r.stop * width)

@@ -322,6 +322,7 @@ class TorchOps(ArrayOps):
         scales: Array,
         offsets: Array | None = None,
         dither: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
         scales = scales[:, None]
         if dither is not None:
@@ -341,6 +342,7 @@ class TorchOps(ArrayOps):
         offsets: Array,
         highest: int,
         dither: Array | None,
+        out: Array | None = None,
     ) -> Array:
         levels = integers + below.to(integers.dtype)[:, None]
         # Integers that overflow become negative.
