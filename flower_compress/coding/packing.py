@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compiled import compiled
+from ..compiled import compiled, scratch
 from ..errors import CorruptPacket
 from .symbols import Integers, nonzero_mask
 
@@ -91,10 +91,13 @@ class Packing:
         return count * (self.shift // 8) + -(-count // 8) * (self.shift % 8)
 
     def pack(self, values: Integers) -> tuple[Bytes, Bytes, Integers]:
-        """Return the low bits and the digits of `values`, and what was escaped."""
+        """Return the low bits and the digits of `values`, and what was escaped.
+
+        The next call in the same thread may write over the first two.
+        """
         fast = compiled("packing", values.size) if self._is_bytes else None
         if fast is not None and values.flags.c_contiguous:
-            packed = np.empty(self.num_bytes(values.size), dtype=np.uint8)
+            packed = scratch("packed", self.num_bytes(values.size))
             how = self.base, self.group, BLOCK_BYTES, self.gap, self.escape
             places = fast.pack(values, packed, self.low, *how)
             return packed[:0], packed, values[places]

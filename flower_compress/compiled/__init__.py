@@ -18,11 +18,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["SHORTEST", "SWITCH", "compiled"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SHORTEST", "SWITCH", "compiled", "scratch"]
 
 SWITCH = "FLOWER_COMPRESS_COMPILED"
 """The environment variable; 0, off, no or false turns the compiled path off."""
@@ -32,6 +36,9 @@ FIRST = 1 << 16
 
 SHORTEST = 1 << 11
 """Once it is loaded, so many entries and more take the compiled path."""
+
+_MOST_HELD = 1 << 22
+"""From so many bytes on NumPy asks for large pages, of which few are touched first."""
 
 _OFF = {"0", "off", "no", "false"}
 _LOGGER = logging.getLogger("flower_compress")
@@ -79,3 +86,24 @@ def compiled(name: str, size: int) -> Any:
     if module is None and _LOADER.may_load and (size >= FIRST or _LOADER.modules):
         return _LOADER.module(name)
     return module
+
+
+class _Scratch(threading.local):
+    """Bytes that every call writes over: to touch new ones takes longer than to fill.
+
+    At most 4 MiB of each name in each thread.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[np.uint8]] = {}
+
+    def take(self, name: str, size: int) -> NDArray[np.uint8]:
+        if size > _MOST_HELD:
+            return np.empty(size, dtype=np.uint8)
+        held = self._held.get(name)
+        if held is None or held.size < size:
+            held = self._held[name] = np.empty(size, dtype=np.uint8)
+        return held[:size]
+
+
+scratch = _Scratch().take

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import scratch
 from .jit import address, intrinsic, kernel, pointer_to, types
 
 __all__ = ["deflate", "inflate", "writes_as_zlib"]
@@ -374,11 +375,11 @@ def _deflate(data: Any, block: int, out: Any) -> int:
     return np.int64(state[0])
 
 
-def deflate(data: NDArray[np.uint8], block: int) -> memoryview:
+def deflate(data: NDArray[np.uint8], block: int) -> bytes:
     """Return the deflate stream of at least one byte, `block` of them at a time."""
     blocks = -(-data.size // block)
-    out = np.empty(data.size + _BLOCK_OVERHEAD * (blocks + 1), dtype=np.uint8)
-    return out.data[: _deflate(data, block, out)]
+    out = scratch("deflated", data.size + _BLOCK_OVERHEAD * (blocks + 1))
+    return out[: _deflate(data, block, out)].tobytes()
 
 
 @lru_cache(maxsize=1)
@@ -391,7 +392,7 @@ def writes_as_zlib() -> bool:
         if half < len(data):
             parts += [other.flush(zlib.Z_FULL_FLUSH), other.compress(data[half:].data)]
         parts.append(other.flush())
-        if bytes(deflate(data, half)) != b"".join(parts):
+        if deflate(data, half) != b"".join(parts):
             return False
     return True
 
@@ -648,8 +649,11 @@ def _inflate(data: Any, out: Any, most_blocks: int) -> bool:
 
 
 def inflate(data: memoryview, count: int) -> NDArray[np.uint8] | None:
-    """Return the `count` bytes that a whole stream holds, or None: ask zlib."""
-    out = np.empty(count, dtype=np.uint8)
+    """Return the `count` bytes that a whole stream holds, or None: ask zlib.
+
+    They are overwritten by the next call in the same thread.
+    """
+    out = scratch("inflated", count)
     # Small blocks take more time here than in zlib; no sender writes many.
     most_blocks = count // 4096 + 8
     if _inflate(np.frombuffer(data, dtype=np.uint8), out, most_blocks):

@@ -1,7 +1,8 @@
 """numba's decorators, typed, and the settings of all compiled functions.
 
-A compiled function calls only such functions as its own file defines: what numba keeps
-on disk is thrown away when that file changes, and no other.
+What numba keeps on disk of a function is thrown away when its own file changes, not
+when another one does that it calls: so those of :func:`collect` here are all that files
+share. After a change of this file ``make clean`` is due.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic as _intrinsic
 
-__all__ = ["address", "intrinsic", "kernel", "pointer_to", "types"]
+__all__ = ["address", "collect", "intrinsic", "kernel", "pointer_to", "types"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -55,4 +57,32 @@ def pointer_to(builder: Any, pointer: Any, kind: Any) -> Any:
     return builder.bitcast(pointer, kind.as_pointer())
 
 
-del cgutils
+@intrinsic
+def _zeros_below(_: Any, number: Any) -> Any:
+    """Return how many bits lie below the lowest one, of a number that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], cgutils.true_bit)
+
+    return types.int64(types.uint64), generate
+
+
+@kernel
+def collect(flags: Any, start: int, out: Any, place: int) -> int:
+    """Write start + i for each flag i that is 1, not 0; return the place that follows.
+
+    Eight are looked at at a time. What does not fit is left out.
+    """
+    eights = flags[: flags.size // 8 * 8].view(np.uint64)
+    for n in range(eights.size):
+        left = eights[n]
+        while left:
+            if place < out.size:
+                out[place] = start + 8 * n + (_zeros_below(left) >> 3)
+                place += 1
+            left &= left - np.uint64(1)
+    for i in range(eights.size * 8, flags.size):
+        if flags[i] and place < out.size:
+            out[place] = start + i
+            place += 1
+    return place

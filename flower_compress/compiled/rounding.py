@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import kernel
+from .jit import collect, kernel
 
 __all__ = ["round_table", "scale_from_zero", "scale_table"]
 
@@ -74,22 +74,17 @@ def _round(
                     k[i] = (whole[i] + np.int32(j[i])) >> shift
             if nearest:
                 continue
-            some = np.uint8(0)
+            flag, some = flags[: x.size], np.int32(0)
             for i in range(x.size):
-                flag = np.uint8(((whole[i] + np.int32(j[i])) & ones) == ones)
-                flags[i] = flag
-                some |= flag
-            if not some:
-                continue
-            for i in range(x.size):
-                if flags[i]:
-                    if found < tied.size:
-                        tied[found] = start + i
-                        if mode == 1:
-                            at_ties[found] = x[i] / scale * factor
-                        else:
-                            at_ties[found] = (x[i] - offset) / scale * factor
-                    found += 1
+                flag[i] = ((whole[i] + np.int32(j[i])) & ones) == ones
+                some += np.int32(flag[i])
+            before = min(found, tied.size)
+            found += some
+            for n in range(before, collect(flag, start, tied, before)):
+                t = table[tied[n]]
+                if mode == 2:
+                    t -= offset
+                at_ties[n] = t / scale * factor
     return found
 
 
