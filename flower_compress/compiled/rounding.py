@@ -43,6 +43,7 @@ def _round(
     ones, shift = np.int32((1 << bits) - 1), np.int32(bits)
     found = 0
     whole = np.empty(_BLOCK, dtype=np.int32)
+    whole_k = np.empty(_BLOCK, dtype=np.int32)
     flags = np.empty(_BLOCK, dtype=np.uint8)
     for row in range(table.size // width):
         scale = scales[row]
@@ -51,32 +52,37 @@ def _round(
         for start in range(row * width, (row + 1) * width, _BLOCK):
             end = min(start + _BLOCK, (row + 1) * width)
             x, j, k = table[start:end], dither[start:end], out[start:end]
-            # -0 - 0 would be another zero: no offset is not one of zero.
             if mode == 0:
                 for i in range(x.size):
-                    whole[i] = np.int32(np.rint(x[i] / scale * factor))
+                    t = np.rint(x[i] / scale * factor)
+                    whole[i] = np.int32(t) + np.int32(j[i])
             elif mode == 1:
                 for i in range(x.size):
-                    whole[i] = np.int32(np.floor(x[i] / scale * factor))
+                    t = np.floor(x[i] / scale * factor)
+                    whole[i] = np.int32(t) + np.int32(j[i])
             elif mode == 2:
                 for i in range(x.size):
-                    whole[i] = np.int32((x[i] - offset) / scale * factor)
+                    t = (x[i] - offset) / scale * factor
+                    whole[i] = np.int32(t) + np.int32(j[i])
             else:
                 for i in range(x.size):
-                    whole[i] = np.int32(np.rint((x[i] - offset) / scale * factor))
+                    t = np.rint((x[i] - offset) / scale * factor)
+                    whole[i] = np.int32(t) + np.int32(j[i])
             if below.size:
                 for i in range(x.size):
-                    v = ((whole[i] + np.int32(j[i])) >> shift) - first
-                    v += np.int32(v >= zero)
-                    k[i] = v if x[i] != np.float32(0.0) else zero
+                    v = np.int32((whole[i] >> shift) - first)
+                    whole_k[i] = np.int32(v + np.int32(v >= zero))
+                for i in range(x.size):
+                    k[i] = whole_k[i] * np.int32(x[i] != np.float32(0.0))
             else:
                 for i in range(x.size):
-                    k[i] = (whole[i] + np.int32(j[i])) >> shift
+                    k[i] = whole[i] >> shift
             if nearest:
                 continue
             flag, some = flags[: x.size], np.int32(0)
             for i in range(x.size):
-                flag[i] = ((whole[i] + np.int32(j[i])) & ones) == ones
+                flag[i] = np.int32(whole[i] & ones) == ones
+            for i in range(x.size):
                 some += np.int32(flag[i])
             before = min(found, tied.size)
             found += some
