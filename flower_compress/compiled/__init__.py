@@ -48,17 +48,20 @@ class _Loader:
     """Loads the modules of this package when they are first asked for."""
 
     def __init__(self) -> None:
-        # Dithers and packed bytes are read as little-endian words.
-        off = os.environ.get(SWITCH, "").strip().lower() in _OFF
-        self.may_load = not off and sys.byteorder == "little"
         self.modules: dict[str, ModuleType] = {}
+        self.gave_up = False
 
     def module(self, name: str) -> Any:
-        """Return a module, or None where numba cannot be loaded."""
+        """Return a module, or None where the path is off or numba cannot be loaded."""
+        # Dithers and packed bytes are read as little-endian words.
+        off = os.environ.get(SWITCH, "").strip().lower() in _OFF
+        if off or sys.byteorder != "little":
+            self.gave_up = True
+            return None
         try:
             found = import_module(f".{name}", __name__)
         except ImportError as error:
-            self.may_load = False
+            self.gave_up = True
             self.modules.clear()
             level = logging.DEBUG if error.name == "numba" else logging.WARNING
             _LOGGER.log(level, "no compiled path, NumPy does all of it: %s", error)
@@ -83,7 +86,7 @@ def compiled(name: str, size: int) -> Any:
     if size < SHORTEST:
         return None
     module = _LOADER.modules.get(name)
-    if module is None and _LOADER.may_load and (size >= FIRST or _LOADER.modules):
+    if module is None and (size >= FIRST or _LOADER.modules) and not _LOADER.gave_up:
         return _LOADER.module(name)
     return module
 

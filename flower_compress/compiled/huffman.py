@@ -631,9 +631,7 @@ def _inflate(data: Any, out: Any, most_blocks: int) -> bool:
             return False
         if kind == 1:
             lengths[:] = _FIXED
-            bit, place = _read_block(
-                data, bit, lengths, 288, out, place, table, pairs
-            )
+            bit, place = _read_block(data, bit, lengths, 288, out, place, table, pairs)
         elif kind == 2:
             lengths[:] = 0
             bit = _read_lengths(data, bit, lengths)

@@ -8,7 +8,7 @@ share. After a change of this file ``make clean`` is due.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,8 +17,6 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic as _intrinsic
 
 __all__ = ["address", "collect", "intrinsic", "kernel", "pointer_to", "types"]
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
@@ -32,18 +30,20 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def kernel(function: _Function) -> _Function:
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function when it is first called, and keep it on disk if possible."""
     try:
-        return numba.njit(cache=True, **_SETTINGS)(function)  # type: ignore[no-any-return]
+        compiled: Callable[..., Any] = numba.njit(cache=True, **_SETTINGS)(function)
     except RuntimeError:
         # Neither the package's folder nor the user's can be written to.
-        return numba.njit(**_SETTINGS)(function)  # type: ignore[no-any-return]
+        compiled = numba.njit(**_SETTINGS)(function)
+    return compiled
 
 
-def intrinsic(function: _Function) -> _Function:
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function of types write LLVM's instructions."""
-    return _intrinsic(function)  # type: ignore[no-any-return]
+    written: Callable[..., Any] = _intrinsic(function)
+    return written
 
 
 def address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:

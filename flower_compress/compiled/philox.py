@@ -20,7 +20,7 @@ _W0, _W1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
 
 @intrinsic
 def _high(_: Any, a: Any, b: Any) -> Any:
-    """The upper 64 bits of a product of 128."""
+    """Return the upper 64 bits of a product of 128."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         from llvmlite import ir

@@ -43,7 +43,7 @@ def _stages(count: int) -> Callable[..., Any]:
 
     @intrinsic
     def stages(_: Any, array: Any, start: Any, stride: Any) -> Any:
-        """Places start + k stride, k < 2^count, and the seven that follow each."""
+        """Make them at start + k stride, k < 2^count, and the seven after each."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kind, (array, start, stride) = signature.args[0], arguments
@@ -72,7 +72,7 @@ _one_stage, _two_stages, _three_stages = _stages(1), _stages(2), _stages(3)
 
 @intrinsic
 def _last_stages(_: Any, array: Any, start: Any) -> Any:
-    """The stages of stride 4, 2 and 1 of eight neighbours."""
+    """Make the stages of stride 4, 2 and 1 of eight neighbours."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind, (array, start) = signature.args[0], arguments
@@ -246,7 +246,9 @@ def _rotate_back(
         k, j = integers[start : start + width], dither[start : start + width]
         for i in range(width):
             # `wide` is a zero of the dtype that holds the sum.
-            x[i] = np.float32(((wide + k[i]) << 17) - ((wide + j[i]) << 1) + 65535) * scale
+            x[i] = (
+                np.float32(((wide + k[i]) << 17) - ((wide + j[i]) << 1) + 65535) * scale
+            )
         if second:
             _transform(x, second, part)
             _copy_flipped(x, second, x, second, more_signs, bit, part, root)
@@ -286,7 +288,16 @@ def round_rows(
     width, part, root = _shape(table)
     flat, to = table.reshape(-1), out.reshape(-1)
     _round_rows(
-        flat, to, width, part, first_row, signs[0], signs[-1], root, scales, factor,
+        flat,
+        to,
+        width,
+        part,
+        first_row,
+        signs[0],
+        signs[-1],
+        root,
+        scales,
+        factor,
         dither,
     )
 
@@ -307,7 +318,16 @@ def rotate_back(
     flat, to = integers.reshape(-1), out.reshape(-1)
     wide = np.int32(0) if integers.itemsize == 1 else np.int64(0)
     _rotate_back(
-        flat, to, width, part, first_row, signs[0], signs[-1], root, scales, dither,
+        flat,
+        to,
+        width,
+        part,
+        first_row,
+        signs[0],
+        signs[-1],
+        root,
+        scales,
+        dither,
         wide,
     )
 

@@ -124,8 +124,17 @@ def round_table(
         tied = np.empty(room, dtype=np.int64)
         at_ties = np.empty(room, dtype=np.float32)
         found = _round(
-            *flat, width, shifts, scales, np.float32(factor), dither, bits, mode, below,
-            tied, at_ties,
+            *flat,
+            width,
+            shifts,
+            scales,
+            np.float32(factor),
+            dither,
+            bits,
+            mode,
+            below,
+            tied,
+            at_ties,
         )
         if found <= room:
             return tied[:found], at_ties[:found]
@@ -134,7 +143,12 @@ def round_table(
 
 @kernel
 def _scale(
-    integers: Any, out: Any, width: int, scales: Any, shifts: Any, dither: Any,
+    integers: Any,
+    out: Any,
+    width: int,
+    scales: Any,
+    shifts: Any,
+    dither: Any,
     wide: Any,
 ) -> None:
     """Write (k - u + 1/2) scale + shift, flat."""
@@ -158,8 +172,15 @@ def _scale(
 
 @kernel
 def _scale_from_zero(
-    integers: Any, out: Any, width: int, below: Any, scales: Any, shifts: Any,
-    dither: Any, wide: Any, highest: int,
+    integers: Any,
+    out: Any,
+    width: int,
+    below: Any,
+    scales: Any,
+    shifts: Any,
+    dither: Any,
+    wide: Any,
+    highest: int,
 ) -> bool:
     """Write the values of levels that count from zero; return whether all are levels.
 
@@ -195,23 +216,30 @@ _NO_DITHER = np.zeros(0, dtype=np.uint16)
 _NO_SHIFT = np.zeros(0, dtype=np.float32)
 
 
-def scale_table(
-    integers: Any, scales: Any, shifts: Any, dither: Any, out: Any
-) -> None:
+def scale_table(integers: Any, scales: Any, shifts: Any, dither: Any, out: Any) -> None:
     """Write (k - u + 1/2) scale + shift of a table to `out`, both contiguous.
 
     `scales` and `shifts` are flat, a number each row; `shifts` and `dither` may be
     None. With a dither, `scales` are 2^-17 times those of the rows.
     """
     _scale(
-        integers.reshape(-1), out.reshape(-1), integers.shape[1], scales,
+        integers.reshape(-1),
+        out.reshape(-1),
+        integers.shape[1],
+        scales,
         _NO_SHIFT if shifts is None else shifts,
-        _NO_DITHER if dither is None else dither, _wide(integers),
+        _NO_DITHER if dither is None else dither,
+        _wide(integers),
     )
 
 
 def scale_from_zero(
-    integers: Any, below: Any, scales: Any, shifts: Any, highest: int, dither: Any,
+    integers: Any,
+    below: Any,
+    scales: Any,
+    shifts: Any,
+    highest: int,
+    dither: Any,
     out: Any,
 ) -> bool:
     """Write the values of levels that count from zero; return whether all are levels.
@@ -219,8 +247,15 @@ def scale_from_zero(
     `below` is int32, a number each row; the rest as in :func:`scale_table`.
     """
     return _scale_from_zero(
-        integers.reshape(-1), out.reshape(-1), integers.shape[1], below, scales, shifts,
-        _NO_DITHER if dither is None else dither, _wide(integers), highest,
+        integers.reshape(-1),
+        out.reshape(-1),
+        integers.shape[1],
+        below,
+        scales,
+        shifts,
+        _NO_DITHER if dither is None else dither,
+        _wide(integers),
+        highest,
     )
 
 
