@@ -21,7 +21,15 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 def medians(
     functions: Mapping[str, Callable[[], Any]], repeats: int
 ) -> dict[str, float]:
-    """Median seconds of each function, called in turns: noise meets all alike.
+    """Median seconds of each function; see :func:`timings`."""
+    times = timings(functions, repeats)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def timings(
+    functions: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of each call of each function, called in turns: noise meets all alike.
 
     One call of each is not counted: it touches the memory for the first time.
     """
@@ -37,7 +45,7 @@ def medians(
                 times[name].append(time.perf_counter() - start)
     finally:
         gc.enable()
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def best_of_batches(function: Callable[[], Any], batch: int, repeats: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     baselines,
+    compiled,
     defaults,
     device,
     first_model,
@@ -27,6 +28,7 @@ SUITES: dict[str, Suite] = {
     for module in (
         small,
         throughput,
+        compiled,
         inprocess,
         lengths,
         baselines,

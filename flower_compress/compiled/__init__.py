@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SHORTEST", "SWITCH", "compiled", "scratch"]
+__all__ = ["FIRST", "SHORTEST", "SWITCH", "compiled", "scratch", "switch"]
 
 SWITCH = "FLOWER_COMPRESS_COMPILED"
 """The environment variable; 0, off, no or false turns the compiled path off."""
@@ -49,20 +49,21 @@ class _Loader:
 
     def __init__(self) -> None:
         self.modules: dict[str, ModuleType] = {}
-        self.gave_up = False
+        self.on = True
+        self.asked = False
 
     def module(self, name: str) -> Any:
         """Return a module, or None where the path is off or numba cannot be loaded."""
-        # Dithers and packed bytes are read as little-endian words.
-        off = os.environ.get(SWITCH, "").strip().lower() in _OFF
-        if off or sys.byteorder != "little":
-            self.gave_up = True
+        if not self.asked:
+            off = os.environ.get(SWITCH, "").strip().lower() in _OFF
+            # Dithers and packed bytes are read as little-endian words.
+            self.asked, self.on = True, not off and sys.byteorder == "little"
+        if not self.on:
             return None
         try:
             found = import_module(f".{name}", __name__)
         except ImportError as error:
-            self.gave_up = True
-            self.modules.clear()
+            self.on = False
             level = logging.DEBUG if error.name == "numba" else logging.WARNING
             _LOGGER.log(level, "no compiled path, NumPy does all of it: %s", error)
             return None
@@ -83,12 +84,17 @@ def compiled(name: str, size: int) -> Any:
     size : int
         Number of entries to work on: few do not pay for loading, nor for the calls.
     """
-    if size < SHORTEST:
+    if size < SHORTEST or not _LOADER.on:
         return None
     module = _LOADER.modules.get(name)
-    if module is None and (size >= FIRST or _LOADER.modules) and not _LOADER.gave_up:
+    if module is None and (size >= FIRST or _LOADER.modules):
         return _LOADER.module(name)
     return module
+
+
+def switch(on: bool) -> None:
+    """Turn the path on or off in this process, whatever the environment says."""
+    _LOADER.on, _LOADER.asked = on and sys.byteorder == "little", True
 
 
 class _Scratch(threading.local):

@@ -57,7 +57,8 @@ LENGTHS = (0, 1, 2, 3, 7, 8, 9, 63, 64, 100, 513, 4097, 70_001, 140_000)
 @contextmanager
 def numpy_only() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(path, "SHORTEST", sys.maxsize)
+        patch.setattr(path, "_LOADER", path._Loader())
+        path.switch(on=False)
         yield
 
 
@@ -65,11 +66,13 @@ def numpy_only() -> Iterator[None]:
 def compiled_for_all() -> Iterator[None]:
     pytest.importorskip("numba")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(path.SWITCH, "1")
         patch.setattr(path, "SHORTEST", 0)
         patch.setattr(path, "FIRST", 0)
         patch.setattr(path, "_LOADER", _LOADER)
+        path.switch(on=True)
         yield
+        # Nothing turned it off in between: else both ways were NumPy's.
+        assert _LOADER.on
 
 
 _LOADER = path._Loader()
@@ -334,7 +337,7 @@ def test_few_entries_load_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path, "_LOADER", loader)
     assert path.compiled("philox", path.FIRST - 1) is None
     assert not loader.modules
-    assert not loader.gave_up
+    assert loader.on
 
 
 def test_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
