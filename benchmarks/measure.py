@@ -27,7 +27,9 @@ def medians(
 
 
 def timings(
-    functions: Mapping[str, Callable[[], Any]], repeats: int
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each call of each function, called in turns: noise meets all alike.
 
@@ -40,9 +42,9 @@ def timings(
     try:
         for _ in range(repeats):
             for name, function in functions.items():
-                start = time.perf_counter()
+                start = clock()
                 function()
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     finally:
         gc.enable()
     return times

@@ -7,9 +7,12 @@ and vectors do not change by a bit. Nothing needs it: without numba, for short v
 and with ``FLOWER_COMPRESS_COMPILED=0`` in the environment NumPy does all of it.
 
 numba rather than an extension module: the wheel stays one for every machine, and what
-is compiled uses the vector units that are there. It is imported by the first long
-vector, not by ``import flower_compress``; what it compiled is kept on disk, beside this
-package or where numba keeps what has no such place. One thread, without the
+is compiled uses the vector units that are there. ``import flower_compress`` does not
+import it, nor does a process that handles a few vectors and ends: loading takes 0.8
+seconds and 130 MB, and is done once NumPy has worked on as many entries as make up for
+it (at once with ``FLOWER_COMPRESS_COMPILED=1``). What was compiled is kept on disk,
+beside this package or where numba keeps what has no such place; without either there is
+no compiled path, since to compile takes 20 seconds. One thread, without the
 interpreter's lock: cores are for other clients.
 """
 
@@ -26,39 +29,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FIRST", "SHORTEST", "SWITCH", "compiled", "scratch", "switch"]
+__all__ = ["SHORTEST", "SWITCH", "WORTH", "compiled", "scratch", "switch"]
 
 SWITCH = "FLOWER_COMPRESS_COMPILED"
-"""The environment variable; 0, off, no or false turns the compiled path off."""
+"""The environment variable.
 
-FIRST = 1 << 16
-"""So many entries and more load numba and what it compiled: about a second, once."""
+0, off, no or false turns the compiled path off; 1, on, yes or true loads it at once.
+"""
+
+WORTH = 1 << 28
+"""Loading is worth its time after so many entries, counted at each step.
+
+An entry is counted about eight times in an encoding and a decoding.
+"""
 
 SHORTEST = 1 << 11
-"""Once it is loaded, so many entries and more take the compiled path."""
+"""So many entries and more take the compiled path."""
 
 _MOST_HELD = 1 << 22
 """From so many bytes on NumPy asks for large pages, of which few are touched first."""
 
-_OFF = {"0", "off", "no", "false"}
+_OFF, _ON = {"0", "off", "no", "false"}, {"1", "on", "yes", "true"}
 _LOGGER = logging.getLogger("flower_compress")
 
 
 class _Loader:
-    """Loads the modules of this package when they are first asked for."""
+    """Loads the modules of this package when they are worth it."""
 
     def __init__(self) -> None:
         self.modules: dict[str, ModuleType] = {}
         self.on = True
-        self.asked = False
+        self._asked = False
+        self._seen = 0
 
-    def module(self, name: str) -> Any:
-        """Return a module, or None where the path is off or numba cannot be loaded."""
-        if not self.asked:
-            off = os.environ.get(SWITCH, "").strip().lower() in _OFF
-            # Dithers and packed bytes are read as little-endian words.
-            self.asked, self.on = True, not off and sys.byteorder == "little"
-        if not self.on:
+    def switch(self, on: bool) -> None:
+        """Turn it on or off for good; on, it is loaded at once."""
+        # Dithers and packed bytes are read as little-endian words.
+        self.on, self._asked = on and sys.byteorder == "little", True
+        self._seen = WORTH
+
+    def module(self, name: str, size: int) -> Any:
+        """Return a module, or None where it is off, not worth it, or not there."""
+        if not self._asked:
+            self._asked = True
+            said = os.environ.get(SWITCH, "").strip().lower()
+            if said in _OFF | _ON or sys.byteorder != "little":
+                self.switch(on=said not in _OFF)
+        self._seen += size
+        if not self.on or (self._seen < WORTH and not self.modules):
             return None
         try:
             found = import_module(f".{name}", __name__)
@@ -82,19 +100,17 @@ def compiled(name: str, size: int) -> Any:
     name : str
         A module of this package.
     size : int
-        Number of entries to work on: few do not pay for loading, nor for the calls.
+        Number of entries to work on: few do not pay for the calls.
     """
     if size < SHORTEST or not _LOADER.on:
         return None
     module = _LOADER.modules.get(name)
-    if module is None and (size >= FIRST or _LOADER.modules):
-        return _LOADER.module(name)
-    return module
+    return _LOADER.module(name, size) if module is None else module
 
 
 def switch(on: bool) -> None:
     """Turn the path on or off in this process, whatever the environment says."""
-    _LOADER.on, _LOADER.asked = on and sys.byteorder == "little", True
+    _LOADER.switch(on)
 
 
 class _Scratch(threading.local):

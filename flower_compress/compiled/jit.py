@@ -31,12 +31,21 @@ _SETTINGS: dict[str, Any] = {
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function when it is first called, and keep it on disk if possible."""
+    """Compile a function when it is first called, and keep it on disk.
+
+    Raises
+    ------
+    ImportError
+        If there is no folder for that.
+    """
     try:
         compiled: Callable[..., Any] = numba.njit(cache=True, **_SETTINGS)(function)
-    except RuntimeError:
-        # Neither the package's folder nor the user's can be written to.
-        compiled = numba.njit(**_SETTINGS)(function)
+    except RuntimeError as error:
+        # Each process would compile anew, for seconds.
+        raise ImportError(
+            "numba can write neither beside flower_compress nor into the user's cache: "
+            "set NUMBA_CACHE_DIR to a folder to which it can"
+        ) from error
     return compiled
 
 

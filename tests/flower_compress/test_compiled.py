@@ -67,7 +67,6 @@ def compiled_for_all() -> Iterator[None]:
     pytest.importorskip("numba")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(path, "SHORTEST", 0)
-        patch.setattr(path, "FIRST", 0)
         patch.setattr(path, "_LOADER", _LOADER)
         path.switch(on=True)
         yield
@@ -331,26 +330,27 @@ def test_without_numba_numpy_does_all(
     assert caplog.text.count("NumPy does all of it") == 1
 
 
-def test_few_entries_load_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_worth_it_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
     loader = path._Loader()
-    monkeypatch.setenv(path.SWITCH, "1")
+    monkeypatch.delenv(path.SWITCH, raising=False)
     monkeypatch.setattr(path, "_LOADER", loader)
-    assert path.compiled("philox", path.FIRST - 1) is None
+    for _ in range(3):
+        assert path.compiled("philox", path.WORTH // 4) is None
+    assert path.compiled("philox", path.SHORTEST - 1) is None
     assert not loader.modules
-    assert loader.on
+    assert path.compiled("philox", path.WORTH // 4) is not None
 
 
 def test_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     jit = pytest.importorskip("flower_compress.compiled.jit")
-    njit = jit.numba.njit
 
     def without_a_place(**options: Any) -> Any:
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
+        raise RuntimeError("cannot cache function: no locator available")
 
     monkeypatch.setattr(jit.numba, "njit", without_a_place)
-    assert jit.kernel(lambda x: x + 1)(1) == 2
+    with pytest.raises(ImportError, match="set NUMBA_CACHE_DIR"):
+        jit.kernel(lambda x: x + 1)
 
 
 def test_corrupt_bytes_are_called_so() -> None:
