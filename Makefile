@@ -38,6 +38,11 @@ OLDEST_TORCH_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
 	tests/flower_compress/optim tests/flower_compress/test_torch_arrays.py \
 	tests/clients tests/simulations/tasks
 
+# What `make device-test` runs, and with what.
+DEVICE_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
+	tests/clients/test_torch_objective.py tests/clients/gossip/test_device.py
+DEVICE_PY ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
+
 # What `make experiments` runs, shortened.
 EXPERIMENTS ?= alpha budget convex deep ghost malcom-ablation malcom-complete malcom-ring \
 	malcom-sparsity noiseless non-degraded overhead partial-participation saturation \
@@ -72,7 +77,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev links docs dist lint types unit oldest oldest-torch fleet deploy-test network-test format clean distclean
+.PHONY: help demo demo-ray demo-compare test bench experiments fuzz hostile dev links docs dist lint types unit oldest oldest-torch fleet device-test deploy-test network-test format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -184,6 +189,13 @@ deploy-test: $(STAMP) ## a real fleet on this machine, each part of it killed, a
 network-test: $(STAMP) ## bytes and seconds on slow links, as root, about an hour; NETWORK_ARGS="--megabits 10"
 	$(SAY) "network namespaces, 10 and 1 Mbit/s"
 	@$(PY) -m tests.deploy.slow_network $(NETWORK_ARGS)
+
+# On a machine with torch and a GPU that has neither Flower nor this environment too; what
+# needs Flower is left out there.
+device-test: ## what runs on a GPU, against NumPy, then `--only device`; DEVICE_PY=python3
+	$(SAY) "CUDA against NumPy"
+	@$(DEVICE_PY) -m pytest -m "slow or not slow" -k "cuda or compiled" $(DEVICE_TESTS)
+	@$(DEVICE_PY) -m benchmarks --only device $(BENCH_ARGS)
 
 format: $(STAMP) ## let ruff mend what it can
 	@$(PY) -m ruff check --fix .

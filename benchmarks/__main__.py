@@ -18,7 +18,7 @@ from flower_compress import compiled
 
 from . import tables
 from .compare import committed, slower
-from .measure import Row, machine
+from .measure import Row
 from .registry import SUITES
 from .suite import Case, Settings, Suite
 
@@ -37,17 +37,21 @@ def main(
     repeats: Annotated[
         int, typer.Option(help="Runs of which the median is taken.")
     ] = _DEFAULT.repeats,
+    device: Annotated[
+        str, typer.Option(help="Of the suite 'device': cuda, cuda:1, cpu.")
+    ] = _DEFAULT.device,
     out: Annotated[Path, typer.Option(help="Folder for the JSON files.")] = RESULTS,
 ) -> None:
     """Measure speed and code length, and write them down."""
     # The tables are NumPy's path but for one suite, which turns the other on.
     compiled.switch(on=False)
-    settings = Settings(tuple(int(dim) for dim in dims.split(",")), repeats)
-    suites = []
+    lengths = tuple(int(dim) for dim in dims.split(","))
+    settings = Settings(lengths, repeats, device)
+    suites, shown = [], []
     for name in only.split(","):
         if name not in SUITES:
             raise typer.BadParameter(f"{name!r}: expected some of {', '.join(SUITES)}")
-        lacking = SUITES[name].lacks()
+        lacking = SUITES[name].lacks(settings)
         if lacking is None:
             suites.append(SUITES[name])
         else:
@@ -63,27 +67,33 @@ def main(
     ) as progress:
         for suite in suites:
             cases = list(suite.cases(settings))
-            path = out / f"{suite.name}.json"
-            before = committed(RESULTS / path.name, machine())
+            machine = suite.machine(settings)
+            path = out / suite.file(machine)
+            before = committed(RESULTS / path.name, machine)
             task = progress.add_task(suite.name, total=len(cases))
             progress.refresh()
             measured: list[list[Row]] = []
             for case in cases:
                 measured.append(suite.measure(settings, *case))
                 progress.update(task, advance=1, refresh=True)
+            rows = [row for case in measured for row in case]
             result = {
-                "machine": machine(),
+                "machine": machine,
                 "repeats": repeats if suite.repeated else 1,
-                "rows": [row for rows in measured for row in rows],
+                "rows": rows,
             }
             path.write_text(json.dumps(result, indent=1) + "\n")
             progress.console.print(f"{suite.name}: {path}")
+            if "device" in machine:
+                shown.append(suite.table(rows))
             if before is not None and (suite.repeated or suite.is_median):
                 again = partial(_again, suite, settings, cases)
                 for each in slower(before, measured, again):
                     progress.console.print(f"slower: {suite.name}: {each}")
+    for table in shown:
+        typer.echo(f"\n{table}")
     if out == RESULTS:
-        for path in tables.write(RESULTS):
+        for path in tables.write(RESULTS, [suite.name for suite in suites]):
             typer.echo(f"tables: {path}")
 
 

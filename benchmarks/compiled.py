@@ -88,5 +88,5 @@ SUITE = Suite(
         *(_cell(f"{way}_{what}") for what in ("encode", "decode") for way in WAYS),
         Column("spread", _spread),
     ),
-    lacks=lambda: None if find_spec("numba") else "numba",
+    lacks=lambda _: None if find_spec("numba") else "numba",
 )

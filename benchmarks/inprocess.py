@@ -5,12 +5,16 @@ stands around the arithmetic. The engine makes, sends and reads every byte both 
 a deployed run does; the loop has no packets, no states and no Flower. A round of the
 one follows a round of the other, in one process, so that noise meets both alike. What
 is measured is processor time.
+
+And MCM on a network, d = 20,490, one gradient of 128 examples a client, where the
+engine may call several clients at a time: by the clock, against a loop of one thread.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -19,11 +23,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flower_compress.testing.deliveries import num_cores
+
 from .markdown import Column, columns
 from .measure import Row
 from .suite import Settings, Suite
 
 NUM_CLIENTS = (20, 100, 1000)
+_PARITY: dict[str, Any] = {"partition": "iid"}
+_NETWORK = {
+    "task": "digits28",
+    "model": "cnn",
+    "partition": "iid",
+    "batch_size": 128,
+    "step_size": "0.05",
+}
+_NETWORK_CLIENTS, _NETWORK_ROUNDS = 10, 15
 _CLIENT_ROUNDS = 20_000
 _FEWEST, _WARM_UP = 20, 3
 
@@ -44,7 +59,9 @@ class BareMCM:
     def __init__(self, run: Any) -> None:
         task = run.task
         self._objectives = [task.objective(i) for i in range(run.problem.clients)]
-        (self._name, initial), *_ = task.initial_arrays().items()
+        arrays = task.initial_arrays()
+        self._shapes = {name: array.shape for name, array in arrays.items()}
+        initial = _flat(arrays)
         self._batch_size, self._seed = run.batch_size, run.seed
         self._gamma = np.float32(run.gamma())
         self._alpha = np.float32(0.5 / (1.0 + initial.size**0.5))
@@ -58,7 +75,7 @@ class BareMCM:
         from flower_compress.clients import batches
 
         sent = self._compress(self.w - self._H)
-        w_hat = {self._name: self._H + sent}
+        w_hat = self._named(self._H + sent)
         self._H += self._alpha * sent
         total = np.zeros(self.w.size)
         for client, objective in enumerate(self._objectives):
@@ -71,12 +88,18 @@ class BareMCM:
             )
             _, gradient = objective.gradient(w_hat, batch)
             h = self._h[client]
-            q = self._compress(gradient[self._name] - h)
+            q = self._compress(_flat(gradient) - h)
             h += self._alpha * q
             total += q
         total /= len(self._objectives)
         self.w -= self._gamma * (total + self._hbar).astype(np.float32)
         self._hbar += self._alpha * total
+
+    def _named(self, x: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        sizes = [math.prod(shape) for shape in self._shapes.values()]
+        parts = np.split(x, np.cumsum(sizes)[:-1])
+        pairs = zip(self._shapes.items(), parts, strict=True)
+        return {name: part.reshape(shape) for (name, shape), part in pairs}
 
     def _compress(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """C(x) = ||x|| floor(x / ||x|| + u)."""
@@ -88,56 +111,76 @@ class BareMCM:
         return values
 
 
-def _measure(settings: Settings, num_clients: int) -> list[Row]:
-    from simulations.checkpointing import Checkpointing
-    from simulations.engines import run_all
+def _flat(arrays: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate([array.reshape(-1) for array in arrays.values()])
+
+
+def _measure(settings: Settings, num_clients: int, threads: int) -> list[Row]:
     from simulations.settings import Settings as Run
 
-    rounds = max(_FEWEST, _CLIENT_ROUNDS // num_clients)
-    run = Run.of(
-        "mcm",
-        clients=num_clients,
-        partition="iid",
-        rounds=rounds,
-        log_every=rounds,
+    if not threads:
+        rounds = max(_FEWEST, _CLIENT_ROUNDS // num_clients)
+        return [_row(num_clients, rounds, 1, time.process_time, Run, _PARITY)]
+    return [
+        _row(num_clients, _NETWORK_ROUNDS, threads, time.perf_counter, Run, _NETWORK)
+    ]
+
+
+def _row(
+    num_clients: int,
+    rounds: int,
+    threads: int,
+    clock: Callable[[], float],
+    settings: Any,
+    problem: dict[str, Any],
+) -> Row:
+    from simulations.checkpointing import Checkpointing
+    from simulations.engines import run_all
+
+    run = settings.of(
+        "mcm", clients=num_clients, rounds=rounds, log_every=rounds, **problem
     )
     bare = BareMCM(run)
     engine_seconds, bare_seconds = [], []
     began = 0.0
 
-    def after_round(_: Run, number: int, __: object, sha256: str | None) -> None:
+    def after_round(_: object, number: int, __: object, sha256: str | None) -> None:
         nonlocal began
         if sha256 is not None:
             return
-        engine_seconds.append(time.process_time() - began)
-        began = time.process_time()
+        engine_seconds.append(clock() - began)
+        began = clock()
         if number:
             bare.round(number)
-        bare_seconds.append(time.process_time() - began)
-        began = time.process_time()
+        bare_seconds.append(clock() - began)
+        began = clock()
 
     with TemporaryDirectory() as folder:
-        run_all([run], "inprocess", after_round, Checkpointing(Path(folder)), workers=1)
+        checkpointing = Checkpointing(Path(folder))
+        run_all(
+            [run], "inprocess", after_round, checkpointing, workers=1, threads=threads
+        )
     # The first rounds greet and fill caches, the last one evaluates.
     engine, plain = (
         median(seconds[_WARM_UP:-1]) for seconds in (engine_seconds, bare_seconds)
     )
-    return [
-        {
-            "num_clients": num_clients,
-            "dim": bare.w.size,
-            "rounds": rounds,
-            "engine_ms": 1e3 * engine,
-            "bare_ms": 1e3 * plain,
-            "times_bare": engine / plain,
-            "us_a_client": 1e6 * engine / num_clients,
-        }
-    ]
+    return {
+        "num_clients": num_clients,
+        "dim": bare.w.size,
+        "threads": threads,
+        "rounds": rounds,
+        "engine_ms": 1e3 * engine,
+        "bare_ms": 1e3 * plain,
+        "times_bare": engine / plain,
+        "us_a_client": 1e6 * engine / num_clients,
+    }
 
 
-def _cases(_: Settings) -> Iterator[tuple[int]]:
+def _cases(_: Settings) -> Iterator[tuple[int, int]]:
     for num_clients in NUM_CLIENTS:
-        yield (num_clients,)
+        yield num_clients, 0
+    for threads in sorted({1, num_cores()}):
+        yield _NETWORK_CLIENTS, threads
 
 
 SUITE = Suite(
@@ -147,10 +190,11 @@ SUITE = Suite(
     columns(
         0,
         Column("N", "num_clients", ","),
-        Column("d", "dim"),
+        Column("d", "dim", ","),
+        Column("threads", lambda row: row.get("threads", 1)),
         Column("engine, ms a round", "engine_ms", ".2f"),
         Column("bare loop, ms a round", "bare_ms", ".2f"),
-        Column("engine / loop", "times_bare", ".1f"),
+        Column("engine / loop", "times_bare", ".2f"),
         Column("us a client", "us_a_client", ".0f"),
     ),
     repeated=False,

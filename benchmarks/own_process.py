@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .measure import STATUS, Row
+from .suite import Settings
 
 __all__ = ["lacks", "measure_alone", "print_row", "strategy_of"]
 
@@ -27,7 +28,7 @@ def print_row(measure: Callable[..., Row], arguments: Sequence[str]) -> None:
     print(json.dumps(measure(**json.loads(row))))
 
 
-def lacks() -> str | None:
+def lacks(_: Settings) -> str | None:
     """Return where a process's memory would be, if it is not there."""
     return None if STATUS.exists() else str(STATUS)
 

@@ -1,47 +1,51 @@
-"""Every suite, in the order in which they run."""
+"""Every suite, in the order in which they run; each is imported when it is asked for.
+
+So a suite runs where the packages that only others need are missing.
+"""
 
 from __future__ import annotations
 
-from . import (
-    baselines,
-    compiled,
-    defaults,
-    device,
-    first_model,
-    hostile_decoding,
-    inprocess,
-    lengths,
-    local_epochs,
-    lost_memories,
-    norm_ratios,
-    operators,
-    optimizer,
-    scale,
-    server_memory,
-    small,
-    throughput,
-)
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 from .suite import Suite
 
-SUITES: dict[str, Suite] = {
-    module.SUITE.name: module.SUITE
-    for module in (
-        small,
-        throughput,
-        compiled,
-        inprocess,
-        lengths,
-        baselines,
-        operators,
-        optimizer,
-        server_memory,
-        scale,
-        lost_memories,
-        norm_ratios,
-        hostile_decoding,
-        defaults,
-        local_epochs,
-        first_model,
-        device,
-    )
-}
+_NAMES = (
+    "small",
+    "throughput",
+    "compiled",
+    "inprocess",
+    "lengths",
+    "baselines",
+    "operators",
+    "optimizer",
+    "server-memory",
+    "scale",
+    "lost-memories",
+    "norm-ratios",
+    "hostile-decoding",
+    "defaults",
+    "local-epochs",
+    "first-model",
+    "device",
+)
+
+
+class _Suites(Mapping[str, Suite]):
+    """A suite by its name, which is that of its module."""
+
+    def __getitem__(self, name: str) -> Suite:
+        if name not in _NAMES:
+            raise KeyError(name)
+        module = import_module(f".{name.replace('-', '_')}", __package__)
+        suite: Suite = module.SUITE
+        return suite
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+
+SUITES: Mapping[str, Suite] = _Suites()

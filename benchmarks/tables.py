@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from .measure import Row
@@ -17,38 +18,43 @@ PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
 _SLOT = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def write(results: Path) -> list[Path]:
-    """Fill every slot of every page; return the pages that changed."""
+def write(results: Path, names: Collection[str] = SUITES) -> list[Path]:
+    """Fill the slots of those suites on every page; return the pages that changed."""
     changed = []
     for page in PAGES:
         text = page.read_text()
-        filled = fill(text, results)
+        filled = fill(text, results, names)
         if filled != text:
             page.write_text(filled)
             changed.append(page)
     return changed
 
 
-def fill(text: str, results: Path) -> str:
+def fill(text: str, results: Path, names: Collection[str] = SUITES) -> str:
     """Return the page with its slots filled; one without results stays as it is."""
 
     def slot(match: re.Match[str]) -> str:
-        path = results / f"{match[2]}.json"
-        if not path.exists():
+        if match[2] not in names:
             return match[0]
-        result = json.loads(path.read_text())
-        table = SUITES[match[2]].table(result["rows"])
-        return f"{match[1]}{table}\n{_machine(result)}\n{match[3]}"
+        suite = SUITES[match[2]]
+        paths = suite.files(results)
+        if not paths:
+            return match[0]
+        measured = [json.loads(path.read_text()) for path in paths]
+        tables = [f"{suite.table(one['rows'])}\n{_machine(one)}\n" for one in measured]
+        return "\n".join((match[1] + tables[0], *tables[1:])) + match[3]
 
     return _SLOT.sub(slot, text)
 
 
 def _machine(result: Row) -> str:
     machine = result["machine"]
-    parts = [machine.get("gpu", ""), f"{machine['processor']}, one core"]
+    cores = f"{machine['threads']} threads" if "threads" in machine else "one core"
+    device = machine.get("device", machine.get("gpu", ""))
+    parts = [device if device != "cpu" else "", f"{machine['processor']}, {cores}"]
     parts += [
         f"{name} {machine[name]}"
-        for name in ("python", "numpy", "zlib", "torch")
+        for name in ("driver", "python", "numpy", "zlib", "torch", "compiled")
         if name in machine
     ]
     about = ", ".join(part for part in parts if part)

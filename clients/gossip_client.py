@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
@@ -15,7 +16,10 @@ __all__ = ["gossip_client"]
 
 
 def gossip_client(
-    objective: ObjectiveFactory, *, mods: Sequence[Mod] = ()
+    objective: ObjectiveFactory,
+    *,
+    mods: Sequence[Mod] = (),
+    device: str | Callable[[Message], str | None] | None = None,
 ) -> ClientApp:
     """Return an app that is a node: it computes g_i, the mod does the rest.
 
@@ -27,5 +31,8 @@ def gossip_client(
         Builds the node's objective; called with every message, so let it cache.
     mods : Sequence[Mod]
         Further mods, behind the gossip mod: they see plain arrays.
+    device : str or Callable[[Message], str or None], optional
+        Where the node compresses; see :class:`~.gossip.GossipMod`.
     """
-    return make_app(objective, gradient_step, (GossipMod(returns="gradient"), *mods))
+    mod = GossipMod(returns="gradient", device=device)
+    return make_app(objective, gradient_step, (mod, *mods))

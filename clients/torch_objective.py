@@ -10,8 +10,7 @@ They have no gradient, and are state all the same: see :meth:`TorchObjective.gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import numpy as np
@@ -33,6 +32,8 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise MissingExtraError("torch", "torch") from error
+
+from flower_compress.clients.torch_threads import of_this_thread, reproducible
 
 __all__ = ["Loss", "OptimizerFactory", "TorchObjective", "arrays_of"]
 
@@ -59,8 +60,8 @@ class TorchObjective:
     ----------
     model : nn.Module
         A workspace: every method first overwrites its parameters and buffers with
-        the arrays given. Objectives used one after the other may share one module,
-        threads may not. It is moved to `device`.
+        the arrays given. Objectives may share one module, in several threads too: it
+        is for the first one, each other thread has a copy. It is moved to `device`.
     loss : Loss
         Mean loss of a batch.
     features : Tensor
@@ -114,13 +115,17 @@ class TorchObjective:
                 f"{evaluation_batch_size}"
             )
         self._device = torch.device(device)
-        self._model = model.to(self._device)
+        self._module = model.to(self._device)
         self._loss = loss
         self._features = features.to(self._device)
         self._labels = labels.to(self._device)
         self._optimizer = optimizer
         self._evaluation_batch_size = evaluation_batch_size
-        _tensors_of(self._model)  # Refuse an unsuitable module here, not in a run.
+        _tensors_of(self._module)  # Refuse an unsuitable module here, not in a run.
+
+    @property
+    def _model(self) -> nn.Module:
+        return of_this_thread(self._module)
 
     @property
     def num_examples(self) -> int:
@@ -155,7 +160,7 @@ class TorchObjective:
         ConfigurationError
             `indices` is empty, or the loss is not a scalar.
         """
-        with _reproducible():
+        with reproducible():
             state = self._load(arrays)
             self._model.train()
             loss = self._batch_loss(indices)
@@ -196,7 +201,7 @@ class TorchObjective:
         ConfigurationError
             There is no batch, one is empty, or the loss is not a scalar.
         """
-        with _reproducible():
+        with reproducible():
             state = self._load(arrays)
             self._model.train()
             optimizer = self._make_optimizer(step_size)
@@ -228,7 +233,7 @@ class TorchObjective:
             Names or shapes of `arrays` are not the module's.
         """
         loss, correct, classification = 0.0, 0, False
-        with _reproducible(), torch.no_grad():
+        with reproducible(), torch.no_grad():
             self._load(arrays)
             self._model.eval()
             for start in range(0, self.num_examples, self._evaluation_batch_size):
@@ -334,17 +339,3 @@ def _to_arrays(tensors: dict[str, Tensor]) -> Arrays:
 
 def _is_classification(outputs: Tensor, labels: Tensor) -> bool:
     return outputs.ndim == 2 and labels.ndim == 1 and not labels.is_floating_point()
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    """Make sums independent of the number of threads, and cuDNN deterministic."""
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
-    torch.set_num_threads(1)
-    cudnn.benchmark, cudnn.deterministic = False, True
-    try:
-        yield
-    finally:
-        threads, cudnn.benchmark, cudnn.deterministic = before
-        torch.set_num_threads(threads)

@@ -1,6 +1,12 @@
-"""Communication compression for Flower: every model and every update, both ways."""
+"""Communication compression for Flower: every model and every update, both ways.
+
+What needs Flower is imported when it is asked for: operators, codes and links run where
+there is none.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .compressors import (
     ArrayRule,
@@ -18,8 +24,10 @@ from .compressors import (
 )
 from .errors import FlowerCompressError
 from .links import Direct, ErrorFeedback, Memory
-from .mods import CompressionMod
-from .wire.ledger import Ledger
+
+if TYPE_CHECKING:
+    from .mods import CompressionMod
+    from .wire.ledger import Ledger
 
 __all__ = [
     "ArrayRule",
@@ -41,3 +49,19 @@ __all__ = [
     "StochasticQuantizer",
     "TopK",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CompressionMod":
+        from .mods import CompressionMod
+
+        return CompressionMod
+    if name == "Ledger":
+        from .wire.ledger import Ledger
+
+        return Ledger
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -135,6 +135,16 @@ class Draws:
         words = self._ahead = thread.philox.random_raw(_WORDS_AHEAD)
         return words[:count]
 
+    def skip_words(self, count: int) -> tuple[tuple[int, int], tuple[int, ...]]:
+        """Leave out `count` words; return key and counter that those before them have.
+
+        For who computes them elsewhere: the first block of them is that of the counter
+        plus one.
+        """
+        place = self._block, *self._place
+        self._block += -(-count // _WORDS_PER_BLOCK)
+        return self._key, place
+
     def dither(self, count: int) -> NDArray[np.uint16]:
         """Return `count` integers j in [0, 2^16), four a word, the lowest bits first.
 

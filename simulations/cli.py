@@ -72,6 +72,15 @@ _Workers = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+_Threads = Annotated[
+    int,
+    typer.Option(
+        help="Clients of the inprocess engine that compute at a time; 0 for one a core "
+        "where clients train networks and that is faster. Models stay the same bytes.",
+        min=0,
+        rich_help_panel=_RUN,
+    ),
+]
 _Gpus = Annotated[
     float,
     typer.Option(
@@ -168,6 +177,7 @@ def run(
     ] = 0,
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    threads: _Threads = 0,
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
     link: _Link = "",
@@ -185,6 +195,7 @@ def run(
         out or Path("runs") / algorithm,
         engine,
         gpus=gpus,
+        threads=threads,
         link=link,
         checkpoint_every=checkpoint_every,
         resume=resume,
@@ -209,6 +220,7 @@ def compare(
     seeds: _Seeds = 1,
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    threads: _Threads = 0,
     workers: _Workers = 0,
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
@@ -237,6 +249,7 @@ def compare(
         out,
         engine,
         gpus=gpus,
+        threads=threads,
         workers=workers,
         link=link,
         checkpoint_every=checkpoint_every,
@@ -286,6 +299,7 @@ def reproduce(
     ] = "",
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    threads: _Threads = 0,
     workers: _Workers = 0,
     checkpoint_every: _CheckpointEvery = 100,
     resume: _Resume = False,
@@ -304,12 +318,13 @@ def reproduce(
         return
     reproduction = load_reproduction(name, quick=quick)
     if reproduction.timed:
-        for option, value in (("workers", workers), ("engine", engine)):
+        given = ("workers", workers), ("threads", threads), ("engine", engine)
+        for option, value in given:
             if value not in (0, 1, "inprocess"):
                 raise ConfigurationError(
                     f"{name} measures time, in one process: leave {option} out"
                 )
-        workers = 1
+        workers = threads = 1
     jobs = reproduction.jobs(
         seeds=seeds, rounds=rounds, task=task or "", data=data, device=device
     )
@@ -318,6 +333,7 @@ def reproduce(
         out or Path("runs") / (f"{name}-quick" if quick else name),
         engine,
         gpus=gpus,
+        threads=threads,
         workers=workers,
         link=link,
         checkpoint_every=checkpoint_every,
@@ -372,9 +388,11 @@ def _run(
     gpus: float,
     link: str,
     workers: int = 1,
+    threads: int = 0,
     **options: Any,
 ) -> None:
-    for name, only in (("workers", "inprocess"), ("gpus", "ray")):
+    inprocess = "inprocess"
+    for name, only in (("workers", inprocess), ("threads", inprocess), ("gpus", "ray")):
         if _given([name]) and engine != only:
             raise ConfigurationError(
                 f"{name} goes with engine {only}, not with engine {engine}: leave it "
@@ -383,7 +401,7 @@ def _run(
     network = parse_network(link) if link else None
     experiment = Experiment(jobs, out, link=network, **options)
     try:
-        experiment.run(engine, workers=workers, gpus=gpus)
+        experiment.run(engine, workers=workers, threads=threads, gpus=gpus)
     except KeyboardInterrupt:
         _say_how_to_go_on(experiment)
         raise typer.Exit(_INTERRUPTED) from None

@@ -17,7 +17,7 @@ from flower_compress.errors import ConfigurationError
 from flower_compress.wire.mail import find_mail
 from flower_compress.wire.records import first_config
 
-from .settings import TASK_KEY, task_of
+from .settings import TASK_KEY, device_of, task_of
 
 __all__ = ["app", "dispatch"]
 
@@ -33,12 +33,18 @@ def _objective(context: Context, config: ConfigRecord) -> Objective:
     return task.objective(int(context.node_config["partition-id"]))
 
 
+def _device(msg: Message) -> str | None:
+    """Return where a node compresses: with NumPy, unless it computes elsewhere."""
+    device = device_of(str(first_config(msg.content)[TASK_KEY]))
+    return None if device == "cpu" else device
+
+
 _APPS = {
     "gradient": gradient_client(_objective),
     "local-steps": local_steps_client(_objective),
     "qadam": qadam_client(_objective),
     "dist-ef-sgd": momentum_client(_objective),
-    "gossip": gossip_client(_objective),
+    "gossip": gossip_client(_objective, device=_device),
 }
 
 

@@ -28,12 +28,14 @@ from flower_compress.errors import (
 )
 from flower_compress.links import share_decoding
 from flower_compress.testing import InProcessGrid
+from flower_compress.testing.deliveries import num_cores
 
 from .checkpointing import Checkpointing
 from .flower_log import label_log, log_to
 from .records import RoundRecord
 from .runner import run_on_grid
 from .settings import Settings
+from .tasks import OF_TORCH
 
 __all__ = ["ENGINES", "Report", "run_all", "run_and_report", "set_pull_interval"]
 
@@ -54,6 +56,7 @@ def run_all(
     checkpointing: Checkpointing,
     *,
     workers: int = 0,
+    threads: int = 0,
     gpus: float = 0.0,
     log: Path | None = None,
 ) -> None:
@@ -71,6 +74,10 @@ def run_all(
         How the runs are saved.
     workers : int
         With ``"inprocess"``: how many processes share the jobs; 0 for one a core.
+    threads : int
+        With ``"inprocess"``: how many clients of a run compute at a time; 0 for one a
+        core where that is faster, if one process has the cores to itself and clients
+        train networks there.
     gpus : float
         With ``"ray"``: GPUs that a client takes, a fraction to share one.
     log : Path, optional
@@ -87,24 +94,28 @@ def run_all(
         with log_to(log):
             _run_on_ray(jobs, report, checkpointing, gpus)
     elif engine == "inprocess":
-        workers = min(len(jobs), workers or _num_cores())
+        workers = min(len(jobs), workers or num_cores())
         if workers <= 1:
             with log_to(log):
                 for job in jobs:
-                    _run_in_process(job, report, checkpointing)
+                    _run_in_process(job, report, checkpointing, threads)
         else:
-            _run_in_workers(jobs, report, checkpointing, workers, log)
+            _run_in_workers(jobs, report, checkpointing, workers, threads or 1, log)
     else:
         raise UnknownNameError("engine", engine, ENGINES)
 
 
 def _run_in_process(
-    job: Settings, report: Report, checkpointing: Checkpointing
+    job: Settings, report: Report, checkpointing: Checkpointing, threads: int
 ) -> None:
     from .client_app import dispatch
 
+    if not threads and (
+        job.problem.task not in OF_TORCH or job.problem.device != "cpu"
+    ):
+        threads = 1  # Elsewhere clients would wait for each other.
     with share_decoding(_SHARED_BYTES), _seldom_collected():
-        grid = InProcessGrid(dispatch, job.problem.clients)
+        grid = InProcessGrid(dispatch, job.problem.clients, threads=threads)
         run_and_report(grid, job, report, checkpointing)
 
 
@@ -121,12 +132,6 @@ def _seldom_collected() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_and_report(
@@ -177,6 +182,7 @@ def _work(
     job: Settings,
     events: Queue[_Event],
     checkpointing: Checkpointing,
+    threads: int,
     log: Path | None,
 ) -> None:
 
@@ -188,7 +194,7 @@ def _work(
     gc.freeze()  # What is loaded by now stays; no need to look at it again and again.
     try:
         with log_to(log):
-            _run_in_process(job, report, checkpointing)
+            _run_in_process(job, report, checkpointing, threads)
     finally:
         gc.unfreeze()
 
@@ -198,6 +204,7 @@ def _run_in_workers(
     report: Report,
     checkpointing: Checkpointing,
     workers: int,
+    threads: int,
     log: Path | None,
 ) -> None:
     # Forking a process that has loaded torch is not safe.
@@ -211,7 +218,7 @@ def _run_in_workers(
         events: Queue[_Event] = manager.Queue()
         with _not_interrupted():
             pending: set[Future[None]] = {
-                pool.submit(_work, index, job, events, checkpointing, log)
+                pool.submit(_work, index, job, events, checkpointing, threads, log)
                 for index, job in enumerate(jobs)
             }
         try:

@@ -182,14 +182,16 @@ class Experiment:
         status = None if record is None else _status(job, record)
         self._display.update(job.label, done, status)
 
-    def run(self, engine: str, *, workers: int = 0, gpus: float = 0.0) -> Path:
+    def run(
+        self, engine: str, *, workers: int = 0, threads: int = 0, gpus: float = 0.0
+    ) -> Path:
         """Compute all jobs and write the files; return the report's path.
 
         If a run fails, ``rounds.csv`` holds every round up to there.
 
         Parameters
         ----------
-        engine, workers, gpus
+        engine, workers, threads, gpus
             See :func:`simulations.engines.run_all`.
         """
         with self:
@@ -199,6 +201,7 @@ class Experiment:
                 self.report,
                 self.checkpointing,
                 workers=workers,
+                threads=threads,
                 gpus=gpus,
                 log=self.log,
             )

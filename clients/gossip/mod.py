@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from logging import getLogger
 
@@ -10,6 +11,7 @@ import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from flower_compress.arguments import check_callable
 from flower_compress.compressors import Vector
 from flower_compress.errors import (
     ConfigurationError,
@@ -18,7 +20,7 @@ from flower_compress.errors import (
     StalePacketError,
     shown,
 )
-from flower_compress.mods.client_mod import ClientMod, reply_with
+from flower_compress.mods.client_mod import ClientMod, Returns, reply_with
 from flower_compress.wire.agreement import PROTOCOL
 from flower_compress.wire.building import with_record
 from flower_compress.wire.gossip_contract import GossipContract
@@ -43,6 +45,7 @@ __all__ = ["GossipMod"]
 
 _log = getLogger("flwr")
 _ESTIMATE_BYTES = 8
+_VECTOR_BYTES = 4
 _USUAL_ESTIMATES = 2
 """A node's own, and the sum of its neighbours'."""
 
@@ -71,6 +74,10 @@ class GossipMod(ClientMod[GossipState]):
         Default: as for :class:`~flower_compress.CompressionMod`; from
         ``Context.state`` a restarted device begins anew, with the mean of its
         neighbours.
+    device : str or Callable[[Message], str or None], optional
+        Where torch is to compress what the node sends, as ``"cuda"``, or a function of
+        the message that says so. Default: NumPy does, on the host. What travels and
+        what is decoded keep their form; a device draws other private dithers.
     max_dim : int, optional
         Entries of the largest model that the node takes; a larger one is refused before
         anything is allocated. Default: as many as the machine's memory, or the
@@ -89,6 +96,19 @@ class GossipMod(ClientMod[GossipState]):
     _state_kind = "node"
     _entry_bytes = 48
     _foreign = "the server's strategy is no Relay"
+
+    def __init__(
+        self,
+        returns: Returns = "weights",
+        identity: Callable[[Context], int] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        max_dim: int | None = None,
+        device: str | Callable[[Message], str | None] | None = None,
+    ) -> None:
+        super().__init__(returns, identity, state_dir, max_dim)
+        if device is not None and not isinstance(device, str):
+            check_callable("device", device, 'a name as "cuda", or a function')
+        self.device = device
 
     def _answer(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -116,8 +136,13 @@ class GossipMod(ClientMod[GossipState]):
             return _ask_for_contract(msg, key, delivery)
         contract = GossipContract.from_bytes(state.contract)
         algorithm = algorithm_of(contract)
-        further = contract.num_estimates(len(algorithm.phases)) - _USUAL_ESTIMATES
+        num_phases = len(algorithm.phases)
+        estimates = contract.num_estimates(num_phases)
+        further = estimates - _USUAL_ESTIMATES
         self._require_room(contract.layout, _ESTIMATE_BYTES * further)
+        kept = _ESTIMATE_BYTES * estimates if contract.keeps_estimates else 0
+        kept += _VECTOR_BYTES * num_phases
+        self._store.require_room(context, kept * contract.layout.dim)
         if delivery.dim != contract.layout.dim:
             raise CorruptPacket(
                 f"expected vectors of length {contract.layout.dim}, got {delivery.dim}"
@@ -150,7 +175,8 @@ class GossipMod(ClientMod[GossipState]):
             for name, vector in vectors.items():
                 contract.layout.check_finite(vector, f"the node's {name}")
             state = replace(state, vectors=vectors, exact=app.exact)
-            state = compress(state, delivery, contract, algorithm.phases)
+            device = self.device(msg) if callable(self.device) else self.device
+            state = compress(state, delivery, contract, algorithm.phases, device)
             reply = app.reply or reply
             _add_zeros(reply, phase, vectors)
         elif delivery.evaluate and state.vectors:

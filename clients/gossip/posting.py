@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from flower_compress.compressors import Vector
+from flower_compress.errors import ConfigurationError, MissingExtraError
 from flower_compress.links import Payload
 from flower_compress.wire.gossip_contract import GossipContract
 from flower_compress.wire.mail import Delivery, Letter, Posting, payload_crc
@@ -21,10 +24,19 @@ def compress(
     delivery: Delivery,
     contract: GossipContract,
     phases: tuple[str, ...],
+    device: str | None = None,
 ) -> GossipState:
     """Return the state with the payloads of a step, to be posted, as its pending ones.
 
-    q_i = C(z_i - y_i), one for everyone or one for each target of the round.
+    q_i = C(z_i - y_i), one for everyone or one for each target of the round. On a
+    device of torch, if one is given: what others decode is the same bytes there.
+
+    Raises
+    ------
+    ConfigurationError
+        If torch has no such device here.
+    MissingExtraError
+        If there is a device, and no torch.
     """
     z = state.vectors[phases[delivery.phase]]
     letters = []
@@ -34,7 +46,7 @@ def compress(
             with np.errstate(over="ignore"):
                 x = difference(z, state.own[delivery.phase, target])
         payload = Payload.encode(
-            x,
+            x if device is None else _on_device(x, device),
             contract.compressor,
             contract.code,
             contract.channel(contract.node, target, delivery.number),
@@ -51,6 +63,20 @@ def compress(
         due={**state.due, delivery.phase: delivery.round},
         stepped=(delivery.round, delivery.phase),
     )
+
+
+def _on_device(x: Vector, device: str) -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torch", "torch") from error
+    try:
+        return torch.from_numpy(np.require(x, None, ["C", "W"])).to(device)
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigurationError(
+            "expected a device that torch has here, as 'cuda' or 'cpu', got "
+            f"{device!r}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _snapshots(state: GossipState, delivery: Delivery) -> tuple[Letter, ...]:

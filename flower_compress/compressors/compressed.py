@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,29 @@ class Compressed(NamedTuple):
         parts = tuple(part.numpy() for part in self.parts)
         return Compressed(self.dim, host_array(self.values), symbols, parts, self.ties)
 
+    def tensors(self, device: Any) -> Compressed:
+        """Return the same as torch tensors on a device.
+
+        Parameters
+        ----------
+        device : torch.device or str
+            Where :meth:`~.base.Compressor.decompress` is to compute: what travels there
+            are the symbols, mostly a byte an entry.
+        """
+        symbols = self.symbols
+        if symbols is not None:
+            at = symbols.positions
+            symbols = Symbols(
+                symbols.dim,
+                symbols.low,
+                symbols.high,
+                _tensor(symbols.entries, device),
+                None if at is None else _tensor(at, device),
+            )
+        parts = tuple(part.tensors(device) for part in self.parts)
+        values = _tensor(self.values, device)
+        return Compressed(self.dim, values, symbols, parts, self.ties)
+
     def num_bits(self, code: str) -> int:
         """Return the exact length in bits after that code: its bits and 32 a value.
 
@@ -83,3 +106,12 @@ class Compressed(NamedTuple):
         from ..coding.torch_lengths import num_bits as num_bits_on_device
 
         return num_bits + num_bits_on_device(code, symbols)
+
+
+def _tensor(x: Any, device: Any) -> Any:
+    import torch
+
+    if isinstance(x, np.ndarray):
+        # torch takes no read-only memory, which is what received bytes are.
+        x = torch.from_numpy(x if x.flags.writeable else x.copy())
+    return x.to(device)

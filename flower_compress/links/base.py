@@ -207,7 +207,7 @@ def fold(vector: Vector | None, payload: Payload, rate: float) -> Vector:
     A lossless payload is folded whole, at rate 1: it has no noise to keep out. Of what
     a memory does not hold (`Channel.forgotten`) nothing is folded.
     """
-    step, channel, is_own = payload.vector, payload.channel, False
+    step, channel, is_own = payload.used_once(), payload.channel, False
     if rate != 1.0 and not payload.compressor.lossless:
         step, is_own = step * np.float32(rate), True
     if channel is not None and channel.forgotten:

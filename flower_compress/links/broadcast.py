@@ -117,13 +117,13 @@ class Broadcast:
         if sender.pending is not None:
             # Final means acknowledged: nobody can take the last payload back.
             sender = self.link.acknowledge(sender, sender.pending_version)
-        sender, payload = self.link.send(sender, x, version, channel.at(version))
-        following = replace(self._append(payload), sender=sender)
+        replica = self.replica
         if sender.vector is not None and self.link.memory_rate(x.size) is not None:
-            # What up-to-date receivers hold is the sender's memory: share, do not copy.
-            replica = following.replica._replace(vector=sender.vector)
-            following = replace(following, replica=replica)
-        return following
+            # What up-to-date receivers hold is the sender's memory: share, do not fold.
+            replica = ReceiverState(replica.newest, sender.vector)
+        sender, payload = self.link.send(sender, x, version, channel.at(version))
+        following = replace(self, sender=sender, replica=replica)
+        return following._append(payload)
 
     def pause(self, dim: int, channel: Channel) -> Broadcast:
         """Send a zero update past the link's own state, so that nothing moves.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from ..compressors.arrays import NUMPY, Array
 from ..compressors.checks import LARGEST
 from ..errors import CorruptPacket
 from ..streams import Stream
+from .shared_vectors import SharedVectors
 
 __all__ = ["Channel", "Payload", "share_decoding"]
 
@@ -157,11 +157,38 @@ class Payload:
                 # share_decoding() says how many may be kept.
                 vector = _vector_cached(self.data, self.dim, self.channel)
             elif _SHARED.num_bytes:
-                vector = _SHARED.get(self)
+                key = self.data, self.dim, self.channel
+                vector = _SHARED.get(key, lambda: _vector(self._made, self.channel))
             else:
                 vector = _vector(self._made, self.channel)
             self.__dict__["_vector"] = vector
         return vector
+
+    def used_once(self) -> Vector:
+        """Return :attr:`vector`, and do not hold it if it is long and was not held."""
+        if self.is_decoded or self.dim <= _MAX_CACHED_DIM or _SHARED.num_bytes:
+            return self.vector
+        made: _Decoded | None = self.__dict__.get("_decoded")
+        if made is None:
+            made = _decode(self.data, self.dim, *_tensors(self.channel))
+        return _vector(made, self.channel)
+
+    def tensor(self, device: Any) -> Any:
+        """Return :attr:`vector` as a torch tensor on a device, computed there.
+
+        The code is decoded on the host; the same bytes as those of :attr:`vector`.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are not a payload of a vector of length `dim`.
+        """
+        made, channel = self._made, self.channel
+        stream, sizes = (
+            (None, None) if channel is None else (channel.stream, channel.sizes)
+        )
+        there = made.compressed.tensors(device)
+        return made.compressor.decompress(there, stream, sizes)
 
     def contents(self) -> Iterator[tuple[Compressor, Compressed]]:
         """Yield each operator with what it made of its part of the vector.
@@ -190,6 +217,11 @@ class Payload:
         payload.__dict__["_num_bits"] = self.num_bits
         return payload
 
+    def lean(self) -> Payload:
+        """Return the payload without its decoded vector, if that is long."""
+        is_long = self.is_decoded and self.dim > _MAX_CACHED_DIM
+        return self.compact() if is_long else self
+
     @property
     def _made(self) -> _Decoded:
         decoded: _Decoded | None = self.__dict__.get("_decoded")
@@ -205,7 +237,7 @@ class Payload:
 def share_decoding(num_bytes: int) -> Iterator[None]:
     """Keep so many bytes of decoded vectors for other receivers of the same bytes.
 
-    For several clients in one process, of one thread: each payload is decoded once.
+    For several clients in one process: each payload is decoded once.
     """
     before, _SHARED.num_bytes = _SHARED.num_bytes, num_bytes
     try:
@@ -215,36 +247,7 @@ def share_decoding(num_bytes: int) -> Iterator[None]:
         _SHARED.clear()
 
 
-class _SharedVectors:
-    """Vectors of the payloads used last, up to a number of bytes."""
-
-    def __init__(self) -> None:
-        self.num_bytes = 0
-        self._held = 0
-        self._vectors: OrderedDict[tuple[bytes, int, Channel | None], Vector] = (
-            OrderedDict()
-        )
-
-    def get(self, payload: Payload) -> Vector:
-        key = payload.data, payload.dim, payload.channel
-        vector = self._vectors.get(key)
-        if vector is None:
-            vector = _vector(payload._made, payload.channel)
-            self._vectors[key] = vector
-            self._held += vector.nbytes
-            while self._held > self.num_bytes and self._vectors:
-                _, oldest = self._vectors.popitem(last=False)
-                self._held -= oldest.nbytes
-        else:
-            self._vectors.move_to_end(key)
-        return vector
-
-    def clear(self) -> None:
-        self._vectors.clear()
-        self._held = 0
-
-
-_SHARED = _SharedVectors()
+_SHARED = SharedVectors()
 
 
 @dataclass(slots=True, eq=False)

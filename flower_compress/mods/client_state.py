@@ -116,7 +116,7 @@ class ClientState(NamedTuple):
         )
 
 
-def _vector_bytes(vector: Vector | None) -> bytes | None:
+def _vector_bytes(vector: Vector | None) -> bytes | memoryview | None:
     return None if vector is None else vector_bytes(vector)
 
 

@@ -17,7 +17,7 @@ from ..compressors import Vector
 from ..errors import FirstModelError, OutOfSyncError, StalePacketError
 from ..links import ReceiverState, SenderState, accept
 from ..wire.agreement import PROTOCOL
-from ..wire.building import with_record
+from ..wire.building import new_array_record, with_record
 from ..wire.contract import BY_NODE, Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
@@ -158,6 +158,9 @@ class CompressionMod(ClientMod[ClientState]):
         model = state.receiver.value(contract.downlink_rate)
         if model is None:
             return _ask_for_contract(msg, key, packet)
+        if state.receiver.pending is not None:
+            lean = state.receiver.pending.lean()
+            state = state._replace(receiver=state.receiver._replace(pending=lean))
         arrays = contract.layout.unflatten(model, state.exact)
         if contract.layout.rounds:
             model, _ = contract.layout.flatten(arrays)  # as the client sees it
@@ -172,6 +175,9 @@ class CompressionMod(ClientMod[ClientState]):
         sent_under = key
         key, arrays = model_record(reply.content, key, "the client's reply")
         update, exact_out = self._update(arrays, model, state.exact, contract.layout)
+        # Of a large model no more is held than what comes next needs.
+        del arrays, model
+        reply = with_record(reply, key, new_array_record({}))
         if packet.refused:
             _log.warning(
                 "CompressionMod: the server refused this client's last update, or had "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
@@ -25,6 +26,7 @@ class RecentStates(Generic[_S]):
     def __init__(self) -> None:
         self._held: OrderedDict[int, tuple[bytes, _S]] = OrderedDict()
         self._num_bytes = 0
+        self._lock = threading.Lock()
 
     def get(self, identity: int, data: bytes | memoryview) -> _S | None:
         """Return the state that those bytes were made of, None if it is not held."""
@@ -33,13 +35,14 @@ class RecentStates(Generic[_S]):
 
     def put(self, identity: int, data: bytes, state: _S) -> None:
         """Hold a state, and the bytes that were made of it."""
-        before = self._held.pop(identity, None)
-        if before is not None:
-            self._num_bytes -= len(before[0])
-        if len(data) > _LARGEST:
-            return
-        self._held[identity] = data, state
-        self._num_bytes += len(data)
-        while self._num_bytes > _MOST_BYTES:
-            _, (oldest, _) = self._held.popitem(last=False)
-            self._num_bytes -= len(oldest)
+        with self._lock:
+            before = self._held.pop(identity, None)
+            if before is not None:
+                self._num_bytes -= len(before[0])
+            if len(data) > _LARGEST:
+                return
+            self._held[identity] = data, state
+            self._num_bytes += len(data)
+            while self._num_bytes > _MOST_BYTES:
+                _, (oldest, _) = self._held.popitem(last=False)
+                self._num_bytes -= len(oldest)

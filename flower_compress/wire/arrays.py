@@ -18,6 +18,7 @@ from flwr.app import Array
 from numpy.typing import NDArray
 
 from .building import new_array
+from .framing import bytes_of
 
 __all__ = [
     "BFLOAT16",
@@ -61,10 +62,12 @@ def read_array(array: Array) -> NDArray[Any]:
 def write_array(entries: NDArray[Any], shape: tuple[int, ...] | None = None) -> Array:
     """Return ``Array(entries.reshape(shape))``, byte for byte, but quicker."""
     shape = entries.shape if shape is None else shape
-    return array_of_bytes(_dtype_name(entries.dtype), shape, entries.tobytes())
+    return array_of_bytes(_dtype_name(entries.dtype), shape, bytes_of(entries))
 
 
-def array_of_bytes(dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
+def array_of_bytes(
+    dtype: str, shape: tuple[int, ...], data: bytes | memoryview
+) -> Array:
     """Return the Array whose entries are those bytes, in C order."""
     return new_array(dtype, shape, _NUMPY_STYPE, _npy_header(dtype, shape) + data)
 

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..compressors import Vector
 from ..errors import ConfigurationError, CorruptPacket
 
 __all__ = [
     "CRC_BYTES",
+    "bytes_of",
     "pack",
     "seal",
     "section",
@@ -31,6 +33,7 @@ __all__ = [
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
 CRC_BYTES = _CRC.size
+_FEW = 1 << 12
 
 
 def pack(form: struct.Struct, *numbers: float) -> bytes:
@@ -50,7 +53,7 @@ def pack(form: struct.Struct, *numbers: float) -> bytes:
         ) from None
 
 
-def seal(header: bytes, body: Sequence[bytes]) -> bytes:
+def seal(header: bytes, body: Sequence[bytes | memoryview]) -> bytes:
     """Return the header, the CRC-32 and the parts of the body."""
     crc = zlib.crc32(header)
     for part in body:
@@ -105,15 +108,24 @@ def take_section(data: memoryview) -> tuple[bytes, memoryview]:
     return take(data[_LENGTH.size :], size)
 
 
-def vector_bytes(vector: Vector) -> bytes:
-    """Return a vector as float32, 4 d bytes."""
-    return vector.astype("<f4", copy=False).tobytes()
+def bytes_of(entries: NDArray[Any]) -> bytes | memoryview:
+    """Return the bytes of entries in C order; of many in place, to be copied."""
+    if entries.nbytes < _FEW or not entries.flags.c_contiguous:
+        return entries.tobytes()
+    return entries.reshape(-1).view(np.uint8).data
+
+
+def vector_bytes(vector: Vector) -> bytes | memoryview:
+    """Return a vector as float32, 4 d bytes, as :func:`bytes_of` does."""
+    return bytes_of(vector.astype("<f4", copy=False))
 
 
 def take_vector(data: memoryview, dim: int) -> tuple[Vector, memoryview]:
     """Return a vector of length `dim`, all entries finite, and the rest."""
-    raw, rest = take(data, 4 * dim)
-    vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
+    size = 4 * dim
+    if size > len(data):
+        raise CorruptPacket(f"expected {size} more bytes, got {len(data)}")
+    vector = np.frombuffer(data[:size], dtype="<f4").astype(np.float32)
     if not np.isfinite(vector).all():
         raise CorruptPacket("a dense vector holds NaN or infinity")
-    return vector, rest
+    return vector, data[size:]

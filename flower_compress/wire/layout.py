@@ -33,6 +33,7 @@ from .arrays import (
     unfit,
 )
 from .building import new_array_record
+from .framing import bytes_of
 from .names import name_difference
 
 __all__ = ["EXACT_PATTERN", "Layout", "Tensor"]
@@ -145,7 +146,7 @@ class Tensor:
     def write(self, entries: NDArray[Any]) -> Array:
         """Return `entries` as a Flower array of this dtype and shape."""
         if not self._is_half and entries.dtype == self._numpy:
-            return array_of_bytes(self.dtype, self.shape, entries.tobytes())
+            return array_of_bytes(self.dtype, self.shape, bytes_of(entries))
         with np.errstate(over="ignore"):
             data = encode_entries(entries, self.dtype)
         # float16 ends at 65504, bfloat16 below the largest float32; every other dtype

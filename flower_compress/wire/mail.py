@@ -219,7 +219,7 @@ class Delivery:
             self.dim,
             self.step_size,
         )
-        body: list[bytes] = []
+        body: list[bytes | memoryview] = []
         if self.contract is not None:
             body += (*section(self.contract), *section(self.exact))
         if self.model is not None:
@@ -324,7 +324,7 @@ class Posting:
             self.received,
             self.dim,
         )
-        body: tuple[bytes, ...] = ()
+        body: tuple[bytes | memoryview, ...] = ()
         if self.model is not None:
             body = (vector_bytes(self.model), *section(self.exact))
         return seal(header, (*body, *_letter_parts(self.letters)))

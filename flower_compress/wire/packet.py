@@ -231,7 +231,7 @@ class Packet:
             self.detail,
             self.dim,
         )
-        body: list[bytes] = []
+        body: list[bytes | memoryview] = []
         if self.contract is not None:
             body += section(self.contract)
         for vector in (self.snapshot, self.memory):

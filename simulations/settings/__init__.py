@@ -16,7 +16,7 @@ from __future__ import annotations
 from .config import convert, from_config, read_values
 from .decentralized import Decentralized
 from .option import Option, dashed
-from .problem import TASK_KEY, Problem, task_of
+from .problem import TASK_KEY, Problem, device_of, task_of
 from .run import IDENTITY, OPTIONS, Settings, refusals
 from .server import Server
 from .sharing import several
@@ -32,6 +32,7 @@ __all__ = [
     "Settings",
     "convert",
     "dashed",
+    "device_of",
     "from_config",
     "read_values",
     "refusals",

@@ -20,7 +20,7 @@ from ..tasks import (
 )
 from .option import check_values, one_of, option
 
-__all__ = ["TASK_KEY", "Problem", "task_of"]
+__all__ = ["TASK_KEY", "Problem", "device_of", "task_of"]
 
 TASK_KEY = "task"
 """Key of a train config: the arguments of the clients' task, as JSON."""
@@ -116,6 +116,12 @@ class Problem:
                 *([self.examples] if self.examples else []),
             ]
         )
+
+
+@lru_cache(maxsize=32)
+def device_of(key: str) -> str:
+    """Return where the clients of the task that a train config names compute."""
+    return str(json.loads(key)[7])
 
 
 @lru_cache(maxsize=32)

@@ -20,6 +20,7 @@ task                   F_i                                          evaluated on
                        one of :data:`MODELS`; ``softmax`` is        held-out examples
                        convex
 ``digits28``           the same, images enlarged to MNIST's 28 x 28 the same
+``made-up32``          the same, made-up images of CIFAR-10's size  the same
 ``mnist``,             the same, from files in a folder             the same
 ``fashion-mnist``,
 ``emnist``,
@@ -28,7 +29,7 @@ task                   F_i                                          evaluated on
 
 ``base`` says what a task is, ``registry`` which there are. ``linear`` and ``images``
 are the two families, over ``dataset``, ``partition``, and what loads the examples:
-``digits``, ``shipped``, ``tables``, ``files``.
+``digits``, ``made_up``, ``shipped``, ``tables``, ``files``.
 """
 
 from .base import Evaluation, Task

@@ -63,7 +63,7 @@ class ImageTask(Clients):
         seed: int,
         device: str,
     ) -> None:
-        super().__init__(train.name, parts)
+        super().__init__(train.name, parts, train.origin)
         from flower_compress.clients.torch_objective import arrays_of
 
         self._train, self._device = train, device

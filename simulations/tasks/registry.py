@@ -12,6 +12,7 @@ from .base import Kind, Options, Task
 from .digits import load_digits, load_digits28
 from .files import FILES
 from .images import filed_images, images
+from .made_up import load_made_up32
 from .models import MODELS
 from .parity import linear, make_parity
 from .partition import SEEDLESS
@@ -29,6 +30,7 @@ KINDS: Final[dict[str, Kind]] = {
     **{name: tabular(name) for name in TABLES},
     "digits": images(load_digits),
     "digits28": images(load_digits28),
+    "made-up32": images(load_made_up32),
     **{name: filed_images(name) for name in FILES},
 }
 """Name of a task -> how it is made."""

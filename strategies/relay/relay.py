@@ -25,17 +25,13 @@ from flwr.serverapp.strategy import Result
 from numpy.typing import ArrayLike
 
 from flower_compress.arguments import check_count, check_number
-from flower_compress.coding import CODE_NAMES
-from flower_compress.compressors import Compressor, PerArray
+from flower_compress.compressors import Compressor
 from flower_compress.errors import (
     ConfigurationError,
-    UnknownNameError,
-    WrongTypeError,
 )
-from flower_compress.links.checks import require_compressor
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.ledger import EdgeLedger, Ledger
-from flower_compress.wire.mail import ZEROS_METRIC, Delivery
+from flower_compress.wire.mail import ZEROS_METRIC, Delivery, Posting
 from flower_compress.wire.records import records_of, uniform_mean
 
 from ..run.checkpoint import Arrays, Checkpoint
@@ -43,7 +39,8 @@ from ..run.model_arrays import check_arrays
 from ..run.rounds import EvaluateFn, Rounds
 from ..run.step_size import StepSize, check_step_size, step_size_of
 from ..run.strategy import RunStrategy
-from ..topology import Schedule, Topology, from_matrix
+from ..topology import Schedule, Topology
+from .checks import check_operator, topology_of
 from .contracts import Agreement
 from .departures import FORGET_AFTER
 from .session import RelaySession
@@ -157,13 +154,8 @@ class Relay(RunStrategy):
         forget_after: int | None = FORGET_AFTER,
         **kwargs: Any,
     ) -> None:
-        require_compressor(compressor)
-        if isinstance(topology, Compressor | str):
-            raise WrongTypeError("topology", "who talks to whom, as ring(10)", topology)
-        if not isinstance(topology, Topology | Schedule):
-            topology = from_matrix(topology)
-        if code not in CODE_NAMES:
-            raise UnknownNameError("code", code, CODE_NAMES)
+        topology = topology_of(topology)
+        check_operator(compressor, code, topology, residual=residual)
         check_step_size(step_size)
         for label, value in (("consensus_step", consensus_step), ("rate", rate)):
             if value is not None:
@@ -173,16 +165,6 @@ class Relay(RunStrategy):
         for label, parameter in parameters.items():
             check_number(
                 label, parameter, "be a number >= 0", lambda a: 0 <= a < math.inf
-            )
-        if isinstance(compressor, PerArray):
-            raise ConfigurationError(
-                "nodes compress whole models: expected one operator for all arrays, "
-                f"got {compressor!r}"
-            )
-        if isinstance(topology, Schedule) and not (residual or compressor.lossless):
-            raise ConfigurationError(
-                "a topology that changes needs estimates for its edges: expected "
-                "residual=True, or a lossless operator"
             )
         super().__init__(**kwargs)
         self.topology, self.residual = topology, residual
@@ -344,11 +326,7 @@ class Relay(RunStrategy):
         if self._phase == 0:
             session.departures.end_round()
         contents = [msg.content for _, msg in accepted.values()]
-        for node, (_, msg) in accepted.items():
-            for row in records_of(msg.content, MetricRecord):
-                share = row.get(ZEROS_METRIC)
-                if isinstance(share, float):
-                    self.zeros[node] = share
+        self.zeros |= _shares_of_zeros(accepted)
         with_metrics = [c for c in contents if any(records_of(c, MetricRecord))]
         metrics = uniform_mean(with_metrics, "") if with_metrics else MetricRecord()
         # Result keeps one record a round, and the first exchange may be what trains.
@@ -431,3 +409,15 @@ class Relay(RunStrategy):
         ]
         for line in lines:
             _log.info("\t%s", line)
+
+
+def _shares_of_zeros(
+    accepted: Mapping[int, tuple[Posting, Message]],
+) -> dict[int, float]:
+    """Return what nodes tell of the zeros in their vectors."""
+    return {
+        node: share
+        for node, (_, msg) in accepted.items()
+        for row in records_of(msg.content, MetricRecord)
+        if isinstance(share := row.get(ZEROS_METRIC), float)
+    }

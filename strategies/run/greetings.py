@@ -25,11 +25,11 @@ from ..callbacks.observers import Observers
 from .claims import NOWHERE, Claims, Greeted
 from .fields import COUNT, ROWS, fields
 from .refusals import refusal
+from .turns import Turns
 
 __all__ = ["Greeted", "Greetings"]
 
 _log = getLogger("flwr")
-_MAX_BACKOFF = 10
 _MOST_LISTED = 3
 _WAVE = 1 << 14
 """Greetings, or answers to them, that are in memory at once: some 5 kB each."""
@@ -80,11 +80,9 @@ class Greetings:
         self._record, self._read, self._mod = record, read, mod
         self._ledger = ledger
         self._claims = Claims(trusted=trusted)
-        self._calls = 0
-        # Of nodes that are not known: how often they were greeted in vain, the call
-        # with which it is their turn again, and what they answered last.
-        self._failures: dict[int, int] = {}
-        self._due: dict[int, int] = {}
+        # Of nodes that are not known: when they are greeted again, and what they
+        # answered last.
+        self._turns = Turns()
         self._refusals: dict[int, FlowerCompressError] = {}
         self._pending: dict[str, int] = {}  # Nodes, by the id of the message to them.
 
@@ -143,7 +141,7 @@ class Greetings:
             If all nodes answered, none of them is a client, and what is wrong at one of
             them is something else: the order of its mods, its identity, its version.
         """
-        self._calls += 1
+        self._turns.begin_call()
         node_ids = list(node_ids)
         self._connect(node_ids)
         arrived = self._collect(grid)
@@ -182,7 +180,7 @@ class Greetings:
         ]
         if not waits:
             for node_id in node_ids:
-                self._put_off(node_id)
+                self._turns.put_off(node_id)
             if self._push(grid, messages):
                 return []
         return self._take(self._ask(grid, messages, timeout))
@@ -193,32 +191,24 @@ class Greetings:
         if not new:
             return []
         if not self._claims.is_empty:
-            new = {n for n in new if self._due.get(n, 0) <= self._calls}
+            new = {n for n in new if self._turns.is_due(n)}
         return [node_id for node_id in node_ids if node_id in new]
 
     def _connect(self, node_ids: list[int]) -> None:
         """Forget what was with nodes that are gone; remind of those that wait."""
         self._claims.connect(node_ids)
         there = self._claims.connected
-        for noted in (self._failures, self._due, self._refusals):
-            for node_id in [node_id for node_id in noted if node_id not in there]:
-                del noted[node_id]
+        self._turns.keep(there)
+        for node_id in [n for n in self._refusals if n not in there]:
+            del self._refusals[node_id]
         for message_id, node_id in list(self._pending.items()):
             if node_id not in there:
                 del self._pending[message_id]
         for node_id in self._claims.waiting():
-            if self._due.get(node_id, 0) <= self._calls:
-                if node_id in self._due:
+            if self._turns.is_due(node_id):
+                if self._turns.was_put_off(node_id):
                     self._claims.tell(node_id)
-                self._put_off(node_id)
-
-    def _put_off(self, node_id: int) -> None:
-        """Let the next greeting of a node wait; once a call."""
-        if self._due.get(node_id, 0) > self._calls:
-            return
-        failures = self._failures.get(node_id, 0)
-        self._failures[node_id] = failures + 1
-        self._due[node_id] = self._calls + 2 ** min(failures, _MAX_BACKOFF)
+                self._turns.put_off(node_id)
 
     # -- asking --------------------------------------------------------------------
 
@@ -247,7 +237,7 @@ class Greetings:
             node_id = message.metadata.dst_node_id
             if message_id:
                 self._pending[message_id] = node_id
-            if self._failures[node_id] > 1 and node_id not in self._refusals:
+            if self._turns.failures(node_id) > 1 and node_id not in self._refusals:
                 silent.append(node_id)
         if silent:
             _log.warning("%s: no answer to a greeting so far", _named(silent))
@@ -270,7 +260,7 @@ class Greetings:
             if node_id in greeted:
                 continue
             if node_id in self._refusals or cost_the_timeout:
-                self._put_off(node_id)
+                self._turns.put_off(node_id)
             if node_id not in self._refusals:
                 silent.append(node_id)
         if silent:
@@ -332,9 +322,9 @@ class Greetings:
 
     def _take(self, greeted: dict[int, Greeted]) -> list[Greeted]:
         """Take in the nodes that answered, each with the identity it gave."""
-        for noted in (self._failures, self._due, self._refusals):
-            for node_id in greeted:
-                noted.pop(node_id, None)
+        self._turns.forget(greeted)
+        for node_id in greeted:
+            self._refusals.pop(node_id, None)
         if not greeted.keys().isdisjoint(self._pending.values()):
             self._pending = {
                 message_id: node_id
@@ -384,12 +374,7 @@ class Greetings:
 
     def save(self) -> dict[str, Any]:
         """Return everything but what is on its way, for JSON."""
-        return {
-            "nodes": self._claims.save(),
-            "calls": self._calls,
-            "failures": list(self._failures.items()),
-            "due": list(self._due.items()),
-        }
+        return {"nodes": self._claims.save(), **self._turns.save()}
 
     def restore(self, meta: dict[str, Any], *, heard: bool) -> None:
         """Take over what :meth:`save` gave.
@@ -405,8 +390,7 @@ class Greetings:
         meta = fields(meta, nodes=ROWS, calls=COUNT, failures=ROWS, due=ROWS)
         self._claims.restore(meta["nodes"], heard=heard)
         if heard:
-            self._calls = meta["calls"]
-            self._failures, self._due = dict(meta["failures"]), dict(meta["due"])
+            self._turns.restore(meta["calls"], meta["failures"], meta["due"])
 
 
 def _waves(items: list[_T]) -> list[list[_T]]:

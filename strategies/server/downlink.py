@@ -12,7 +12,6 @@ import numpy as np
 
 from flower_compress.compressors import Vector
 from flower_compress.links import (
-    Broadcast,
     Carries,
     CatchUp,
     Channel,
@@ -27,10 +26,7 @@ from .averaged_memory import AveragedMemory
 from .downlink_end import DownlinkEnd
 from .downlink_rules import DownlinkMemory, Groups, ResetEvery
 from .first_model import Beginning
-from .saved_links import (
-    restore_broadcast,
-    save_broadcast,
-)
+from .shared_downlinks import SharedDownlinks
 from .vector_store import VectorStore
 
 __all__ = ["Downlinks"]
@@ -107,11 +103,9 @@ class Downlinks:
             auto = max(1, round(4 * self._dim**0.5))
             resets = auto if reset_every == "auto" else reset_every
             self._averaged = AveragedMemory(initial, resets)
-        self._shared: list[Broadcast] | None = None
+        self._shared: SharedDownlinks | None = None
         if groups != "client":
-            self._shared = [
-                Broadcast.begin(link, carries, initial) for _ in range(groups)
-            ]
+            self._shared = SharedDownlinks(link, carries, groups, channel, beginning)
 
     @property
     def receiver_rate(self) -> float | None:
@@ -123,13 +117,12 @@ class Downlinks:
     @property
     def newest(self) -> int:
         """Newest version of any payload."""
-        shared = (broadcast.version for broadcast in self._shared or [])
-        return max(shared, default=self._newest)
+        return self._newest if self._shared is None else self._shared.newest
 
     @property
     def degraded_model(self) -> Vector | None:
         """The model that every client of the one group holds."""
-        return self._shared[0].value if self._shared else None
+        return None if self._shared is None else self._shared.value
 
     def begin(self) -> DownlinkEnd:
         """Return the end of a client that is not known, or not any more.
@@ -184,9 +177,7 @@ class Downlinks:
         if self._shared is None:
             return
         groups = {self.group(identity) for identity in identities}
-        for group in sorted(groups - self._ahead):
-            channel = self._channel(group)
-            self._shared[group] = self._shared[group].publish(x, channel)
+        self._shared.publish(x, sorted(groups - self._ahead))
         self._ahead = self._ahead - groups if trains else self._ahead | groups
 
     def outdate(self) -> None:
@@ -195,13 +186,8 @@ class Downlinks:
 
     def publish_update(self, update: Vector | None) -> None:
         """Send an update to every group; None if the round made none."""
-        shared = self._shared or []
-        for group, broadcast in enumerate(shared):
-            channel = self._channel(group)
-            if update is None:
-                shared[group] = broadcast.pause(self._dim, channel)
-            else:
-                shared[group] = broadcast.publish(update, channel)
+        if self._shared is not None:
+            self._shared.publish_update(update)
 
     def send(
         self, identity: int, end: DownlinkEnd, model: Vector, *, trains: bool
@@ -212,15 +198,8 @@ class Downlinks:
         knows whether it received it, it is sent the same payload again.
         """
         end.is_beginning = False
-        can_begin = end.held is None and end.begins
         if self._shared is not None:
-            broadcast, needed = self._shared[self.group(identity)], None
-            if can_begin:
-                needed = broadcast.from_beginning(self._beginning.num_bytes)
-            if needed is None:
-                needed = broadcast.catch_up(end.held)
-            end.sent, end.is_beginning = needed.version, needed.begins
-            return needed
+            return self._shared.send(identity, end)
         was_sent = identity in self._ahead
         (self._ahead.discard if trains else self._ahead.add)(identity)
         if was_sent and end.held == end.sent:
@@ -240,11 +219,12 @@ class Downlinks:
         if self._averaged is not None:
             epoch = self._averaged.epoch
             end.sent_epoch, begins = epoch, begins or end.epoch != epoch
-            had_part = end.sender.version > 0 and end.epoch == epoch
+            had_part = end.sender.version > _INITIAL and end.epoch == epoch
             if begins:
                 snapshot = self._averaged.beginning(
                     had_part=had_part or end.joined == epoch
                 )
+        can_begin = end.held is None and end.begins
         if can_begin and snapshot is self._initial and sender.version == _INITIAL:
             end.is_beginning = True
             return CatchUp(_INITIAL, version, (payload,), begins=True)
@@ -322,13 +302,9 @@ class Downlinks:
     def save(self, arrays: Arrays) -> dict[str, Any]:
         """Return what JSON can hold; add the shared ends to `arrays`."""
         arrays["downlink/initial"] = self._initial
-        groups = [
-            save_broadcast(arrays, f"group/{group}", broadcast)
-            for group, broadcast in enumerate(self._shared or [])
-        ]
         averaged = self._averaged
         return {
-            "groups": groups,
+            "groups": [] if self._shared is None else self._shared.save(arrays),
             "averaged": [] if averaged is None else averaged.counts,
             "ahead": sorted(self._ahead),
             "floor": self._floor,
@@ -348,13 +324,7 @@ class Downlinks:
             heard = [(i, v, self._channel(i)) for i, v in meta["heard"]]
             self._averaged.restore(heard, meta["averaged"], checkpoint)
         if self._shared is not None:
-            groups = zip(self._shared, meta["groups"], strict=True)
-            self._shared = [
-                restore_broadcast(
-                    before, row, checkpoint, f"group/{i}", self._dim, self._channel(i)
-                )
-                for i, (before, row) in enumerate(groups)
-            ]
+            self._shared.restore(meta["groups"], checkpoint)
 
     def skip_to(self, version: int) -> None:
         """Leave out versions that a server which was killed may have used.
@@ -364,13 +334,8 @@ class Downlinks:
         version : int
             The newest of them.
         """
-        shared = self._shared or []
-        for group, broadcast in enumerate(shared):
-            # Updates are made before they are sent, and trained on once.
-            is_used = self._carries == "update" and broadcast.version <= version
-            shared[group] = broadcast.skip_to(
-                version + is_used, self._dim, self._channel(group)
-            )
+        if self._shared is not None:
+            self._shared.skip_to(version)
         self._used = self._newest = version
         self.outdate()
 
@@ -399,14 +364,7 @@ class Downlinks:
         if self._shared is None:
             # A reset since then has put another memory in that version's place.
             return told.base == end.sender.version and self._averaged is None
-        broadcast = self._shared[self.group(identity)]
-        if broadcast.is_sent(held, told.crc):
-            end.held = held
-        elif told.base and broadcast.is_sure(told.base):
-            end.held = told.base
-        else:
-            return False
-        return True
+        return self._shared.confirm(identity, end, held, told)
 
     def forget(self, identity: int, end: DownlinkEnd) -> None:
         """Note that the client holds nothing."""
@@ -427,4 +385,4 @@ class Downlinks:
 
     def group(self, identity: int) -> int:
         """Return the group of a client."""
-        return identity % len(self._shared or [None])
+        return 0 if self._shared is None else self._shared.group(identity)

@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -15,20 +14,16 @@ from flwr.app import ArrayRecord
 from flower_compress.compressors import Parts, Tied, Vector
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.contract import Contract
-from flower_compress.wire.first_model import channel_of
 from flower_compress.wire.layout import Layout
 from flower_compress.wire.ledger import Ledger
 
 from ..callbacks.observers import Observers
-from ..run.checkpoint import Arrays, Checkpoint
-from ..run.fields import COUNT, NUMBER, ROWS, TABLE, fields
 from ..run.model_arrays import check_arrays
 from .composition import Composition
 from .departures import Departures
 from .downlink import Downlinks
 from .first_model import Beginning
 from .roster import Roster
-from .saved_links import restore_payload, save_payload
 from .sync_budget import SyncBudget
 from .uplink import Uplinks
 from .uplink_end import Contribution
@@ -70,6 +65,8 @@ class Session:
         w, shape (d,), without the exact arrays.
     exact : bytes
         The exact arrays.
+    optimizer_state : dict[str, NDArray[np.float32]]
+        What the server's optimizer remembers.
     beginning : Beginning
         The first model of every client.
     contract : Contract
@@ -119,7 +116,7 @@ class Session:
         self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
         self.refused, self.odd_metrics = Counter[int](), Counter[int]()
-        self._optimizer_state = composition.optimizer.init(layout.dim)
+        self.optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
         self.beginning = Beginning.of(
             composition.first_model,
@@ -132,7 +129,7 @@ class Session:
             # Clients add updates to what they begin with, and so does the server.
             rounded = layout.unflatten(self.beginning.vector, self.exact)
             self._take_over(rounded, "the first model")
-        self._begin_ends()
+        self.begin_ends()
         downlink = composition.downlink
         self.contract = Contract(
             layout,
@@ -147,7 +144,8 @@ class Session:
         )
         self.contract_bytes = self.contract.to_bytes()
 
-    def _begin_ends(self) -> None:
+    def begin_ends(self) -> None:
+        """Begin all links, with :attr:`beginning`; no client is known."""
         links = self.composition
         store = VectorStore(self.layout.dim, links.memory_budget, links.spill_dir)
         self.downlinks = Downlinks(
@@ -292,8 +290,8 @@ class Session:
             if gradient is None:
                 self.pause()
                 return False
-            self._optimizer_state, update = self.composition.optimizer.step(
-                self._optimizer_state, gradient, server_round
+            self.optimizer_state, update = self.composition.optimizer.step(
+                self.optimizer_state, gradient, server_round
             )
             self._take_update(update)
         if self.exact:
@@ -327,94 +325,10 @@ class Session:
         self.layout.check_finite(model, "the model after the server's step")
         self.model = model
 
-    # -- checkpoints -----------------------------------------------------------------
-
     def fingerprint(self) -> dict[str, Any]:
         """Return what must not change when a run goes on."""
         return {
             "contract": self.contract_bytes.decode(),
             **self.composition.fingerprint(),
-            "optimizer": sorted(self._optimizer_state),
+            "optimizer": sorted(self.optimizer_state),
         }
-
-    def save(self, arrays: Arrays) -> dict[str, Any]:
-        """Return what JSON can hold; add the rest to `arrays`."""
-        arrays["model"] = self.model
-        arrays["exact"] = np.frombuffer(self.exact, dtype=np.uint8)
-        save_payload(arrays, "beginning", self.beginning.payload)
-        for name, vector in self._optimizer_state.items():
-            arrays[f"optimizer/{name}"] = vector
-        return {
-            "session": self.id,
-            "damping": self.damping,
-            "ledger": self.ledger.as_dict(),
-            "refused": list(self.refused.items()),
-            "odd_metrics": list(self.odd_metrics.items()),
-            "bounds": self.bounds.save(),
-            "sync_budget": self.sync_budget.save(),
-            "epoch_budget": self.epoch_budget.save(),
-            "optimizer": list(self._optimizer_state),
-            "downlinks": self.downlinks.save(arrays),
-            "uplinks": self.uplinks.memories.save(arrays),
-            "roster": self.roster.save(arrays),
-            "departures": self.departures.save(),
-        }
-
-    def restore(self, saved: Checkpoint, skip_to: int | None) -> None:
-        """Take over what :meth:`save` gave.
-
-        Parameters
-        ----------
-        saved : Checkpoint
-            The checkpoint.
-        skip_to : int, optional
-            The version from which the links go on, where clients are not back where
-            they were then and have to be greeted anew; None if they are.
-        """
-        meta = fields(
-            saved.meta,
-            session=COUNT,
-            damping=NUMBER,
-            ledger=TABLE,
-            refused=ROWS,
-            odd_metrics=ROWS,
-            bounds=TABLE,
-            sync_budget=ROWS,
-            epoch_budget=ROWS,
-            departures=TABLE,
-            optimizer=ROWS,
-            downlinks=TABLE,
-            uplinks=TABLE,
-            roster=TABLE,
-        )
-        self.id, self.damping = meta["session"], meta["damping"]
-        self.model = saved.array("model", (self.layout.dim,), np.float32)
-        self.exact = saved.array("exact", (len(self.exact),), np.uint8).tobytes()
-        self._optimizer_state = {
-            name: saved.array(f"optimizer/{name}") for name in meta["optimizer"]
-        }
-        self.ledger = Ledger.from_dict(meta["ledger"])
-        self.refused = _counter(meta["refused"])
-        self.odd_metrics = _counter(meta["odd_metrics"])
-        channel = channel_of(self.composition.seed, self.layout)
-        packed = restore_payload(
-            saved, "beginning", self.layout.dim, channel, channel.stream.version
-        )
-        if packed is not None:
-            term = self.beginning.term
-            self.beginning = Beginning(packed.vector, term, packed)
-        self._begin_ends()
-        self.bounds.restore(meta["bounds"])
-        self.sync_budget.restore(meta["sync_budget"])
-        self.epoch_budget.restore(meta["epoch_budget"])
-        self.downlinks.restore(meta["downlinks"], saved)
-        self.uplinks.memories.restore(meta["uplinks"], saved)
-        self.roster.restore(meta["roster"], saved, clients_too=skip_to is None)
-        self.departures.restore(meta["departures"])
-        if skip_to is not None:
-            self.downlinks.skip_to(skip_to)
-        self.arrays = self.layout.unflatten(self.model, self.exact)
-
-
-def _counter(rows: list[Any]) -> Counter[int]:
-    return Counter({index(identity): index(count) for identity, count in rows})

@@ -17,6 +17,7 @@ from ..run.strategy import RunStrategy
 from .composition import Composition
 from .evaluation import EvaluateOn
 from .recovery import GuardedStep, OnDivergence, Recovery
+from .saved_session import restore_session, save_session
 from .session import Session
 from .watch import NoiseWatch
 
@@ -111,10 +112,10 @@ class SessionStrategy(RunStrategy):
         return self._running.fingerprint()
 
     def _save(self, arrays: Arrays) -> dict[str, Any]:
-        return self._running.save(arrays)
+        return save_session(self._running, arrays)
 
     def _restore(self, saved: Checkpoint, skip_to: int | None) -> ArrayRecord:
-        self._running.restore(saved, skip_to)
+        restore_session(self._running, saved, skip_to)
         return self._running.arrays
 
     def forget(self, identity: int | str) -> None:

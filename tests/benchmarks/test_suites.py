@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,8 @@ def test_every_operator_is_measured() -> None:
 def test_every_suite_has_its_slot_and_its_results() -> None:
     pages = "".join(page.read_text() for page in tables.PAGES)
     assert set(re.findall(r"<!-- results: ([\w-]+) -->", pages)) == set(SUITES)
-    assert {path.stem for path in RESULTS.glob("*.json")} <= set(SUITES)
+    known = {path for suite in SUITES.values() for path in suite.files(RESULTS)}
+    assert set(RESULTS.glob("*.json")) <= known
     for name, suite in SUITES.items():
         assert suite.name == name
         assert list(suite.cases(Settings()))
@@ -63,6 +67,51 @@ def test_suites_run_and_write_what_the_tables_need(tmp_path: Path) -> None:
         filled = tables.fill(slot, tmp_path)
         assert filled.count("\n| ") == 1 + num_rows
         assert "One run. " in filled
+
+
+WITHOUT_FLOWER = """
+import runpy, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("flwr", "ray"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import tests.flower_compress.compressors.test_torch_backend
+runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_device_is_measured_without_flower_and_ray(tmp_path: Path) -> None:
+    """So are the tests of operators on a device: what a bare machine has is enough."""
+    options = ["--only", "device", "--device", "cpu", "--dims", f"1000,{10**13}"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FLOWER, *options, "--repeats", "1"]
+        + ["--out", str(tmp_path)],
+        cwd=RESULTS.parents[1],
+        env={**os.environ, "COLUMNS": "200"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    result = json.loads((tmp_path / "device-cpu.json").read_text())
+    assert result["machine"]["device"] == "cpu"
+    assert {"torch", "threads"} <= result["machine"].keys()
+    rows = [row for row in result["rows"] if "left_out" not in row]
+    assert [row["dim"] for row in rows] == 6 * [1000]
+    assert all(row["same_bytes"] for row in rows)
+    assert done.stdout.count("| 1,000 |") == 6
+    assert "d = 10,000,000,000,000 is left out: it needs up to 1040000.0 GB" in (
+        done.stdout
+    )
+    # A file for each device, and the tables one below the other.
+    other = {**result, "machine": {**result["machine"], "device": "Other GPU"}}
+    (tmp_path / SUITES["device"].file(other["machine"])).write_text(json.dumps(other))
+    slot = "<!-- results: device -->\n<!-- end -->"
+    filled = tables.fill(slot, tmp_path)
+    assert filled.count("| 1,000 |") == 12
+    assert "Other GPU, " in filled
 
 
 def test_only_what_is_slower_beyond_the_noise_is_told() -> None:

@@ -15,10 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+pytest.importorskip("flwr")
+
 from flower_compress.clients import torch_objective
 from flower_compress.clients.objective import Arrays, Objective
-from flower_compress.clients.torch_objective import TorchObjective, arrays_of
-from flower_compress.errors import ConfigurationError, LayoutMismatchError
+from flower_compress.clients.torch_objective import (
+    TorchObjective,
+    arrays_of,
+)
+from flower_compress.errors import (
+    ConfigurationError,
+    LayoutMismatchError,
+)
 
 NUM_EXAMPLES = 40
 

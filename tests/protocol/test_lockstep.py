@@ -401,7 +401,7 @@ def test_a_client_may_come_back_as_another_node(
             grid.rename(1002, 77)
 
     run(strategy, grid, 6, after_round=after_round)
-    needed = 0 if keeps_state else first_snapshots(strategy, 1)
+    needed = 0 if keeps_state else keeps_model(strategy)
     if identities == "trusted":
         needed = dense_vectors(strategy)
     assert num_snapshots(strategy) == first_snapshots(strategy, 3) + needed
@@ -416,15 +416,23 @@ def num_snapshots(strategy: CompressedStrategy) -> int:
 
 
 def first_snapshots(strategy: CompressedStrategy, num_clients: int) -> int:
-    """Dense vectors that new clients need: the model, if they remember one."""
-    return 0 if strategy._running.downlinks.receiver_rate is None else num_clients
+    """Dense vectors that new clients need: the model, if they remember one.
+
+    None if they can begin without.
+    """
+    return num_clients * keeps_model(strategy) * (strategy.first_model == "dense")
 
 
 def dense_vectors(strategy: CompressedStrategy) -> int:
     """What a client needs that has lost its state: the model, its uplink memory."""
     remembers = strategy.uplink.memory_rate(strategy._running.layout.dim) is not None
     remembers &= strategy.uplink_memory != "mean"
-    return first_snapshots(strategy, 1) + remembers
+    return keeps_model(strategy) + remembers
+
+
+def keeps_model(strategy: CompressedStrategy) -> bool:
+    """Whether clients remember a model."""
+    return strategy._running.downlinks.receiver_rate is not None
 
 
 @of_each_kind

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
+from flower_compress.clients import GossipMod
 from flower_compress.links import Payload
-from flower_compress.strategies import Relay
+from flower_compress.strategies import DPSGD, Relay
 from flower_compress.strategies.relay import post_office
-from flower_compress.testing import Schedule
+from flower_compress.strategies.topology import ring
+from flower_compress.testing import InProcessGrid, Schedule
 from flower_compress.wire.ledger import EdgeLedger, Ledger
 from flower_compress.wire.mail import Posting, find_mail
 from tests.protocol.faulty import NO_FAULTS, random_faults
@@ -115,6 +120,25 @@ def test_bits_are_those_of_the_payloads(algorithm: str) -> None:
     for letter in letters:
         assert Payload(letter.data, DIM).num_bits == letter.num_bits
         assert letter.num_bits <= 8 * len(letter.data)
+
+
+def test_a_collected_model_is_billed_with_its_exact_arrays() -> None:
+    app = ClientApp(mods=[GossipMod()])
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        content = RecordDict({"arrays": msg.content["arrays"]})
+        content["metrics"] = MetricRecord({"num-examples": 1})
+        return Message(content, reply_to=msg)
+
+    arrays = {"w": np.ones(4, np.float32), "steps": np.array(7, np.int64)}
+    initial = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    relay = DPSGD(ring(3), step_size=0.1, collect_every=1)
+    relay.start(InProcessGrid(app, 3), initial, 2)
+    collected = relay.collections.uplink
+    assert collected.messages == 6
+    assert collected.payload_bits == 6 * 8 * (4 * 4 + 8)
+    assert collected.snapshot_bytes == 6 * (4 * 4 + 8)
 
 
 @every_algorithm

@@ -30,6 +30,7 @@ from flower_compress.errors import (
     OutOfSyncError,
     RoundFailedError,
 )
+from flower_compress.mods import state_store
 from flower_compress.strategies.relay import post_office
 from flower_compress.strategies.relay.post_office import PostOffice
 from flower_compress.strategies.topology import ring
@@ -676,6 +677,28 @@ def test_a_collected_model_with_wrong_arrays_is_left_out() -> None:
         monkeypatch.setattr(PostOffice, "check", spoil)
         models = run(relay, grid, 3, calm_rounds=1)
     assert sorted(models) == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "num_bytes"),
+    [("malcom", 20 * DIM), ("cdprox-sgt", 40 * DIM), ("dpsgd", 4 * DIM)],
+)
+def test_more_than_a_context_holds_is_refused_before_training(
+    algorithm: str, num_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vector in float32, an estimate of it and the neighbours' sum in float64."""
+    grid = NodesGrid()
+    run(make_relay(algorithm), grid, 2, calm_rounds=1)
+    assert len(grid.state_bytes(1)) > num_bytes
+    monkeypatch.setattr(state_store, "_MOST_BYTES", num_bytes - 1)
+    trained: list[Message] = []
+    app = ClientApp(mods=[GossipMod("gradient")])
+    app.train()(lambda msg, context: trained.append(msg))
+    with pytest.raises(RoundFailedError, match=f"is {num_bytes} bytes.*state_dir="):
+        make_relay(algorithm).start(
+            InProcessGrid(app, NUM_CLIENTS), to_record(INITIAL), 3
+        )
+    assert not trained
 
 
 @pytest.mark.parametrize("num_nodes", [1, 2])

@@ -25,6 +25,7 @@ from flower_compress.strategies import (
     RandMCM,
     compress,
 )
+from flower_compress.strategies.server.saved_session import save_session
 from flower_compress.testing import InProcessGrid
 from tests.strategies.problem import INITIAL, NUM_CLIENTS, make_app, to_record
 from tests.strategies.test_resume import KilledError, comparable, kill_after, make
@@ -261,7 +262,7 @@ def test_forget_frees_all_that_is_kept(budget: int | None) -> None:
     def size() -> tuple[int, int, int]:
         session = strategy._running
         store, arrays = session.uplinks._store, {}
-        session.save(arrays)
+        save_session(session, arrays)
         return (
             store.num_bytes_in_ram + store.num_bytes_on_disk,
             sum("/3" in name for name in arrays),

@@ -162,14 +162,23 @@ def test_only_the_sampled_memories() -> None:
 # --- Downlink memories ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reset_every", ["auto", 7, None])
-def test_one_averaged_memory(reset_every: Any) -> None:
+@pytest.mark.parametrize(
+    ("reset_every", "first_model"),
+    [("auto", "dense"), (7, "dense"), (None, "dense"), (7, 4)],
+)
+def test_one_averaged_memory(reset_every: Any, first_model: Any) -> None:
     """Eq. (S1), with the clients that take part, and resets when they are met."""
+    ours = strategy(
+        RandMCM, memory="average", reset_every=reset_every, first_model=first_model
+    )
+    actual = run(ours)
+    start = ours._running.beginning.vector
+    assert (first_model == "dense") == np.array_equal(start, INITIAL)
     interval = round(4 * math.sqrt(DIM)) if reset_every == "auto" else reset_every
     assert interval is None or interval < ROUNDS
     w, h = INITIAL, zeros()
-    average = INITIAL.astype(np.float64)
-    memory = [INITIAL for _ in CLIENTS]
+    average = start.astype(np.float64)
+    memory = [start for _ in CLIENTS]
     version = dict.fromkeys(CLIENTS, 1)
     for k in range(1, ROUNDS + 1):
         held = average.astype(np.float32)
@@ -189,7 +198,6 @@ def test_one_averaged_memory(reset_every: Any) -> None:
         for i in sampled(k):
             h[i] = h[i] + ALPHA * q[i]
         w = w + STEP * g.astype(np.float32)
-    actual = run(strategy(RandMCM, memory="average", reset_every=reset_every))
     assert actual.tobytes() == w.tobytes()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from hypothesis import HealthCheck, given, settings
@@ -149,6 +149,25 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert resumed.resumed_from == 10
     assert comparable(result) == comparable(expected)
     assert resumed.ledger.as_dict() == whole.ledger.as_dict()
+
+
+def test_memories_are_given_back_after_a_resume_as_before(tmp_path: Path) -> None:
+    def run(last: int, **more: Any) -> Any:
+        grid = InProcessGrid(make_app(), NUM_CLIENTS)
+
+        def lose(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            if server_round == 6:  # Some have yet to answer since the resume.
+                for context in grid.contexts.values():
+                    context.state = RecordDict()
+            return kill_after(last)(server_round, arrays)
+
+        strategy = make(Diana, {}, **more)
+        result = strategy.start(grid, to_record(INITIAL), 12, evaluate_fn=lose)
+        return comparable(result), strategy.ledger.as_dict()
+
+    with pytest.raises(KilledError):
+        run(7, checkpoint_dir=tmp_path)
+    assert run(12, checkpoint_dir=tmp_path, resume=True) == run(12)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:

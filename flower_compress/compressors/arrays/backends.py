@@ -11,7 +11,10 @@ import numpy as np
 from .numpy_ops import NUMPY
 from .ops import Array, ArrayOps
 
-__all__ = ["array_ops"]
+__all__ = ["COMPILE", "array_ops"]
+
+COMPILE = "FLOWER_COMPRESS_TORCH_COMPILE"
+"""Environment variable: not empty, and ``torch.compile`` fuses what devices compute."""
 
 
 def array_ops(x: Array) -> ArrayOps:

@@ -10,25 +10,25 @@ differ from NumPy's.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import struct
+import os
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...coding.symbols import symbol_dtype
 from ...streams import Draws, Stream
+from .backends import COMPILE
 from .numpy_ops import NUMPY
 from .ops import Array, ArrayOps, no_level
+from .torch_draws import DeviceDraws, StreamDraws
+from .torch_fused import Functions
 from .torch_powers import powers, round_to_powers
 
 __all__ = ["TorchOps"]
 
-_MASK = (1 << 64) - 1
 _BLOCK = 1 << 12
 """Entries of a row that are summed at a time."""
 
@@ -37,77 +37,6 @@ _DTYPES = {
     np.dtype(np.int16): torch.int16,
     np.dtype(np.int32): torch.int32,
 }
-
-
-class _HostDraws(Draws):
-    """The stream's own numbers as tensors on a device; on the CPU in place.
-
-    Words come as int64 and dithers as int32, since torch has few operations on
-    unsigned integers.
-    """
-
-    __slots__ = ("_device", "_draws")
-
-    def __init__(self, stream: Stream, device: torch.device) -> None:
-        super().__init__(stream)
-        self._draws = Draws(stream)
-        self._device = device
-
-    def words(self, count: int) -> Any:
-        return self._upload(self._draws.words(count).view(np.int64))
-
-    def dither(self, count: int) -> Any:
-        dither = self._draws.dither(count).astype(np.uint16, copy=False)
-        # Two bytes an entry travel to the device.
-        return self._upload(dither.view(np.int16)).to(torch.int32).bitwise_and_(0xFFFF)
-
-    def short_dither(self, count: int) -> Any:
-        return self._upload(self._draws.short_dither(count))
-
-    def signs(self, count: int) -> Any:
-        return self._upload(self._draws.signs(count))
-
-    def uniforms(self, count: int) -> Any:
-        return self._upload(self._draws.uniforms(count))
-
-    def _upload(self, numbers: NDArray[Any]) -> Tensor:
-        # CUDA copies pageable memory before it returns: the host need not wait.
-        return torch.from_numpy(numbers).to(self._device, non_blocking=True)
-
-
-class _DeviceDraws(Draws):
-    """Numbers of the device's own generator, seeded from the key of the stream."""
-
-    __slots__ = ("_device", "_generator")
-
-    def __init__(self, stream: Stream, device: torch.device) -> None:
-        super().__init__(stream)
-        self._device = device
-        self._generator = torch.Generator(device)
-        self._generator.manual_seed(_seed(stream))
-
-    def words(self, count: int) -> Any:
-        words = torch.empty(count, dtype=torch.int64, device=self._device)
-        return words.random_(-(2**63), None, generator=self._generator)
-
-    def dither(self, count: int) -> Any:
-        return self._integers(1 << 16, count, torch.int32)
-
-    def short_dither(self, count: int) -> Any:
-        return self._integers(1 << 8, count, torch.uint8)
-
-    def signs(self, count: int) -> Any:
-        return self._integers(2, count, torch.uint8)
-
-    def uniforms(self, count: int) -> Any:
-        return torch.rand(
-            count, generator=self._generator, dtype=torch.float64, device=self._device
-        )
-
-    def _integers(self, limit: int, count: int, dtype: torch.dtype) -> Tensor:
-        return torch.randint(
-            limit, (count,), generator=self._generator, dtype=dtype, device=self._device
-        )
 
 
 class TorchOps(ArrayOps):
@@ -125,21 +54,33 @@ class TorchOps(ArrayOps):
         Whether private randomness comes from the device's own generator and nothing
         is left to NumPy. By default so on all devices but the CPU, where it comes from
         the stream itself and the symbols are those of NumPy arrays.
+    compiled : bool, optional
+        Whether torch compiles what a device computes, the values being the same; by
+        default if the environment variable :data:`~.backends.COMPILE` is not empty.
     """
 
-    def __init__(self, device: torch.device, as_device: bool | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        as_device: bool | None = None,
+        compiled: bool | None = None,
+    ) -> None:
         self._device = device
         self._as_device = device.type != "cpu" if as_device is None else as_device
+        compiles = bool(os.environ.get(COMPILE)) if compiled is None else compiled
+        self._functions = Functions(compiles and self._as_device)
 
     def vector(self, x: Array) -> Array:
         return x.detach().to(torch.float32).reshape(-1).contiguous()
 
     def draws(self, stream: Stream) -> Draws:
-        private = _DeviceDraws if self._as_device else _HostDraws
-        return private(stream, self._device)
+        if self._as_device:
+            return DeviceDraws(stream, self._device)
+        return self.shared_draws(stream)
 
     def shared_draws(self, stream: Stream) -> Draws:
-        return _HostDraws(stream, self._device)
+        blocks = self._functions.philox if self._as_device else None
+        return StreamDraws(stream, self._device, blocks)
 
     def within(self, x: Array, low: float, high: float) -> bool:
         # aminmax hands a NaN on, and no comparison with it holds.
@@ -153,6 +94,8 @@ class TorchOps(ArrayOps):
         return len(bad), int(bad[0]) if len(bad) else 0
 
     def squares(self, table: Array) -> Array:
+        if self._as_device:
+            return self._functions.squares(table)
         wide = table.to(torch.float64)
         return _row_sums(wide.mul_(wide))
 
@@ -283,29 +226,32 @@ class TorchOps(ArrayOps):
     ) -> Array:
         # Any positive scale gives the zeros of a row of zeros.
         scales = torch.where(scales > 0, scales, 1.0)[:, None]
-        t = table if offsets is None else table - offsets[:, None]
-        t = t / scales
         bits = 8 if dither.dtype == torch.uint8 else 16
-        t *= float(np.float32(levels * 2.0**bits))
-        whole = torch.round(t) if refine is None else torch.floor(t)
-        total = whole.to(torch.int32)
-        total += dither.reshape(total.shape)
+        factor = self._number(levels * 2.0**bits)
+        if offsets is not None:
+            offsets = offsets[:, None]
         dtype = _DTYPES[symbol_dtype(-high, high)] if out is None else out.dtype
+        dither = dither.reshape(table.shape)
+        k, *tied = self._functions.levels(
+            table, offsets, scales, factor, dither, bits, dtype, refine is not None
+        )
         if refine is not None:
-            # The lowest bits all set: the dither fell into t's own interval.
-            last = (1 << bits) - 1
-            tied = self.positions(((total & last) == last).reshape(-1))
-            if tied.numel():
-                rest = t.reshape(-1)[tied].to(torch.float64) - whole.reshape(-1)[tied]
-                up: Any = refine.uniforms(tied.numel()) < rest
-                # The lowest bits overflow into the next integer.
-                total.reshape(-1)[tied] += up.to(torch.int32)
-        result = total.bitwise_right_shift_(bits).to(dtype)
+            places = self.positions(tied[0].reshape(-1))
+            if places.numel():
+                rows = places // table.shape[1]
+                t = table.reshape(-1)[places]
+                if offsets is not None:
+                    t = t - offsets[rows, 0]
+                t = t / scales[rows, 0] * factor
+                rest = t.to(torch.float64) - torch.floor(t)
+                up: Any = refine.uniforms(places.numel()) < rest
+                k.reshape(-1)[places] += up.to(dtype)
         if below is not None:
-            result -= below.to(dtype)[:, None]
-            result += (result >= 0).to(dtype)
-            result.masked_fill_(table == 0, 0)
-        return result if out is None else out.copy_(result)
+            k = self._functions.counted(k, below.to(dtype)[:, None], table)
+        return k if out is None else out.copy_(k)
+
+    def _number(self, number: float) -> Tensor:
+        return torch.full((), number, dtype=torch.float32, device=self._device)
 
     def round_to_powers(self, x: Array, dither: Array, refine: Draws) -> Array:
         return round_to_powers(x, dither, refine)
@@ -326,13 +272,10 @@ class TorchOps(ArrayOps):
     ) -> Array:
         scales = scales[:, None]
         if dither is not None:
-            wide = torch.int32 if integers.dtype == torch.int8 else torch.int64
-            total = integers.to(wide).bitwise_left_shift_(16)
-            total -= dither.reshape(total.shape)
-            integers = total.bitwise_left_shift_(1).add_(65535)
-            scales = scales * 2.0**-17
-        result = integers.to(torch.float32).mul_(scales)
-        return result if offsets is None else result.add_(offsets[:, None])
+            scales, dither = scales * 2.0**-17, dither.reshape(integers.shape)
+        if offsets is not None:
+            offsets = offsets[:, None]
+        return self._functions.scaled(integers, scales, offsets, dither)
 
     def scaled_from_zero(
         self,
@@ -403,13 +346,3 @@ def _stages(table: Tensor) -> Tensor:
         table, spare = spare, table
         stride //= 2
     return table
-
-
-def _seed(stream: Stream) -> int:
-    """Return 63 bits that depend on the whole key of the stream."""
-    key = [stream.seed, int(stream.purpose), stream.index, stream.version]
-    if stream.part:
-        key.append(stream.part)
-    data = struct.pack(f"<{len(key)}Q", *(number & _MASK for number in key))
-    digest = hashlib.blake2b(data, digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

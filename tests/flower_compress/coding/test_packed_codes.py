@@ -668,6 +668,14 @@ def test_too_few_ans_words_are_refused_before_decoding() -> None:
         )
 
 
+def test_a_rare_byte_among_many_has_a_frequency() -> None:
+    pytest.importorskip("constriction")
+    packed = np.zeros(2**17, dtype=np.uint8)
+    packed[1000] = 3
+    frequencies, _, _ = Entropy().compress(packed, 4)
+    assert frequencies == bytes((0b1001_0000, 0x80, 0x80, 0x04, 1))  # 2^16 and 1
+
+
 @given(symbols=vectors(), name=st.sampled_from(CODE_NAMES))
 @settings(max_examples=100, deadline=None)
 def test_encode_symbols_writes_what_is_chosen(symbols: Symbols, name: str) -> None:

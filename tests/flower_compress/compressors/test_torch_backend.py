@@ -21,6 +21,8 @@ from flower_compress.compressors import (
     Identity,
     MinVarianceSparsifier,
     NaturalCompression,
+    Parts,
+    PerArray,
     RandK,
     RandomSparsifier,
     RotatedQuantizer,
@@ -39,6 +41,8 @@ from tests.cases import in_one_test
 torch = pytest.importorskip("torch")
 
 from flower_compress.coding import torch_lengths  # noqa: E402
+from flower_compress.compressors.arrays import torch_draws  # noqa: E402
+from flower_compress.compressors.arrays.torch_fused import Fused  # noqa: E402
 from flower_compress.compressors.arrays.torch_ops import TorchOps  # noqa: E402
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -479,6 +483,7 @@ def test_a_draw_depends_on_the_key_alone(device: Any) -> None:
     torch.random.set_rng_state(before)
     others = [
         STREAM.at(3),
+        STREAM.of_part(1),
         Stream(12, Purpose.UPLINK, 5, 2),
         Stream(11, Purpose.DOWNLINK, 5, 2),
         Stream(11, Purpose.UPLINK, 6, 2),
@@ -518,16 +523,103 @@ def test_draws_are_uniform(shared: bool, device: Any) -> None:
     assert abs(float((words & 1).double().mean()) - 0.5) < error
 
 
-def test_shared_draws_are_the_stream(device: Any) -> None:
-    draws: Any = array_ops(torch.ones(1, device=device)).shared_draws(STREAM)
-    ours = STREAM.draws()
-    for count in (1, 5, 0, 1000):
-        for name in ("dither", "signs", "uniforms"):
-            np.testing.assert_array_equal(
-                getattr(draws, name)(count).cpu().numpy(), getattr(ours, name)(count)
-            )
-        words = draws.words(count).cpu().numpy().view(np.uint64)
-        np.testing.assert_array_equal(words, ours.words(count))
+@pytest.mark.parametrize("many", [1, 1 << 18])
+def test_shared_draws_are_the_stream(
+    many: int, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether NumPy computes the words or, in several steps, the device."""
+    monkeypatch.setattr(torch_draws, "_MANY_WORDS", many)
+    monkeypatch.setattr(torch_draws, "_BLOCKS", 100)
+    ops = array_ops(torch.ones(1, device=device))
+    for stream in (STREAM, Stream(-1, Purpose.GOSSIP, 2**64 + 6, 2**64 - 1, part=3)):
+        draws: Any = ops.shared_draws(stream)
+        ours = stream.draws()
+        for count in (1, 5, 0, 1000):
+            for name in ("dither", "signs", "uniforms", "short_dither"):
+                np.testing.assert_array_equal(
+                    getattr(draws, name)(count).cpu().numpy(),
+                    getattr(ours, name)(count),
+                )
+            words = draws.words(count).cpu().numpy().view(np.uint64)
+            np.testing.assert_array_equal(words, ours.words(count))
+
+
+# Of shared randomness or none, so that a receiver or a sender on the host agrees.
+SHARED = (
+    RotatedQuantizer(),
+    DitheredQuantizer(300, subtractive=True, bucket_size=512),
+    RandK(fraction=0.1),
+    TopK(fraction=0.01),
+    ScaledSign(),
+)
+
+
+@in_one_test("compressor", SHARED, ids=repr)
+def test_a_payload_is_decoded_on_the_device(
+    compressor: Compressor, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_draws, "_MANY_WORDS", 100)
+    x = make_input("gaussian", 5000)
+    payload = Payload.encode(x, compressor, "auto", Channel(STREAM))
+    theirs = Payload.encode(tensor(x, device), compressor, "auto", Channel(STREAM))
+    assert theirs.data == payload.data
+    received = Payload(payload.data, x.size, Channel(STREAM))
+    value = received.tensor(device)
+    assert value.device.type == device.type
+    assert value.cpu().numpy().tobytes() == payload.vector.tobytes()
+
+
+def test_payloads_of_parts_are_decoded_on_the_device(device: Any) -> None:
+    rules = PerArray({"b": TopK(k=3)}, StochasticQuantizer(4))
+    operator = rules.bind([("a", (10, 5)), ("b", (40,))])
+    assert isinstance(operator, Parts)
+    channel = Channel(STREAM, (50, 40), operator)
+    payload = Payload.encode(make_input("gaussian", 90), operator, "auto", channel)
+    value = Payload(payload.data, 90, channel).tensor(device)
+    assert value.cpu().numpy().tobytes() == payload.vector.tobytes()
+
+
+def test_what_a_compiler_gets_wrong_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def double(x: Any, factor: int) -> Any:
+        return x * factor
+
+    def wrong(x: Any, factor: int) -> Any:
+        if factor == 4:
+            raise RuntimeError("no compiler\nat all")
+        return x * factor + (factor == 3)
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    fused, x = Fused(double, wrong), torch.ones(3)
+    assert torch.equal(fused(x, 2), 2 * x)
+    with pytest.warns(RuntimeWarning, match="double is computed without.*other result"):
+        assert torch.equal(fused(x, 3), 3 * x)
+    with pytest.warns(RuntimeWarning, match="RuntimeError: no compiler$"):
+        assert torch.equal(fused(x, 4), 4 * x)
+    assert torch.equal(fused(x, 3), 3 * x)
+    assert torch.equal(fused(x.double(), 2), 2 * x.double())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "compressor", [StochasticQuantizer(4), DitheredQuantizer(), RotatedQuantizer()]
+)
+def test_compiled_functions_keep_the_values(
+    compressor: Compressor, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_draws, "_MANY_WORDS", 100)
+    results = []
+    for compiled in (False, True, True):
+        ops = TorchOps(device, as_device=True, compiled=compiled)
+        monkeypatch.setattr(backends, "_torch_ops", lambda device, ops=ops: ops)
+        for dim in (70_000, 5000):
+            x = tensor(make_input("rounded", dim), device)
+            made = compressor.compress(x, STREAM)
+            value = compressor.decompress(made, STREAM)
+            results.append([part.cpu() for part in (*all_tensors(made), value)])
+    for one, other in zip(results[:2] * 2, results[2:], strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 @in_one_test("shape", [(1, 1000), (7, 100), (1, 200_000), (50, 2)])
@@ -556,7 +648,8 @@ def test_divisions_are_correctly_rounded(device: Any) -> None:
 
 # --- Lengths --------------------------------------------------------------------------
 
-ALPHABETS = ((0, 0), (0, 1), (-1, 1), (-1, 2), (0, 5), (-9, 9), (-200, 300))
+# Magnitudes up to 8 are nested supports, excesses come after them.
+ALPHABETS = ((0, 0), (0, 1), (-1, 1), (-1, 2), (0, 8), (-9, 9), (-200, 300))
 
 
 def make_symbols(kind: str, dim: int, low: int, high: int) -> Symbols:

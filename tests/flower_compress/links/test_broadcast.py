@@ -238,6 +238,22 @@ def test_catching_up_costs_the_least_there_is(
                 assert body <= 4 * dim + len(newest.data)
 
 
+def test_from_the_beginning_where_that_is_no_more_bytes_than_a_snapshot() -> None:
+    dim = 64
+    broadcast = Broadcast.begin(Memory(QSGD), "model", np.ones(dim, dtype=np.float32))
+    for value in (2.0, 3.0):
+        x = np.full(dim, value, dtype=np.float32)
+        broadcast = broadcast.publish(x, channel_of(dim))
+    snapshot = packet_of(broadcast.catch_up(None), dim)
+    needed = broadcast.from_beginning(0)
+    assert needed is not None
+    room = len(snapshot.data) - len(packet_of(needed, dim).data)
+    dearest = broadcast.from_beginning(room)
+    assert dearest is not None
+    assert dearest.begins
+    assert broadcast.from_beginning(room + 1) is None
+
+
 @every_case
 def test_the_log_forgets_what_a_snapshot_replaces(link: Link, carries: Carries) -> None:
     """The log is cut, so that its payloads stay shorter than one snapshot."""

@@ -140,13 +140,15 @@ def test_more_symbols_than_an_operator_makes_are_not_decoded(
         assert made.num_nonzero <= operator.most_nonzeros(dim)
     assert operator.most_nonzeros(dim) < 0.2 * dim
     low, high = made.low, made.high
-    dense = Symbols(dim, low, high, np.ones(dim, made.entries.dtype))
-    code = choose_code("indices" if low == 0 else "nested-golomb", dense)
-    body, _ = code.encode(dense)
-    wire_id, parameters = operator.to_wire()
-    data = bytes((wire_id, code.wire_id)) + parameters + body
-    with pytest.raises(CorruptPacket, match="as the contract says"):
-        require_form(data, dim, (operator,), "auto")
+    for count in (operator.most_nonzeros(dim) + 1, dim):
+        entries = (np.arange(dim) < count).astype(made.entries.dtype)
+        symbols = Symbols(dim, low, high, entries)
+        code = choose_code("indices" if low == 0 else "nested-golomb", symbols)
+        body, _ = code.encode(symbols)
+        wire_id, parameters = operator.to_wire()
+        data = bytes((wire_id, code.wire_id)) + parameters + body
+        with pytest.raises(CorruptPacket, match="as the contract says"):
+            require_form(data, dim, (operator,), "auto")
 
 
 def _uneven(dim: int) -> list[NDArray[np.float32]]:

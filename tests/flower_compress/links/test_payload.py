@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -32,6 +35,7 @@ from flower_compress.links import (
     SenderState,
     share_decoding,
 )
+from flower_compress.links.shared_vectors import SharedVectors
 from flower_compress.mods.client_state import ClientState
 from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.packet import HEADER_BYTES
@@ -534,3 +538,31 @@ def test_long_vectors_are_decoded_once_where_receivers_share_them() -> None:
     assert receive(0) is not first
     with share_decoding(4 * dim - 1):
         assert receive(0) is not receive(0)
+
+
+def test_threads_decode_a_shared_vector_once() -> None:
+    shared, calls = SharedVectors(), []
+    shared.num_bytes = 100
+    start = threading.Barrier(4, timeout=20)
+
+    def decode() -> Vector:
+        calls.append(1)
+        time.sleep(0.01)
+        return np.ones(10, np.float32)
+
+    def ask(_: int) -> int:
+        start.wait()
+        return id(shared.get("key", decode))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(ask, range(4)))) == 1
+    assert len(calls) == 1
+
+    def fail() -> Vector:
+        raise CorruptPacket("nothing")
+
+    with pytest.raises(CorruptPacket):
+        shared.get("other", fail)
+    # Whoever comes next tries again, and what is too much is not kept.
+    assert shared.get("other", lambda: np.ones(26, np.float32)).size == 26
+    assert shared.get("other", lambda: np.ones(2, np.float32)).size == 2

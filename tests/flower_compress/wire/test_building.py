@@ -72,6 +72,7 @@ def test_a_message_with_another_record_leaves_the_first_as_it_was() -> None:
 def test_a_reply_has_the_metadata_that_flower_gives() -> None:
     InProcessGrid(lambda msg, _: msg, 1)  # Messages need a run.
     msg = Message(_expected(), 7, "train", group_id="3", ttl=100.0)
+    vars(msg.metadata)["_created_at"] -= 60.0  # It was on its way, and trained on.
     made, expected = (
         building.new_reply(msg, _made()),
         Message(_made(), reply_to=msg),

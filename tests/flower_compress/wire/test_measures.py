@@ -57,6 +57,8 @@ def test_by_hand() -> None:
         math.ceil(qsgd_bits(DIM, 2)),
     )
     assert measure([payload(buckets)])[1] == math.ceil(2 * qsgd_bits(48, 2))
+    uneven = StochasticQuantizer(2, bucket_size=22)  # 22, 22, 22, 22 and 8
+    assert measure([payload(uneven)])[1] == math.ceil(5 * qsgd_bits(20, 2))
     assert measure([payload(Identity())]) == (32 * DIM, 32 * DIM)
     assert measure([payload(ScaledSign())])[1] == 32 + DIM
     k = math.ceil(5 * (32 + math.log2(DIM)))

@@ -141,6 +141,16 @@ def test_round_trip_with_every_combination_of_sections(
             assert came.vector.tobytes() == sent.vector.tobytes()
 
 
+def test_payloads_may_be_no_more_than_a_head() -> None:
+    shortest = Payload.encode(np.zeros(0, np.float32), Identity(), "auto", channel(0))
+    assert len(shortest.data) == 2
+    for count in (1, 3):
+        chain = (shortest,) * count
+        data = Packet(1, version=count, payloads=chain, final=True).data
+        read = Packet.parse(data).payloads
+        assert [each.data for each in read] == [shortest.data] * count
+
+
 def test_header_is_pinned() -> None:
     packet = Packet(
         session=0x01020304, base=5, version=6, acked=7, detail=8, dim=2, resync=True

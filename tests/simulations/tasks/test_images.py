@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from simulations.tasks import make_task
+from simulations.tasks.made_up import load_made_up32
 
 
 def test_digits_loss_is_the_mean_over_clients() -> None:
@@ -91,3 +94,17 @@ def test_digits_networks_learn(
         accuracies.append(task.evaluate(arrays).accuracy)
         assert task.smoothness() is None
     assert np.mean(accuracies) > 0.7
+
+
+def test_made_up_images_have_the_size_of_cifar10() -> None:
+    train, test = load_made_up32()
+    assert (train.features.shape, test.features.shape) == ((5000, 3072), (1000, 3072))
+    assert train.image_shape == (3, 32, 32)
+    digest = hashlib.sha256(train.features.tobytes() + test.features.tobytes())
+    assert digest.hexdigest().startswith("48414ee4b473d824")
+    # Each class is nearer to its own mean: there is something to learn.
+    means = np.stack([train.features[train.labels == c].mean(0) for c in range(10)])
+    nearest = np.argmin(((test.features[:50, None] - means) ** 2).sum(2), axis=1)
+    assert (nearest == test.labels[:50]).all()
+    task = make_task("made-up32", model="cnn", num_clients=2)
+    assert task.origin == "made-up images of CIFAR-10's size"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from flower_compress.strategies.server.sync_budget import SyncBudget
 
 
@@ -35,6 +37,17 @@ def test_a_client_that_goes_on_asking_is_sent_less_and_less() -> None:
 def test_one_that_restarts_is_not_left_out() -> None:
     assert dense_models(999, "auu") == 333
     assert dense_models(4, "a") == 4
+
+
+@pytest.mark.parametrize("paid", [0, 1])
+def test_each_request_doubles_what_is_left_out(paid: int) -> None:
+    budget, left_out = SyncBudget(), list[int]()
+    for version in range(1, 13):
+        budget.ask(0, version)
+        left_out.append(sum(iter(lambda: budget.rests(0), False)))
+        if version <= paid:
+            budget.pay(0)
+    assert left_out == [0, 0, 0, 0, 2, 4, 8, 16, 32, 64, 64, 64]
 
 
 def test_it_is_told_who_is_left_out_and_what_is_paid_is_forgotten() -> None:

@@ -177,15 +177,16 @@ def test_who_is_forgotten_is_in_no_sum(memory: UplinkMemory) -> None:
 
 
 def test_of_a_mean_the_forgotten_are_a_known_share_until_an_epoch() -> None:
-    clients = Clients(3, "mean")
+    clients = Clients(4, "mean")
     for _ in range(4):
-        clients.round(ALIKE, {})
+        clients.round({0: 1.0, 1: 2.0, 2: 1.0, 3: 2.0}, {})
     before = clients.uplinks.memories.sum
     assert before is not None
     kept = before.copy()
     clients.forget(2)
+    clients.forget(3)
     assert clients.uplinks.memories.orphaned_weight == 3.0
-    # Nothing is known of h_2: hbar stays the mean of all three.
+    # Nothing is known of h_2 and h_3: hbar stays the mean of all four.
     estimate = clients.round({0: 1.0, 1: 2.0}, {})
     sent = [clients.senders[i].pending.vector for i in (0, 1)]
     expected = (sent[0] + 2 * sent[1]) / 3 + kept / 6
