@@ -651,6 +651,9 @@ def inflate(data: memoryview, count: int) -> NDArray[np.uint8] | None:
 
     They are overwritten by the next call in the same thread.
     """
+    if count > 8 * len(data):
+        # A literal has a bit at least: no memory for what cannot be there.
+        return None
     out = scratch("inflated", count)
     # Small blocks take more time here than in zlib; no sender writes many.
     most_blocks = count // 4096 + 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -351,6 +352,17 @@ def test_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(jit.numba, "njit", without_a_place)
     with pytest.raises(ImportError, match="set NUMBA_CACHE_DIR"):
         jit.kernel(lambda x: x + 1)
+
+
+def test_no_memory_for_what_cannot_be_there() -> None:
+    huffman = pytest.importorskip("flower_compress.compiled.huffman")
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = deflate.compress(bytes(500_000)) + deflate.flush()
+    tracemalloc.start()
+    assert huffman.inflate(memoryview(bomb), 1 << 30) is None
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_corrupt_bytes_are_called_so() -> None:
