@@ -13,6 +13,7 @@ from .suite import Suite
 _NAMES = (
     "small",
     "throughput",
+    "compiled",
     "inprocess",
     "lengths",
     "baselines",
