@@ -51,7 +51,7 @@ class PackedHuffman(PackedCode):
 
     def compress(self, packed: Bytes, limit: int) -> list[bytes]:
         """Return the length of the deflate stream and the stream."""
-        fast = compiled("huffman", packed.size)
+        fast = compiled("deflate", packed.size)
         if fast is not None and fast.writes_as_zlib():
             stream = fast.deflate(packed, BLOCK_BYTES)
             return [_LENGTH.pack(len(stream)), stream]
@@ -73,7 +73,7 @@ class PackedHuffman(PackedCode):
         end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
         if end > len(data):
             raise CorruptPacket(f"expected {end} bytes of deflate, got {len(data)}")
-        fast = compiled("huffman", count)
+        fast = compiled("inflate", count)
         if fast is not None:
             # None is for zlib to judge.
             found: Bytes | None = fast.inflate(data[_LENGTH.size : end], count)
