@@ -21,7 +21,17 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 def medians(
     functions: Mapping[str, Callable[[], Any]], repeats: int
 ) -> dict[str, float]:
-    """Median seconds of each function, called in turns: noise meets all alike.
+    """Median seconds of each function; see :func:`timings`."""
+    times = timings(functions, repeats)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def timings(
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each call of each function, called in turns: noise meets all alike.
 
     One call of each is not counted: it touches the memory for the first time.
     """
@@ -32,12 +42,12 @@ def medians(
     try:
         for _ in range(repeats):
             for name, function in functions.items():
-                start = time.perf_counter()
+                start = clock()
                 function()
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     finally:
         gc.enable()
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def best_of_batches(function: Callable[[], Any], batch: int, repeats: int) -> float:

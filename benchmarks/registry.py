@@ -13,6 +13,7 @@ from .suite import Suite
 _NAMES = (
     "small",
     "throughput",
+    "compiled",
     "inprocess",
     "lengths",
     "baselines",
@@ -21,6 +22,7 @@ _NAMES = (
     "server-memory",
     "scale",
     "lost-memories",
+    "nodes",
     "norm-ratios",
     "hostile-decoding",
     "defaults",

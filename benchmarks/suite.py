@@ -37,6 +37,8 @@ class Suite:
     `measure` is called with the settings and a case, and returns its rows. `lacks` says
     what a machine lacks that cannot run the suite. Timings are compared with the
     committed ones if they are `repeated`, or medians within one run (`is_median`).
+    `cores` says how many are used; `figure` draws a PNG of the rows, for
+    ``docs/figures/``.
     `machine` is what the figures were measured on; with a `device` among it, there is a
     file for each device (``device-nvidia-h200.json``), and the table is printed.
     """
@@ -48,6 +50,8 @@ class Suite:
     lacks: Callable[[Settings], str | None] = lambda _: None
     repeated: bool = True
     is_median: bool = False
+    cores: str = "one core"
+    figure: Callable[[list[Row]], bytes] | None = None
     machine: Callable[[Settings], Row] = _this_machine
 
     def file(self, machine: Row) -> str:

@@ -41,15 +41,31 @@ def fill(text: str, results: Path, names: Collection[str] = SUITES) -> str:
         if not paths:
             return match[0]
         measured = [json.loads(path.read_text()) for path in paths]
-        tables = [f"{suite.table(one['rows'])}\n{_machine(one)}\n" for one in measured]
+        tables = [
+            f"{suite.table(one['rows'])}\n{_machine(one, suite.cores)}\n"
+            for one in measured
+        ]
         return "\n".join((match[1] + tables[0], *tables[1:])) + match[3]
 
     return _SLOT.sub(slot, text)
 
 
-def _machine(result: Row) -> str:
+def draw(results: Path) -> list[Path]:
+    """Draw the figures of the docs anew; return their files."""
+    drawn = []
+    for name, suite in SUITES.items():
+        path = results / f"{name}.json"
+        if suite.figure is not None and path.exists():
+            file = _ROOT / "docs" / "figures" / f"{name}.png"
+            file.write_bytes(suite.figure(json.loads(path.read_text())["rows"]))
+            drawn.append(file)
+    return drawn
+
+
+def _machine(result: Row, cores: str) -> str:
     machine = result["machine"]
-    cores = f"{machine['threads']} threads" if "threads" in machine else "one core"
+    if "threads" in machine:
+        cores = f"{machine['threads']} threads"
     device = machine.get("device", machine.get("gpu", ""))
     parts = [device if device != "cpu" else "", f"{machine['processor']}, {cores}"]
     parts += [
@@ -64,5 +80,6 @@ def _machine(result: Row) -> str:
 
 
 if __name__ == "__main__":
-    for page in write(Path(__file__).parent / "results"):
-        print(page)
+    folder = Path(__file__).parent / "results"
+    for path in write(folder) + draw(folder):
+        print(path)

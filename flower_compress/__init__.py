@@ -26,7 +26,7 @@ from .errors import FlowerCompressError
 from .links import Direct, ErrorFeedback, Memory
 
 if TYPE_CHECKING:
-    from .mods import CompressionMod
+    from .mods import CompressionMod, ManyClientsMod
     from .wire.ledger import Ledger
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "FlowerCompressError",
     "Identity",
     "Ledger",
+    "ManyClientsMod",
     "Memory",
     "MinVarianceSparsifier",
     "NaturalCompression",
@@ -56,6 +57,10 @@ def __getattr__(name: str) -> Any:
         from .mods import CompressionMod
 
         return CompressionMod
+    if name == "ManyClientsMod":
+        from .mods import ManyClientsMod
+
+        return ManyClientsMod
     if name == "Ledger":
         from .wire.ledger import Ledger
 

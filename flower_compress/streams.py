@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .compiled import compiled
+
 __all__ = ["Dither", "Draws", "Purpose", "Stream"]
 
 _MASK = (1 << 64) - 1
@@ -118,8 +120,13 @@ class Draws:
         self._block += -(-count // _WORDS_PER_BLOCK)
         if ahead is not None and first + count <= ahead.size:
             return ahead[first : first + count]
+        place = first // _WORDS_PER_BLOCK, *self._place
+        fast = compiled("philox", count)
+        if fast is not None:
+            words = fast.words(self._key, place, count)
+            return words
         thread = _THREAD
-        thread.seek(self._key, (first // _WORDS_PER_BLOCK, *self._place))
+        thread.seek(self._key, place)
         if first or count > _WORDS_AHEAD:
             words = thread.philox.random_raw(count)
             return words
@@ -211,9 +218,15 @@ class Dither:
         if self._drawn is not None:
             return self._drawn[start:end]
         block, skipped = divmod(start, _DITHERS_PER_BLOCK)
-        thread = _THREAD
-        thread.seek(self._key, (self._start + block, *self._place))
-        words = thread.philox.random_raw(-(-(end - start + skipped) // 4))
+        place = self._start + block, *self._place
+        count = -(-(end - start + skipped) // 4)
+        fast = compiled("philox", count)
+        if fast is not None:
+            words = fast.words(self._key, place, count)
+        else:
+            thread = _THREAD
+            thread.seek(self._key, place)
+            words = thread.philox.random_raw(count)
         if sys.byteorder == "big":
             words.byteswap(inplace=True)
         dithers: NDArray[np.uint16] = words.view(_UINT16)

@@ -85,7 +85,16 @@ _Gpus = Annotated[
     float,
     typer.Option(
         help="GPUs that a client of the ray engine takes, a fraction to share one; "
-        "with --device cuda.",
+        "0 for none, and with --device cuda for what the first client takes.",
+        rich_help_panel=_RUN,
+    ),
+]
+_ClientsPerNode = Annotated[
+    int,
+    typer.Option(
+        help="Clients that share a node of Flower, and its messages; 0 for 1, and on "
+        "the ray engine for as many as leave no actor without a node.",
+        min=0,
         rich_help_panel=_RUN,
     ),
 ]
@@ -177,6 +186,7 @@ def run(
     ] = 0,
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    clients_per_node: _ClientsPerNode = 0,
     threads: _Threads = 0,
     checkpoint_every: _CheckpointEvery = 0,
     resume: _Resume = False,
@@ -195,6 +205,7 @@ def run(
         out or Path("runs") / algorithm,
         engine,
         gpus=gpus,
+        clients_per_node=clients_per_node,
         threads=threads,
         link=link,
         checkpoint_every=checkpoint_every,
@@ -220,6 +231,7 @@ def compare(
     seeds: _Seeds = 1,
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    clients_per_node: _ClientsPerNode = 0,
     threads: _Threads = 0,
     workers: _Workers = 0,
     checkpoint_every: _CheckpointEvery = 0,
@@ -249,6 +261,7 @@ def compare(
         out,
         engine,
         gpus=gpus,
+        clients_per_node=clients_per_node,
         threads=threads,
         workers=workers,
         link=link,
@@ -300,6 +313,7 @@ def reproduce(
     ] = "",
     engine: _Engine = "inprocess",
     gpus: _Gpus = 0.0,
+    clients_per_node: _ClientsPerNode = 0,
     threads: _Threads = 0,
     workers: _Workers = 0,
     checkpoint_every: _CheckpointEvery = 100,
@@ -319,7 +333,12 @@ def reproduce(
         return
     reproduction = load_reproduction(name, quick=quick)
     if reproduction.timed:
-        given = ("workers", workers), ("threads", threads), ("engine", engine)
+        given = (
+            ("workers", workers),
+            ("threads", threads),
+            ("engine", engine),
+            ("clients-per-node", clients_per_node),
+        )
         for option, value in given:
             if value not in (0, 1, "inprocess"):
                 raise ConfigurationError(
@@ -334,6 +353,7 @@ def reproduce(
         out or Path("runs") / (f"{name}-quick" if quick else name),
         engine,
         gpus=gpus,
+        clients_per_node=clients_per_node,
         threads=threads,
         workers=workers,
         link=link,
@@ -390,6 +410,7 @@ def _run(
     *,
     gpus: float,
     link: str,
+    clients_per_node: int,
     workers: int = 1,
     threads: int = 0,
     **options: Any,
@@ -404,7 +425,13 @@ def _run(
     network = parse_network(link) if link else None
     experiment = Experiment(jobs, out, link=network, **options)
     try:
-        experiment.run(engine, workers=workers, threads=threads, gpus=gpus)
+        experiment.run(
+            engine,
+            workers=workers,
+            threads=threads,
+            gpus=gpus,
+            clients_per_node=clients_per_node,
+        )
     except KeyboardInterrupt:
         _say_how_to_go_on(experiment)
         raise typer.Exit(_INTERRUPTED) from None

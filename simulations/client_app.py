@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
+from flower_compress import ManyClientsMod
 from flower_compress.clients import (
     Objective,
     gossip_client,
@@ -56,6 +57,6 @@ def dispatch(msg: Message, context: Context) -> Message:
     return _APPS[str(config.get("client", "gradient"))](msg, context)
 
 
-app = ClientApp()
+app = ClientApp(mods=[ManyClientsMod()])
 app.train()(dispatch)
 app.evaluate()(dispatch)

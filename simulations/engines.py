@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing.managers import SyncManager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
+from flower_compress.arguments import check_count
 from flower_compress.errors import (
     ConfigurationError,
     FlowerCompressError,
@@ -27,11 +29,14 @@ from flower_compress.errors import (
     UnknownNameError,
 )
 from flower_compress.links import share_decoding
+from flower_compress.strategies import many_clients
 from flower_compress.testing import InProcessGrid
 from flower_compress.testing.deliveries import num_cores
 
 from .checkpointing import Checkpointing
 from .flower_log import label_log, log_to
+from .gpu_share import choose_gpus, measure_first_client
+from .ray_cluster import choose_clients_per_node, ray_started
 from .records import RoundRecord
 from .runner import run_on_grid
 from .settings import Settings
@@ -58,6 +63,7 @@ def run_all(
     workers: int = 0,
     threads: int = 0,
     gpus: float = 0.0,
+    clients_per_node: int = 0,
     log: Path | None = None,
 ) -> None:
     """Compute all jobs.
@@ -79,43 +85,67 @@ def run_all(
         core where that is faster, if one process has the cores to itself and clients
         train networks there.
     gpus : float
-        With ``"ray"``: GPUs that a client takes, a fraction to share one.
+        With ``"ray"``: GPUs that a client takes, a fraction to share one; 0 for none,
+        and with a device of CUDA for what the first client is measured to take.
+    clients_per_node : int
+        How many clients share a node of Flower, and its messages; 0 for one, and with
+        ``"ray"`` for as many as leave no actor without a node.
     log : Path, optional
         File for Flower's log.
 
     Raises
     ------
     ConfigurationError
-        If `gpus` is negative.
+        If `gpus` or `clients_per_node` is negative.
     """
     if not gpus >= 0.0:
         raise ConfigurationError(f"gpus must be at least 0, got {gpus}")
+    check_count("clients_per_node", clients_per_node, 0)
     if engine == "ray":
         with log_to(log):
-            _run_on_ray(jobs, report, checkpointing, gpus)
+            _run_on_ray(jobs, report, checkpointing, gpus, clients_per_node)
     elif engine == "inprocess":
         workers = min(len(jobs), workers or num_cores())
         if workers <= 1:
             with log_to(log):
                 for job in jobs:
-                    _run_in_process(job, report, checkpointing, threads)
+                    _run_in_process(
+                        job, report, checkpointing, threads, clients_per_node
+                    )
         else:
-            _run_in_workers(jobs, report, checkpointing, workers, threads or 1, log)
+            work = partial(
+                _work,
+                checkpointing=checkpointing,
+                threads=threads or 1,
+                per_node=clients_per_node,
+                log=log,
+            )
+            _run_in_workers(jobs, report, work, workers)
     else:
         raise UnknownNameError("engine", engine, ENGINES)
 
 
 def _run_in_process(
-    job: Settings, report: Report, checkpointing: Checkpointing, threads: int
+    job: Settings,
+    report: Report,
+    checkpointing: Checkpointing,
+    threads: int,
+    per_node: int,
 ) -> None:
-    from .client_app import dispatch
+    from .client_app import app, dispatch
 
     if not threads and (
         job.problem.task not in OF_TORCH or job.problem.device != "cpu"
     ):
         threads = 1  # Elsewhere clients would wait for each other.
+    clients = job.problem.clients
     with share_decoding(_SHARED_BYTES), _seldom_collected():
-        grid = InProcessGrid(dispatch, job.problem.clients, threads=threads)
+        grid: Grid
+        if per_node > 1:
+            nodes = InProcessGrid(app, -(-clients // per_node), threads=threads)
+            grid = many_clients(nodes, per_node, clients)
+        else:
+            grid = InProcessGrid(dispatch, clients, threads=threads)
         run_and_report(grid, job, report, checkpointing)
 
 
@@ -181,8 +211,10 @@ def _work(
     index: int,
     job: Settings,
     events: Queue[_Event],
+    *,
     checkpointing: Checkpointing,
     threads: int,
+    per_node: int,
     log: Path | None,
 ) -> None:
 
@@ -194,7 +226,7 @@ def _work(
     gc.freeze()  # What is loaded by now stays; no need to look at it again and again.
     try:
         with log_to(log):
-            _run_in_process(job, report, checkpointing, threads)
+            _run_in_process(job, report, checkpointing, threads, per_node)
     finally:
         gc.unfreeze()
 
@@ -202,10 +234,8 @@ def _work(
 def _run_in_workers(
     jobs: Sequence[Settings],
     report: Report,
-    checkpointing: Checkpointing,
+    work: Callable[[int, Settings, Queue[_Event]], None],
     workers: int,
-    threads: int,
-    log: Path | None,
 ) -> None:
     # Forking a process that has loaded torch is not safe.
     context = multiprocessing.get_context("spawn")
@@ -218,8 +248,7 @@ def _run_in_workers(
         events: Queue[_Event] = manager.Queue()
         with _not_interrupted():
             pending: set[Future[None]] = {
-                pool.submit(_work, index, job, events, checkpointing, threads, log)
-                for index, job in enumerate(jobs)
+                pool.submit(work, index, job, events) for index, job in enumerate(jobs)
             }
         try:
             while pending:
@@ -250,6 +279,7 @@ def _run_on_ray(
     report: Report,
     checkpointing: Checkpointing,
     gpus: float,
+    clients_per_node: int,
 ) -> None:
     """All jobs in one simulation: a session each, so nothing leaks between them."""
     if find_spec("ray") is None:
@@ -258,30 +288,34 @@ def _run_on_ray(
 
     from .client_app import app
 
+    clients, per_node = max(job.problem.clients for job in jobs), 1
     server, stopped = ServerApp(), threading.Event()
 
     @server.main()
     def main(grid: Grid, _: Context) -> None:
         set_pull_interval(grid)
         _end_with(stopped, grid)
+        if per_node > 1:
+            grid = many_clients(grid, per_node, clients)
         for job in jobs:
             run_and_report(grid, job, report, checkpointing)
 
-    backend: dict[str, Any] = {
-        "client_resources": {"num_cpus": 1, "num_gpus": gpus},
-        "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
-    }
     for job in jobs:
         job.task.optimum()  # No heavy arithmetic while Ray forks its processes.
-    try:
-        run_simulation(
-            server_app=server,
-            client_app=app,
-            num_supernodes=max(job.problem.clients for job in jobs),
-            backend_config=backend,
-        )
-    finally:
-        stopped.set()
+    gpus = max(choose_gpus(job, gpus, measure_first_client) for job in jobs)
+    resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus}
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with ray_started(options):
+        per_node = choose_clients_per_node(clients, resources, clients_per_node)
+        try:
+            run_simulation(
+                server_app=server,
+                client_app=app,
+                num_supernodes=-(-clients // per_node),
+                backend_config={"client_resources": resources},
+            )
+        finally:
+            stopped.set()
 
 
 def _end_with(stopped: threading.Event, grid: Grid) -> None:

@@ -183,7 +183,13 @@ class Experiment:
         self._display.update(job.label, done, status)
 
     def run(
-        self, engine: str, *, workers: int = 0, threads: int = 0, gpus: float = 0.0
+        self,
+        engine: str,
+        *,
+        workers: int = 0,
+        threads: int = 0,
+        gpus: float = 0.0,
+        clients_per_node: int = 0,
     ) -> Path:
         """Compute all jobs and write the files; return the report's path.
 
@@ -191,7 +197,7 @@ class Experiment:
 
         Parameters
         ----------
-        engine, workers, threads, gpus
+        engine, workers, threads, gpus, clients_per_node
             See :func:`simulations.engines.run_all`.
         """
         with self:
@@ -203,6 +209,7 @@ class Experiment:
                 workers=workers,
                 threads=threads,
                 gpus=gpus,
+                clients_per_node=clients_per_node,
                 log=self.log,
             )
         return self.finish()

@@ -9,6 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from flower_compress.errors import ConfigurationError
+from flower_compress.strategies import many_clients
 
 from .engines import run_and_report, set_pull_interval
 from .experiment import Experiment
@@ -29,7 +30,10 @@ def main(grid: Grid, context: Context) -> None:
     """Run one algorithm with the settings of the run config."""
     set_pull_interval(grid)
     config = dict(context.run_config)
-    clients = int(config.get("clients", 0)) or _count_nodes(grid)
+    per_node = convert("clients-per-node", config.get("clients-per-node", 1), int)
+    clients = int(config.get("clients", 0)) or per_node * _count_nodes(grid)
+    if per_node != 1:
+        grid = many_clients(grid, per_node, clients)
     settings = from_config(config, clients=clients)
     experiment = Experiment(
         [settings],

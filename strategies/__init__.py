@@ -24,6 +24,7 @@ from .qadam import qadam
 from .qsgd import QSGD
 from .rand_mcm import RandMCM
 from .relay import Relay
+from .run.many_clients import many_clients
 from .server import (
     DEFAULT_COMPRESSOR,
     AMSGrad,
@@ -66,6 +67,7 @@ __all__ = [
     "choco_qsgd",
     "compress",
     "get_algorithm",
+    "many_clients",
     "qadam",
     "stoc_mv",
     "stoc_unif",

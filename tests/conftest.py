@@ -19,6 +19,10 @@ settings.register_profile("everywhere", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "everywhere")
 
+# Of the compiled path tests/flower_compress/test_compiled.py has tests of its own: to
+# compile takes longer than most others, and memory that they measure.
+os.environ.setdefault("FLOWER_COMPRESS_COMPILED", "0")
+
 # Tests read what commands print: without colours, which these ask for.
 for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(name, None)

@@ -167,16 +167,21 @@ def _is_short_and_dense(symbols: Symbols) -> bool:
 def _encode_shortest(symbols: Symbols) -> tuple[Code, bytes, int]:
     """Return what :func:`_choose_fast` chooses by exact lengths, and its bytes.
 
-    Huffman's length is known once it is written, and that of runs nearly so.
+    Huffman's length is known once it is written. Runs of few symbols are written hardly
+    later than counted; of many they are seldom the shortest, so they are counted.
     """
     fixed, huffman = _BY_NAME["fixed-width"], _BY_NAME["packed-huffman"]
     runs = _runs_code(symbols)
-    tried = [(runs, *runs.encode(symbols)), (huffman, *huffman.encode(symbols))]
     # The first of equals wins: fixed width before Huffman's, that before runs.
     best, least = None, fixed.num_bits(symbols)
-    for code, data, num_bits in reversed(tried):
-        if num_bits < least:
-            best, least = (code, data, num_bits), num_bits
+    data, num_bits = huffman.encode(symbols)
+    if num_bits < least:
+        best, least = (huffman, data, num_bits), num_bits
+    if 4 * symbols.num_nonzero > symbols.dim and runs.num_bits(symbols) >= least:
+        return best or (fixed, *fixed.encode(symbols))
+    data, num_bits = runs.encode(symbols)
+    if num_bits < least:
+        best = runs, data, num_bits
     return best or (fixed, *fixed.encode(symbols))
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compiled import compiled
 from ..errors import CorruptPacket
 from .bit_code import BitCode
 from .bit_reader import BitReader
@@ -25,6 +26,9 @@ __all__ = ["NESTED", "NestedGolomb"]
 
 NESTED = 8
 """The largest magnitude that has a support of its own."""
+
+_MAX_COUNTED = 1 << 20
+"""Of more entries 64 bits might not hold a product."""
 
 
 class NestedGolomb(BitCode):
@@ -81,6 +85,14 @@ class NestedGolomb(BitCode):
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""
+        if symbols.positions is None and symbols.dim <= _MAX_COUNTED:
+            fast = compiled("lengths", symbols.dim)
+            if fast is not None:
+                largest = max(-symbols.low, symbols.high)
+                entries = np.ascontiguousarray(symbols.entries)
+                num_bits = fast.nested_num_bits(entries, symbols.low, largest, NESTED)
+                if num_bits >= 0:
+                    return int(num_bits)
         positions, _ = symbols.sparse()
         total = support_num_bits(positions, symbols.dim)
         if symbols.low < 0:

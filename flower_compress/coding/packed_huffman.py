@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..compiled import compiled
 from ..errors import CorruptPacket
 from .packed_code import PackedCode
 from .packing import BLOCK_BYTES, Bytes
@@ -50,6 +51,10 @@ class PackedHuffman(PackedCode):
 
     def compress(self, packed: Bytes, limit: int) -> list[bytes]:
         """Return the length of the deflate stream and the stream."""
+        fast = compiled("deflate", packed.size)
+        if fast is not None and fast.writes_as_zlib():
+            stream = fast.deflate(packed, BLOCK_BYTES)
+            return [_LENGTH.pack(len(stream)), stream]
         deflate = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
         parts = []
         for start in range(0, packed.size, BLOCK_BYTES):
@@ -68,6 +73,12 @@ class PackedHuffman(PackedCode):
         end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
         if end > len(data):
             raise CorruptPacket(f"expected {end} bytes of deflate, got {len(data)}")
+        fast = compiled("inflate", count)
+        if fast is not None:
+            # None is for zlib to judge.
+            found: Bytes | None = fast.inflate(data[_LENGTH.size : end], count)
+            if found is not None:
+                return found, end
         inflate = zlib.decompressobj(-15)
         try:
             # One more than expected: the end of the stream is read, and if it is

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compiled import compiled, scratch
 from ..errors import CorruptPacket
 from .symbols import Integers, nonzero_mask
 
@@ -76,6 +77,11 @@ class Packing:
         """Number of values b^g that a packed byte can have."""
         return int(self.base**self.group)
 
+    @property
+    def _is_bytes(self) -> bool:
+        """Whether there is nothing but digits."""
+        return self.shift == 0 and self.base > 1
+
     def num_bytes(self, count: int) -> int:
         """Return the number of bytes that hold the digits of `count` symbols."""
         return -(-count // self.group) if self.base > 1 else 0
@@ -85,7 +91,16 @@ class Packing:
         return count * (self.shift // 8) + -(-count // 8) * (self.shift % 8)
 
     def pack(self, values: Integers) -> tuple[Bytes, Bytes, Integers]:
-        """Return the low bits and the digits of `values`, and what was escaped."""
+        """Return the low bits and the digits of `values`, and what was escaped.
+
+        The next call in the same thread may write over the first two.
+        """
+        fast = compiled("packing", values.size) if self._is_bytes else None
+        if fast is not None and values.flags.c_contiguous:
+            packed = scratch("packed", self.num_bytes(values.size))
+            how = self.base, self.group, BLOCK_BYTES, self.gap, self.escape
+            places = fast.pack(values, packed, self.low, *how)
+            return packed[:0], packed, values[places]
         group, escaped = self.group, []
         step = group * BLOCK_BYTES
         packed = np.empty(self.num_bytes(values.size), dtype=np.uint8)
@@ -143,6 +158,15 @@ class Packing:
             If a byte holds no g digits, or a digit or bit past the end is not 0.
         """
         group, base = self.group, self.base
+        fast = compiled("packing", values.size) if self._is_bytes else None
+        if fast is not None and values.flags.c_contiguous:
+            how = base, group, BLOCK_BYTES, self.gap, self.escape
+            found: NDArray[np.int64] | int = fast.unpack(packed, values, self.low, *how)
+            if not isinstance(found, int):
+                return found
+            if found == -1:
+                raise CorruptPacket(f"a packed byte is not below {base}^{group}")
+            raise CorruptPacket("a packed digit past the end is not 0")
         if int(packed.max(initial=0)) >= self.num_byte_values:
             raise CorruptPacket(f"a packed byte is not below {base}^{group}")
         step = group * BLOCK_BYTES

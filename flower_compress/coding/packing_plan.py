@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compiled import compiled
 from .packing import GROUPS, Packing
 from .sampling import sample_runs
 from .symbols import Integers, nonzero_mask
@@ -104,9 +105,7 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
     lowest, highest = lowest >> coarse, highest >> coarse
     sample = sample_runs(values) >> coarse
     # The whole range: a rare level may be missing from the sample.
-    counts = np.bincount(
-        sample.astype(np.int64) - lowest, minlength=highest - lowest + 1
-    )
+    counts = _count_levels(sample, lowest, highest - lowest + 1)
     plans = [(False, True, counts)]
     inner = coarse == 0 and lowest < 0 < highest
     if inner and counts[-lowest] < _RARE_ZERO * sample.size:
@@ -117,6 +116,15 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
         for gap, covers, left in plans
     ]
     return min(found, key=lambda plan: plan[1])[0]
+
+
+def _count_levels(sample: Integers, lowest: int, size: int) -> NDArray[np.int64]:
+    """Return how often each of `size` levels from the lowest on occurs."""
+    fast = compiled("lengths", sample.size)
+    if fast is not None:
+        counts: NDArray[np.int64] = fast.count_levels(sample, lowest, size)
+        return counts
+    return np.bincount(sample.astype(np.int64) - lowest, minlength=size)
 
 
 def _plan_levels(

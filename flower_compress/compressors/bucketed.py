@@ -110,13 +110,23 @@ class Bucketed(Compressor):
         if len(tables) == 1:
             part = Part(values, *parts[0])
             return self._decompress(part, *tables[0][1:], draws, ops).reshape(-1)
+        whole = ops.floats(compressed.dim)
         pieces = [ops.empty()]
-        for (_, rows, width), (entries, positions) in zip(tables, parts, strict=True):
+        for (start, rows, width), (entries, positions) in zip(
+            tables, parts, strict=True
+        ):
             count = self._num_values(rows, width, entries, ops)
-            part = Part(values[:count], entries, positions)
+            out = None
+            if whole is not None:
+                out = whole[start : start + rows * width].reshape(rows, width)
+            part = Part(values[:count], entries, positions, out)
             values = values[count:]
-            pieces.append(self._decompress(part, rows, width, draws, ops).reshape(-1))
-        return ops.concat(pieces)
+            table = self._decompress(part, rows, width, draws, ops)
+            if out is None:
+                pieces.append(table.reshape(-1))
+            elif table is not out:
+                out[...] = table.reshape(rows, width)
+        return ops.concat(pieces) if whole is None else whole
 
     def num_values(
         self, dim: int, symbols: Symbols | None, sizes: Sizes | None = None
@@ -162,7 +172,10 @@ class Bucketed(Compressor):
     def _decompress(
         self, part: Part, rows: int, width: int, draws: Draws | None, ops: ArrayOps
     ) -> Array:
-        """Return the table, shape (rows, width) or flat."""
+        """Return the table, shape (rows, width) or flat: `part.out`, if there is one.
+
+        An operator may return another array, which is copied there.
+        """
 
     def _num_values(
         self, rows: int, width: int, entries: Array | None, ops: ArrayOps

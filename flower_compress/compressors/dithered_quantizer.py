@@ -147,7 +147,10 @@ class DitheredQuantizer(Bucketed):
         dither = None if draws is None else draws.dither(rows * width)
         below = self._below(low, ranges, ops)
         steps = ops.float32(ops.divide(ops.float64(ranges), self.levels))
-        return ops.scaled_from_zero(entries, below, steps, low, self.levels, dither)
+        levels = self.levels
+        return ops.scaled_from_zero(
+            entries, below, steps, low, levels, dither, part.out
+        )
 
     def _below(self, low: Array, ranges: Array, ops: ArrayOps) -> Array:
         """Return how many levels lie below zero in each row, as float64.

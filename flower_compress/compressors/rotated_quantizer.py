@@ -116,4 +116,4 @@ class RotatedQuantizer(Bucketed):
         factor = float(np.float32(self.step / math.sqrt(width)))
         scales = ops.float32(ops.float64(norms) * factor)
         dense = part.dense(rows, width, ops)
-        return ops.rotate_scaled_back(dense, scales, signs, draws)
+        return ops.rotate_scaled_back(dense, scales, signs, draws, part.out)

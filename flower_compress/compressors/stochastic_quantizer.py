@@ -126,7 +126,8 @@ class StochasticQuantizer(Bucketed):
         scales = ops.float32(ops.clip(scales, None, bound))
         if draws is not None:
             dense = part.dense(rows, width, ops)
-            return ops.scaled(dense, scales, None, draws.dither(rows * width))
+            dither = draws.dither(rows * width)
+            return ops.scaled(dense, scales, None, dither, part.out)
         return part.scaled(rows, width, scales, ops)
 
     def _wire_values(self) -> tuple[Any, ...]:

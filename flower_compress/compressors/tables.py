@@ -30,11 +30,14 @@ class Part:
         Shape (rows, width), or the nonzero ones, shape (k,).
     positions : array, int64, optional
         Flat positions of the nonzero entries, ascending.
+    out : array, float32, optional
+        Where a receiver may write the table, so that nobody has to join tables.
     """
 
     values: Array
     entries: Array | None = None
     positions: Array | None = None
+    out: Array | None = None
 
     def dense(self, rows: int, width: int, ops: ArrayOps) -> Array:
         """Return the integers of the table, shape (rows, width)."""
@@ -48,7 +51,7 @@ class Part:
         """Return symbol * scale, row by row; what is not a symbol stays zero."""
         entries, positions = self.symbols(), self.positions
         if positions is None:
-            return ops.scaled(entries, scales)
+            return ops.scaled(entries, scales, out=self.out)
         kept = scales[positions // width] if rows > 1 else scales
         return ops.scatter(rows * width, positions, ops.product(entries, kept))
 

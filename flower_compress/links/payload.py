@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -237,17 +238,25 @@ class Payload:
 def share_decoding(num_bytes: int) -> Iterator[None]:
     """Keep so many bytes of decoded vectors for other receivers of the same bytes.
 
-    For several clients in one process: each payload is decoded once.
+    For several clients in one process: each payload is decoded once. Within another
+    one, or beside that of another thread, the larger number counts.
     """
-    before, _SHARED.num_bytes = _SHARED.num_bytes, num_bytes
+    with _SHARING_LOCK:
+        _SHARING.append(num_bytes)
+        _SHARED.num_bytes = max(_SHARING)
     try:
         yield
     finally:
-        _SHARED.num_bytes = before
-        _SHARED.clear()
+        with _SHARING_LOCK:
+            _SHARING.remove(num_bytes)
+            _SHARED.num_bytes = max(_SHARING, default=0)
+            if not _SHARING:
+                _SHARED.clear()
 
 
 _SHARED = SharedVectors()
+_SHARING: list[int] = []
+_SHARING_LOCK = Lock()
 
 
 @dataclass(slots=True, eq=False)

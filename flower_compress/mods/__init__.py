@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .compression_mod import CompressionMod
+from .many_clients_mod import ManyClientsMod
 
-__all__ = ["CompressionMod"]
+__all__ = ["CompressionMod", "ManyClientsMod"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
+from ..run.wrapped_grid import WrappedGrid
 from .outbox import Keys
 from .roster import Roster
 
@@ -19,7 +18,7 @@ __all__ = ["GreetedNodes"]
 _AGAIN_SECONDS = 0.5
 
 
-class GreetedNodes(Grid):
+class GreetedNodes(WrappedGrid):
     """Another grid, whose new nodes are greeted before a strategy samples them.
 
     Parameters
@@ -49,13 +48,11 @@ class GreetedNodes(Grid):
         keys: Keys,
         timeout: float,
     ) -> None:
-        self._grid, self._roster = grid, roster
+        super().__init__(grid)
+        self._roster = roster
         self._config, self._keys, self._timeout = config, keys, timeout
         self._greeted_at = float("-inf")
         self.seen: list[int] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._grid, name)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes of the grid that are clients, in the grid's order."""
@@ -77,39 +74,3 @@ class GreetedNodes(Grid):
         """Return what the grid knows of the nodes that are clients."""
         known = set(self.get_node_ids())
         return [node for node in self._grid.get_nodes() if node.node_id in known]
-
-    def set_run(self, run: Run) -> None:
-        """Set the run."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Create a message."""
-        return self._grid.create_message(
-            content, message_type, dst_node_id, group_id, ttl
-        )
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages, and return their ids."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to those messages that are there."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send messages, and return their replies."""
-        return self._grid.send_and_receive(messages, timeout=timeout)

@@ -25,17 +25,27 @@ OTHER_FOLDERS = ("simulations", "tests", "benchmarks", "docs", "examples")
 
 # What each room may import, the ladder of the design: a room is a folder, or a module
 # that lies beside the folders. Up to links/ nothing knows flwr.
-_LINKS = ("errors", "arguments", "streams", "theory", "coding", "compressors", "links")
+_LINKS = (
+    "compiled",
+    "errors",
+    "arguments",
+    "streams",
+    "theory",
+    "coding",
+    "compressors",
+    "links",
+)
 _WIRE = (*_LINKS, "wire")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "compiled": (),
     "arguments": ("errors",),
-    "streams": ("errors",),
+    "streams": ("errors", "compiled"),
     "theory": ("errors", "arguments"),
     "formula_bits": ("errors", "arguments"),
     "stability": ("errors",),
-    "coding": ("errors", "streams"),
-    "compressors": ("errors", "streams", "coding"),
+    "coding": ("errors", "compiled", "streams"),
+    "compressors": ("errors", "compiled", "streams", "coding"),
     "links": ("errors", "arguments", "streams", "theory", "coding", "compressors"),
     "optim": ("errors", "streams", "coding", "compressors"),
     "wire": (*_LINKS, "formula_bits"),
@@ -81,8 +91,16 @@ KNOWS_FLOWER = (
 
 # Never executed by an import of the library: a device may lack them.
 LAZY_ONLY = {"torch", "constriction", "networkx", "tensorboardX", "mlflow"}
+# What these modules import, and so are only ever imported by a long vector.
+COMPILER = {"numba", "llvmlite"}
+COMPILED = "flower_compress.compiled"
 NEVER_IN_LIBRARY = {"simulations", "tests", "benchmarks"}
 NEVER_ANYWHERE = {"strategies", "clients"}
+
+
+_MODULES_OF_COMPILER = {
+    path.stem for path in (ROOT / "flower_compress" / "compiled").glob("[a-z]*.py")
+}
 
 
 @dataclass(frozen=True)
@@ -169,6 +187,9 @@ def complaint(importer: str, imported: Import) -> str | None:
             return f"{here} never imports {there}"
         if "torch" in ".".join(name.split(".")[1:]) and executed and not needs_torch:
             return "a module that needs torch is imported inside a function"
+        part = name.removeprefix(f"{COMPILED}.").partition(".")[0]
+        if here != "compiled" and part in _MODULES_OF_COMPILER:
+            return f"{COMPILED}.compiled says whether there is a compiler"
         return None
 
     if top in sys.stdlib_module_names or top == "numpy":
@@ -176,6 +197,10 @@ def complaint(importer: str, imported: Import) -> str | None:
     if top == "flwr":
         if here.partition(".")[0] not in KNOWS_FLOWER:
             return f"{here} never imports flwr (see KNOWS_FLOWER)"
+        return None
+    if top in COMPILER:
+        if here != "compiled" or importer == COMPILED:
+            return f"{top} is optional: it belongs into a module of {COMPILED}"
         return None
     if top in LAZY_ONLY:
         if executed and not (top == "torch" and needs_torch):

@@ -47,8 +47,10 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def run(jobs: list[Settings], out: Path, engine: str = "inprocess") -> dict[str, str]:
-    """Return the SHA-256 of the final models by run."""
-    Experiment(jobs, out, console=Console(quiet=True)).run(engine, workers=1)
+    """Return the SHA-256 of the final models by run, with a node for each client."""
+    Experiment(jobs, out, console=Console(quiet=True)).run(
+        engine, workers=1, clients_per_node=1
+    )
     algorithms = json.loads((out / "summary.json").read_text())["algorithms"]
     return {name: entry["model_sha256"]["0"] for name, entry in algorithms.items()}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,16 @@ from flower_compress.errors import (
     RoundFailedError,
     UnknownNameError,
 )
-from simulations import engines
+from simulations import engines, ray_cluster
 from simulations.checkpointing import Checkpointing
 from simulations.experiment import Experiment
+from simulations.gpu_share import GpuMemory, choose_gpus
 from simulations.network import parse_network
+from simulations.ray_cluster import choose_clients_per_node
 from simulations.records import read_rounds
 from simulations.settings import (
     OPTIONS,
+    Problem,
     Settings,
     convert,
     dashed,
@@ -34,6 +39,7 @@ from simulations.settings import (
     several,
 )
 from simulations.tasks import LogisticObjective
+from tests.cases import in_one_test
 from tests.command import Command
 
 ROOT = Path(__file__).parents[2]
@@ -59,10 +65,16 @@ def jobs(*algorithms: str, seeds: int = 2) -> list[Settings]:
 
 
 def experiment(
-    runs: list[Settings], out: Path, engine: str = "inprocess", workers: int = 1
+    runs: list[Settings],
+    out: Path,
+    engine: str = "inprocess",
+    workers: int = 1,
+    clients_per_node: int = 0,
 ) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of the final models by algorithm and seed."""
-    Experiment(runs, out, console=Console(quiet=True)).run(engine, workers=workers)
+    Experiment(runs, out, console=Console(quiet=True)).run(
+        engine, workers=workers, clients_per_node=clients_per_node
+    )
     algorithms = json.loads((out / "summary.json").read_text())["algorithms"]
     return {name: entry["model_sha256"] for name, entry in algorithms.items()}
 
@@ -105,9 +117,13 @@ def test_seeds_differ(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
-    """Memories and error feedback in both directions, shared and not."""
+    """Memories and error feedback in both directions, shared and not.
+
+    On nodes of three clients and of one.
+    """
     runs = [
-        *jobs("rand-mcm", seeds=1),
+        *jobs("rand-mcm", "artemis", "sgd", seeds=1),
+        SMALL.but(algorithm="mcm", fraction=0.5),
         SMALL.but(
             algorithm="double-squeeze",
             task="digits",
@@ -119,9 +135,12 @@ def test_ray_and_inprocess_end_with_the_same_models(tmp_path: Path) -> None:
         ),
     ]
     here = experiment(runs, tmp_path / "inprocess")
-    ray = experiment(runs, tmp_path / "ray", engine="ray")
+    ray = experiment(runs, tmp_path / "ray", engine="ray", clients_per_node=3)
     assert here == ray
-    assert len(here) == 2
+    assert len(here) == 5
+    # Bytes and bits of every round.
+    written = [tmp_path / name / "rounds.csv" for name in ("inprocess", "ray")]
+    assert written[0].read_bytes() == written[1].read_bytes()
 
 
 @pytest.mark.parametrize(("client", "rounds"), [("gradient", 80), ("local-steps", 40)])
@@ -304,6 +323,7 @@ def test_the_flower_app_has_a_key_for_every_setting() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     config = tool["flwr"]["app"]["config"]
     others = {"algorithm", "seed", "out", "checkpoint-every", "resume"}
+    others |= {"clients-per-node"}
     assert set(config) == {*map(dashed, OPTIONS)} | others
     assert from_config(config, clients=20) == Settings()
 
@@ -315,6 +335,90 @@ def test_run_config_of_the_wrong_type_is_refused() -> None:
         from_config({"levels": "four"})
     with pytest.raises(ConfigurationError, match="resume must be true or false"):
         convert("resume", "yes", bool)
+
+
+@in_one_test(
+    ("clients", "room", "cores", "expected"),
+    [
+        (20, 2, 2, 10),
+        (21, 2, 2, 11),
+        (1000, 64, 4, 125),  # Flower asks no more than cores + 4 at once,
+        (1000, 64, 64, 32),  # and never more than 32.
+        (4, 16, 16, 1),
+    ],
+)
+def test_each_actor_has_one_node(
+    clients: int,
+    room: int,
+    cores: int,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resources = {"num_cpus": 1, "num_gpus": 0.0}
+    monkeypatch.setattr(ray_cluster, "_room", lambda _: room)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "flwr"):
+        assert choose_clients_per_node(clients, resources) == expected
+    assert f"{expected} a node: Ray has room for {room} actors" in caplog.text
+    assert choose_clients_per_node(clients, resources, 7) == 7
+
+
+def test_as_many_actors_share_a_gpu_as_it_has_room_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def took(client_mebi: int, total_gibi: int = 16) -> Callable[..., GpuMemory]:
+        return lambda _: GpuMemory(client_mebi << 20, total_gibi << 30)
+
+    # The device is looked for when the task is made.
+    problem = Problem(task="digits", model="cnn", device="cuda")
+    job = Settings(problem=problem)
+    with caplog.at_level(logging.INFO, "flwr"):
+        # 16 GiB / (1.25 * 1 GiB + 600 MiB) = 8.7
+        assert choose_gpus(job, 0.0, took(1024)) == 0.125
+    assert "8 actors share a GPU of 16.0 GiB: the first client took 1.00" in caplog.text
+    assert choose_gpus(job, 0.0, took(12 << 10)) == 1.0
+    assert choose_gpus(job, 0.0, took(0, 1 << 14)) == 1e-4
+    with pytest.raises(
+        ConfigurationError, match="quarter more does not fit a GPU of 16.0"
+    ):
+        choose_gpus(job, 0.0, took(13 << 10))
+    assert choose_gpus(job, 0.5, took(13 << 10)) == 0.5
+    assert choose_gpus(SMALL, 0.0, took(13 << 10)) == 0.0
+
+
+def test_several_clients_a_node_in_this_process(tmp_path: Path) -> None:
+    runs = jobs("mcm", seeds=1)
+    here = experiment(runs, tmp_path / "alone")
+    several = tmp_path / "several"
+    assert experiment(runs, several, clients_per_node=3) == here
+    with pytest.raises(ConfigurationError, match="clients_per_node must be a whole"):
+        experiment(runs, tmp_path / "wrong", clients_per_node=-1)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_of_ray_runs_the_same_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two raylets with one core each stand for two machines."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    runs = jobs("mcm", seeds=1)
+    here = experiment(runs, tmp_path / "inprocess")
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, include_dashboard=False)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        assert experiment(runs, tmp_path / "cluster", engine="ray") == here
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    log = (tmp_path / "cluster" / "flower.log").read_text()
+    assert "4 clients on 2 nodes, 2 a node: Ray has room for 2 actors" in log
 
 
 @pytest.mark.ray

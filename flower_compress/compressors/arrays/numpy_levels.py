@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...coding.bits import FEW
+from ...compiled import compiled
 from .numpy_blocks import BLOCK, blocks, column, integer_column, of_rows, row_buffers
 from .ops import Array, no_level
 
@@ -17,13 +18,21 @@ _ZERO = np.zeros(1, dtype=np.float32)
 
 
 def scaled(
-    integers: Array, scales: Array, offsets: Array | None, dither: Array | None
+    integers: Array,
+    scales: Array,
+    offsets: Array | None,
+    dither: Array | None,
+    out: Array | None,
 ) -> Array:
     """Return :meth:`ArrayOps.scaled`."""
     rows, width = integers.shape
     scales = column(scales)
     shifts = None if offsets is None else column(offsets)
-    result = np.empty((rows, width), dtype=np.float32)
+    result = np.empty((rows, width), dtype=np.float32) if out is None else out
+    fast = compiled("rounding", result.size)
+    if fast is not None and _are_contiguous(integers, result):
+        fast.scale_table(integers, *_each_row(scales, shifts, dither), dither, result)
+        return result
     if dither is not None:
         dither = dither.reshape(rows, width)
     if result.size <= BLOCK:
@@ -43,6 +52,7 @@ def scaled_from_zero(
     offsets: Array,
     highest: int,
     dither: Array | None,
+    out: Array | None,
 ) -> Array:
     """Return :meth:`ArrayOps.scaled_from_zero`."""
     rows, width = integers.shape
@@ -50,7 +60,14 @@ def scaled_from_zero(
     if rows == 1 and width <= FEW and highest < 127 and dither is None:
         return _look_up(integers, below, scales, offsets, highest)
     scales, shifts = column(scales), column(offsets)
-    result = np.empty((rows, width), dtype=np.float32)
+    result = np.empty((rows, width), dtype=np.float32) if out is None else out
+    fast = compiled("rounding", result.size)
+    if fast is not None and _are_contiguous(integers, result):
+        first = np.asarray(below, dtype=np.int32).reshape(-1)
+        each = _each_row(scales, shifts, dither)
+        if not fast.scale_from_zero(integers, first, *each, highest, dither, result):
+            raise no_level(highest)
+        return result
     if dither is not None:
         dither = dither.reshape(rows, width)
     for r, c in blocks(rows, width):
@@ -66,6 +83,22 @@ def scaled_from_zero(
         if np.count_nonzero(block) < block.size:
             value[block == 0] = 0.0
     return result
+
+
+def _are_contiguous(*arrays: Array) -> bool:
+    return all(array.flags.c_contiguous for array in arrays)
+
+
+def _each_row(
+    scales: Array, shifts: Array | None, dither: Array | None
+) -> tuple[Array, Array | None]:
+    """Return a scale and a shift for each row, flat; the scale of half a dither."""
+    if dither is not None:
+        scales = scales * np.float32(2.0**-17)
+    flat = np.asarray(scales, dtype=np.float32).reshape(-1)
+    if shifts is None:
+        return flat, None
+    return flat, np.asarray(shifts, dtype=np.float32).reshape(-1)
 
 
 def _scale(

@@ -23,10 +23,10 @@ from .numpy_rotation import rotate, rotate_scaled_back, round_rotated
 from .numpy_rounding import round_table
 from .numpy_sums import (
     add_magnitudes,
-    add_squares,
     extremes,
     moments,
     row_sums,
+    squares,
     tails,
 )
 from .numpy_top_k import top_k
@@ -69,7 +69,7 @@ class NumpyOps(ArrayOps):
         return int(x.size - np.count_nonzero(finite)), int(np.argmin(finite))
 
     def squares(self, table: Array) -> Array:
-        return row_number(row_sums(table, add_squares))
+        return row_number(squares(table))
 
     def abs_sums(self, table: Array) -> Array:
         return row_number(row_sums(table, add_magnitudes))
@@ -102,8 +102,8 @@ class NumpyOps(ArrayOps):
     def moments(self, table: Array) -> tuple[Array, Array, Array]:
         if table.size <= BLOCK:
             return super().moments(table)
-        low, high, squares = (row_number(x) for x in moments(table))
-        return low + 0.0, high + 0.0, squares
+        low, high, sums = (row_number(x) for x in moments(table))
+        return low + 0.0, high + 0.0, sums
 
     def where(self, condition: Array, yes: Any, no: Any) -> Array:
         if isinstance(condition, bool):
@@ -155,6 +155,9 @@ class NumpyOps(ArrayOps):
 
     def concat(self, parts: list[Array]) -> Array:
         return np.concatenate(parts)
+
+    def floats(self, count: int) -> Array | None:
+        return np.empty(count, dtype=np.float32)
 
     def empty(self) -> Array:
         return np.zeros(0, dtype=np.float32)
@@ -231,8 +234,9 @@ class NumpyOps(ArrayOps):
         scales: Array,
         offsets: Array | None = None,
         dither: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
-        return scaled(integers, scales, offsets, dither)
+        return scaled(integers, scales, offsets, dither, out)
 
     def scaled_from_zero(
         self,
@@ -242,8 +246,9 @@ class NumpyOps(ArrayOps):
         offsets: Array,
         highest: int,
         dither: Array | None,
+        out: Array | None = None,
     ) -> Array:
-        return scaled_from_zero(integers, below, scales, offsets, highest, dither)
+        return scaled_from_zero(integers, below, scales, offsets, highest, dither, out)
 
     def rotate(self, table: Array, signs: list[Array], inverse: bool) -> Array:
         return rotate(table, signs, inverse)
@@ -262,10 +267,15 @@ class NumpyOps(ArrayOps):
         return round_rotated(table, signs, scales, levels, high, dither, out)
 
     def rotate_scaled_back(
-        self, integers: Array, scales: Array, signs: list[Array], draws: Draws
+        self,
+        integers: Array,
+        scales: Array,
+        signs: list[Array],
+        draws: Draws,
+        out: Array | None = None,
     ) -> Array:
         dither = draws.dither_in_parts(integers.size)
-        return rotate_scaled_back(integers, scales, signs, dither)
+        return rotate_scaled_back(integers, scales, signs, dither, out)
 
     def rotation_signs(self, rows: int, width: int, draws: Draws) -> list[Array]:
         # A bit each: they are unpacked block by block.

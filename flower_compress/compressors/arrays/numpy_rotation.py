@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...coding.symbols import symbol_dtype
+from ...compiled import compiled
 from ...streams import Dither
 from .numpy_blocks import BLOCK, RowBuffers, blocks, column
 from .ops import Array
@@ -107,7 +108,15 @@ def round_rotated(
         out = np.empty((rows, width), dtype=symbol_dtype(-high, high))
     # Any positive scale gives the zeros of a row of zeros.
     scales = np.maximum(np.asarray(scales, dtype=np.float32), np.float32(_SMALLEST))
-    scales, factor = scales.reshape(-1, 1), np.float32(levels * 2.0**16)
+    factor = np.float32(levels * 2.0**16)
+    fast = compiled("rotation", table.size)
+    if fast is not None and table.flags.c_contiguous and out.flags.c_contiguous:
+        scales = scales.reshape(-1)
+        for r, _ in blocks(rows, width, whole_rows=True):
+            drawn = dither.part(r.start * width, r.stop * width)
+            fast.round_rows(table[r], out[r], r.start, signs, scales[r], factor, drawn)
+        return out
+    scales = scales.reshape(-1, 1)
     for r, _ in blocks(rows, width, whole_rows=True):
         block = table[r]
         t = _WORK.take("rotated", block.size).reshape(block.shape)
@@ -131,13 +140,24 @@ def round_rotated(
 
 
 def rotate_scaled_back(
-    integers: Array, scales: Array, signs: list[Array], dither: Dither
+    integers: Array,
+    scales: Array,
+    signs: list[Array],
+    dither: Dither,
+    out: Array | None = None,
 ) -> Array:
     """Return :meth:`ArrayOps.rotate_scaled_back`."""
     rows, width = integers.shape
-    result = np.empty((rows, width), dtype=np.float32)
+    result = np.empty((rows, width), dtype=np.float32) if out is None else out
     wide = np.int32 if integers.itemsize == 1 else np.int64
     scales = column(scales) * np.float32(2.0**-17)
+    fast = compiled("rotation", integers.size)
+    if fast is not None and integers.flags.c_contiguous and result.flags.c_contiguous:
+        flat = np.asarray(scales, dtype=np.float32).reshape(-1)
+        for r, _ in blocks(rows, width, whole_rows=True):
+            drawn = dither.part(r.start * width, r.stop * width)
+            fast.rotate_back(integers[r], result[r], r.start, signs, flat[r], drawn)
+        return result
     for r, _ in blocks(rows, width, whole_rows=True):
         # (k - u + 1/2) * scale, in integers up to the product.
         k = integers[r].astype(wide)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...coding.symbols import symbol_dtype
+from ...compiled import compiled
 from ...streams import Draws
 from .numpy_blocks import BLOCK, blocks, column, integer_column, of_rows, row_buffers
 from .ops import Array
@@ -40,6 +41,23 @@ def round_table(
         scales = np.maximum(scales, _SMALLEST)[:, None]
     shifts = None if offsets is None else column(offsets)
     factor = levels * 256.0**dither.itemsize
+    fast = compiled("rounding", table.size)
+    if fast is not None and table.flags.c_contiguous:
+        result = np.empty((rows, width), dtype) if out is None else out
+        if result.flags.c_contiguous:
+            tied, at_ties = fast.round_table(
+                table,
+                _each_row(shifts, np.float32),
+                _each_row(scales, np.float32),
+                factor,
+                dither,
+                refine is not None,
+                _each_row(first, np.int32),
+                result,
+            )
+            if refine is not None and tied.size:
+                _refine(result, tied, at_ties, refine, from_zero=first is not None)
+            return result
     dither = dither.reshape(rows, width)
     if table.size <= BLOCK:
         zeros = None if first is None else table == 0
@@ -120,6 +138,11 @@ def _round(
     k = whole.astype(dtype)
     k += (total < dither).view(np.int8)
     return k, tied, at_ties
+
+
+def _each_row(numbers: Array | None, dtype: Any) -> Array | None:
+    """Return a column, or what all rows have in common, flat; None stays."""
+    return None if numbers is None else np.asarray(numbers, dtype=dtype).reshape(-1)
 
 
 def _count_from_zero(block: Array, first: Array, zeros: Array) -> None:

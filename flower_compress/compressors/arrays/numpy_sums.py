@@ -7,14 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...compiled import compiled
 from .numpy_blocks import BLOCK, blocks, of_rows
 from .ops import Array
 
-__all__ = ["add_magnitudes", "add_squares", "extremes", "moments", "row_sums", "tails"]
+__all__ = [
+    "add_magnitudes",
+    "add_squares",
+    "extremes",
+    "moments",
+    "row_sums",
+    "squares",
+    "tails",
+]
+
+
+def squares(table: Array) -> Array:
+    """Return the sum of squares of each row."""
+    fast = _compiled_sums(table)
+    if fast is not None:
+        return fast.squares(table, BLOCK)
+    return row_sums(table, add_squares)
+
+
+def _compiled_sums(table: Array) -> Any:
+    fast = compiled("sums", table.size) if table.flags.c_contiguous else None
+    return fast if fast is not None and fast.adds_as_numpy() else None
 
 
 def row_sums(table: Array, add: Callable[[Array], Array]) -> Array:
@@ -52,16 +75,18 @@ def _row_starts(rows: int, width: int) -> NDArray[np.int64]:
 
 
 def moments(table: Array) -> tuple[Array, Array, Array]:
-    """Return extremes and sums of squares of a long table, which is read once."""
+    """Return extremes and sums of squares of a long table, which NumPy reads once."""
     low, high = table[:, 0].copy(), table[:, 0].copy()
-    squares = np.zeros(low.size, dtype=np.float64)
+    fast = _compiled_sums(table)
+    sums = np.zeros(low.size) if fast is None else fast.squares(table, BLOCK)
     for r, c in blocks(*table.shape):
         block = table[r, c]
         least, greatest = extremes(block)
         np.minimum(low[r], least, out=low[r])
         np.maximum(high[r], greatest, out=high[r])
-        squares[r] += add_squares(block)
-    return low, high, squares
+        if fast is None:
+            sums[r] += add_squares(block)
+    return low, high, sums
 
 
 def tails(table: Array, bounds: Array) -> tuple[Array, Array]:

@@ -153,6 +153,13 @@ class ArrayOps(ABC):
     def concat(self, parts: list[Array]) -> Array:
         """Return the arrays one after the other."""
 
+    def floats(self, count: int) -> Array | None:
+        """Return a float32 array for operators to write to, not filled.
+
+        None where what they return is to be joined.
+        """
+        return None
+
     @abstractmethod
     def empty(self) -> Array:
         """Return a float32 array without entries."""
@@ -292,6 +299,7 @@ class ArrayOps(ABC):
         scales: Array,
         offsets: Array | None = None,
         dither: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
         """Return (k - u + 1/2) * scale + offset in float32, shape of `integers`.
 
@@ -307,6 +315,8 @@ class ArrayOps(ABC):
             Row numbers, float32.
         dither : Array, optional
             j, shape (rows * width,).
+        out : Array, optional
+            Where the result may be written, of its shape.
         """
 
     @abstractmethod
@@ -318,6 +328,7 @@ class ArrayOps(ABC):
         offsets: Array,
         highest: int,
         dither: Array | None,
+        out: Array | None = None,
     ) -> Array:
         """Return :meth:`scaled` of levels that count from zero, 0 for the symbol 0.
 
@@ -353,7 +364,12 @@ class ArrayOps(ABC):
         return self.round(rotated, None, scales, levels, high, dither, None, out=out)
 
     def rotate_scaled_back(
-        self, integers: Array, scales: Array, signs: list[Array], draws: Draws
+        self,
+        integers: Array,
+        scales: Array,
+        signs: list[Array],
+        draws: Draws,
+        out: Array | None = None,
     ) -> Array:
         """Return the inverse of :meth:`rotate` of :meth:`scaled`, likewise."""
         dither = draws.dither(integers.shape[0] * integers.shape[1])

@@ -268,6 +268,7 @@ class TorchOps(ArrayOps):
         scales: Array,
         offsets: Array | None = None,
         dither: Array | None = None,
+        out: Array | None = None,
     ) -> Array:
         scales = scales[:, None]
         if dither is not None:
@@ -284,6 +285,7 @@ class TorchOps(ArrayOps):
         offsets: Array,
         highest: int,
         dither: Array | None,
+        out: Array | None = None,
     ) -> Array:
         levels = integers + below.to(integers.dtype)[:, None]
         # Integers that overflow become negative.

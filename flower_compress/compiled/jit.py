@@ -1,0 +1,97 @@
+"""numba's decorators, typed, and the settings of all compiled functions.
+
+What numba keeps on disk of a function is thrown away when its own file changes, not
+when another one does that it calls: so those of :func:`collect` here are all that files
+share. After a change of this file ``make clean`` is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.core import cgutils, config
+from numba.extending import intrinsic as _intrinsic
+
+__all__ = ["address", "collect", "intrinsic", "kernel", "pointer_to", "types"]
+
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
+
+# No fastmath: a sum is rounded as NumPy rounds it, and no product is fused with one.
+_SETTINGS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": False,
+    "error_model": "numpy",
+    "boundscheck": False,
+}
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function when it is first called, and keep it on disk.
+
+    Raises
+    ------
+    ImportError
+        If there is no folder for that.
+    """
+    try:
+        compiled: Callable[..., Any] = numba.njit(cache=True, **_SETTINGS)(function)
+    except RuntimeError as error:
+        # Each process would compile anew, for seconds.
+        raise ImportError(
+            "numba can write neither beside flower_compress nor into the user's cache: "
+            "set NUMBA_CACHE_DIR to a folder to which it can"
+        ) from error
+    return compiled
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function of types write LLVM's instructions."""
+    written: Callable[..., Any] = _intrinsic(function)
+    return written
+
+
+def address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Return a pointer to an entry of a contiguous flat array."""
+    made = context.make_array(kind)(context, builder, array)
+    return builder.gep(made.data, [index])
+
+
+def pointer_to(builder: Any, pointer: Any, kind: Any) -> Any:
+    """Return a pointer as one to another type of LLVM."""
+    return builder.bitcast(pointer, kind.as_pointer())
+
+
+@intrinsic
+def _zeros_below(_: Any, number: Any) -> Any:
+    """Return how many bits lie below the lowest one, of a number that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], cgutils.true_bit)
+
+    return types.int64(types.uint64), generate
+
+
+@kernel
+def collect(flags: Any, start: int, out: Any, place: int) -> int:
+    """Write start + i for each flag i that is 1, not 0; return the place that follows.
+
+    Eight are looked at at a time. What does not fit is left out.
+    """
+    eights = flags[: flags.size // 8 * 8].view(np.uint64)
+    for n in range(eights.size):
+        left = eights[n]
+        while left:
+            if place < out.size:
+                out[place] = start + 8 * n + (_zeros_below(left) >> 3)
+                place += 1
+            left &= left - np.uint64(1)
+    for i in range(eights.size * 8, flags.size):
+        if flags[i] and place < out.size:
+            out[place] = start + i
+            place += 1
+    return place
