@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import click
 import typer
-from click.core import ParameterSource
 from rich.console import Console
 
 from flower_compress.errors import ConfigurationError, FlowerCompressError
 from flower_compress.strategies import ALGORITHMS, DECENTRALIZED
 
 from .choices import Name, Names
-from .engines import ENGINES
 from .experiment import Experiment
 from .last_verdicts import last_verdicts
 from .network import parse_network
+from .options import (
+    OUTPUT,
+    PROBLEM,
+    RUN,
+    CheckpointEvery,
+    ClientsPerNode,
+    Engine,
+    Gpus,
+    Link,
+    Resume,
+    Seeds,
+    Threads,
+    Workers,
+    given_options,
+    with_options,
+)
 from .report import merge_reports, read_result
 from .reproduction import Reproduction, load_reproduction, reproductions
-from .settings import OPTIONS, Option, Settings, dashed, several
+from .settings import OPTIONS, Settings, several
 from .tasks import TASKS
 
 __all__ = ["main"]
 
 _PROGRAM: Final = "python -m simulations"
-_PANELS: Final = ("Problem", "Clients", "Compression", "Decentralized", "Run", "Output")
-_PROBLEM, *_, _RUN, _OUTPUT = _PANELS
-_CHOICES_WIDTH: Final = 24
 _INTERRUPTED: Final = 130  # as of a process that SIGINT has ended
 
 app = typer.Typer(
@@ -48,127 +57,9 @@ _KNOWN: Final = (*ALGORITHMS, *DECENTRALIZED)
 _NAMES: Final = ", ".join(_KNOWN)
 _DEFAULT_ALGORITHMS: Final = "sgd,qsgd,diana,artemis,dore,mcm,rand-mcm"
 
-_Engine = Annotated[
-    str,
-    typer.Option(
-        help="In this process and its workers, or on Flower's Ray engine.",
-        click_type=Name("engine", ENGINES),
-        rich_help_panel=_RUN,
-    ),
-]
-_Link = Annotated[
-    str,
-    typer.Option(
-        help="Network for estimated times: up and down rate of a client, latency; "
-        "for example 10/50mbit,40ms.",
-        rich_help_panel=_OUTPUT,
-        show_default=False,
-    ),
-]
-_Workers = Annotated[
-    int,
-    typer.Option(
-        help="Processes of the inprocess engine; 0 for one a core.",
-        rich_help_panel=_RUN,
-    ),
-]
-_Threads = Annotated[
-    int,
-    typer.Option(
-        help="Clients of the inprocess engine that compute at a time; 0 for one a core "
-        "where clients train networks and that is faster. Models stay the same bytes.",
-        min=0,
-        rich_help_panel=_RUN,
-    ),
-]
-_Gpus = Annotated[
-    float,
-    typer.Option(
-        help="GPUs that a client of the ray engine takes, a fraction to share one; "
-        "0 for none, and with --device cuda for what the first client takes.",
-        rich_help_panel=_RUN,
-    ),
-]
-_ClientsPerNode = Annotated[
-    int,
-    typer.Option(
-        help="Clients that share a node of Flower, and its messages; 0 for 1, and on "
-        "the ray engine for as many as leave no actor without a node.",
-        min=0,
-        rich_help_panel=_RUN,
-    ),
-]
-_CheckpointEvery = Annotated[
-    int,
-    typer.Option(
-        help="Rounds between checkpoints, kept in --out; 0 for none.",
-        rich_help_panel=_RUN,
-    ),
-]
-_Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Go on from the checkpoints in --out.",
-        rich_help_panel=_RUN,
-    ),
-]
-_Seeds = Annotated[
-    int, typer.Option(help="Number of seeds, from 0.", min=1, rich_help_panel=_RUN)
-]
-
-
-def _with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a run; it is called with those that are given."""
-    own = inspect.signature(function, eval_str=True).parameters
-
-    @wraps(function)
-    def command(**values: Any) -> None:
-        given = {name: values.pop(name) for name in OPTIONS}
-        function(given={name: given[name] for name in _given(OPTIONS)}, **values)
-
-    # typer reads a command's options off its signature.
-    first, *others = (own[name] for name in own if name != "given")
-    parameters = [first, *map(_parameter, OPTIONS.values()), *others]
-    parameters.sort(key=lambda each: _PANELS.index(_panel(each)))
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
-
-
-def _given(names: Iterable[str]) -> list[str]:
-    """Return those of a command's options that the command line has."""
-    source = click.get_current_context().get_parameter_source
-    return [name for name in names if source(name) is ParameterSource.COMMANDLINE]
-
-
-def _parameter(option: Option) -> inspect.Parameter:
-    text, choices = option.help, option.choices
-    many = len("|".join(choices)) > _CHOICES_WIDTH
-    if many:
-        text += f" One of: {', '.join(choices)}."
-    declaration = typer.Option(
-        help=text,
-        rich_help_panel=option.panel,
-        show_default=option.default != "",
-        click_type=Name(dashed(option.name), choices) if choices else None,
-        metavar="NAME" if many else None,
-    )
-    return inspect.Parameter(
-        option.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=option.default,
-        annotation=Annotated[type(option.default), declaration],
-    )
-
-
-def _panel(parameter: inspect.Parameter) -> str:
-    (declaration,) = parameter.annotation.__metadata__
-    return str(declaration.rich_help_panel)
-
 
 @app.command()
-@_with_options
+@with_options
 def run(
     *,
     given: dict[str, Any],
@@ -178,24 +69,24 @@ def run(
             help=f"One of: {_NAMES}.",
             click_type=Name("algorithm", _KNOWN),
             metavar="NAME",
-            rich_help_panel=_PROBLEM,
+            rich_help_panel=PROBLEM,
         ),
     ] = "mcm",
     seed: Annotated[
-        int, typer.Option(help="Seed; fixes the whole run.", rich_help_panel=_RUN)
+        int, typer.Option(help="Seed; fixes the whole run.", rich_help_panel=RUN)
     ] = 0,
-    engine: _Engine = "inprocess",
-    gpus: _Gpus = 0.0,
-    clients_per_node: _ClientsPerNode = 0,
-    threads: _Threads = 0,
-    checkpoint_every: _CheckpointEvery = 0,
-    resume: _Resume = False,
-    link: _Link = "",
+    engine: Engine = "inprocess",
+    gpus: Gpus = 0.0,
+    clients_per_node: ClientsPerNode = 0,
+    threads: Threads = 0,
+    checkpoint_every: CheckpointEvery = 0,
+    resume: Resume = False,
+    link: Link = "",
     out: Annotated[
         Path | None,
         typer.Option(
             help="Folder for the files; runs/ALGORITHM if not given.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -214,7 +105,7 @@ def run(
 
 
 @app.command()
-@_with_options
+@with_options
 def compare(
     *,
     given: dict[str, Any],
@@ -225,29 +116,29 @@ def compare(
             "below that it uses.",
             click_type=Names("algorithm", _KNOWN),
             metavar="NAMES",
-            rich_help_panel=_PROBLEM,
+            rich_help_panel=PROBLEM,
         ),
     ] = _DEFAULT_ALGORITHMS,
-    seeds: _Seeds = 1,
-    engine: _Engine = "inprocess",
-    gpus: _Gpus = 0.0,
-    clients_per_node: _ClientsPerNode = 0,
-    threads: _Threads = 0,
-    workers: _Workers = 0,
-    checkpoint_every: _CheckpointEvery = 0,
-    resume: _Resume = False,
-    link: _Link = "",
+    seeds: Seeds = 1,
+    engine: Engine = "inprocess",
+    gpus: Gpus = 0.0,
+    clients_per_node: ClientsPerNode = 0,
+    threads: Threads = 0,
+    workers: Workers = 0,
+    checkpoint_every: CheckpointEvery = 0,
+    resume: Resume = False,
+    link: Link = "",
     cutoff: Annotated[
         float,
         typer.Option(
             help="Accuracy at which what each run has sent is compared; 0 for none.",
             min=0.0,
             max=1.0,
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = 0.0,
     out: Annotated[
-        Path, typer.Option(help="Folder for the files.", rich_help_panel=_OUTPUT)
+        Path, typer.Option(help="Folder for the files.", rich_help_panel=OUTPUT)
     ] = Path("runs/compare"),
 ) -> None:
     """Compare algorithms; write rounds.csv, summary.json, report.png, report.html."""
@@ -311,19 +202,19 @@ def reproduce(
             show_default=False,
         ),
     ] = "",
-    engine: _Engine = "inprocess",
-    gpus: _Gpus = 0.0,
-    clients_per_node: _ClientsPerNode = 0,
-    threads: _Threads = 0,
-    workers: _Workers = 0,
-    checkpoint_every: _CheckpointEvery = 100,
-    resume: _Resume = False,
-    link: _Link = "",
+    engine: Engine = "inprocess",
+    gpus: Gpus = 0.0,
+    clients_per_node: ClientsPerNode = 0,
+    threads: Threads = 0,
+    workers: Workers = 0,
+    checkpoint_every: CheckpointEvery = 100,
+    resume: Resume = False,
+    link: Link = "",
     out: Annotated[
         Path | None,
         typer.Option(
             help="Folder for the files; runs/NAME if not given.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -379,9 +270,9 @@ def report(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(help="The page.", rich_help_panel=_OUTPUT)
-    ] = Path("runs/report.html"),
+    out: Annotated[Path, typer.Option(help="The page.", rich_help_panel=OUTPUT)] = Path(
+        "runs/report.html"
+    ),
 ) -> None:
     """Join results in one page, with time to a goal on a network that you describe."""
     path = merge_reports([(read_result(each), each) for each in folders], out)
@@ -417,7 +308,7 @@ def _run(
 ) -> None:
     inprocess = "inprocess"
     for name, only in (("workers", inprocess), ("threads", inprocess), ("gpus", "ray")):
-        if _given([name]) and engine != only:
+        if given_options([name]) and engine != only:
             raise ConfigurationError(
                 f"{name} goes with engine {only}, not with engine {engine}: leave it "
                 "out"

@@ -122,7 +122,7 @@ def script(tmp_path: Path) -> Path:
         ("run --algorithm ra", ["rand-mcm"]),
         ("run --topology ring", ["ring", "ring-like"]),
         ("compare --algorithms sgd,ra", ["sgd,rand-mcm"]),
-        ("run --conse", ["--consensus-step"]),
+        ("run --conse", ["--consensus-step", "--consensus-power"]),
     ],
 )
 def test_shells_complete_names(typed: str, offered: list[str], script: Path) -> None:

@@ -279,7 +279,7 @@ def test_reproduce_leaves_the_files_of_compare(
     assert (tmp_path / "rounds.csv").read_bytes() == rounds
     wrong = simulate("reproduce", *arguments, "--resume")
     assert wrong.returncode == 1
-    assert "rounds was 4 and is 400" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert "rounds was 4 and is 200" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 def test_the_last_verdicts_are_those_of_the_full_run(
