@@ -299,6 +299,20 @@ def test_a_node_without_the_mod_is_said_to_be_one() -> None:
         bundled(make_app("gradient")).get_node_ids()
 
 
+def test_too_few_clients_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    def config() -> RecordDict:
+        return RecordDict({"config": ConfigRecord({})})
+
+    nodes = InProcessGrid(CountingApp().app, NUM_NODES)
+    for total, found in ((6, False), (50, True)):
+        grid = many_clients(nodes, PER_NODE, total)
+        for _ in range(2):
+            ask(grid, list(grid.get_node_ids()), config)
+        said = [r.getMessage() for r in caplog.records if "num_clients" in r.message]
+        assert len(said) == found
+    assert "expected 50 clients, as num_clients says, got 6 on 3 nodes" in said[0]
+
+
 def damaged(change: Callable[[ConfigRecord], None]) -> list[str]:
     """Return the errors that come of a node's answer, of which one part is changed."""
 
