@@ -27,7 +27,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from flower_compress import ManyClientsMod
+from flower_compress import CompressionMod, ManyClientsMod
 from flower_compress.clients import gossip_client
 from flower_compress.errors import ConfigurationError, MissingModError, WrongTypeError
 from flower_compress.mods.node_state import NodeState
@@ -311,6 +311,11 @@ def test_too_few_clients_are_told_of_once(caplog: pytest.LogCaptureFixture) -> N
         said = [r.getMessage() for r in caplog.records if "num_clients" in r.message]
         assert len(said) == found
     assert "expected 50 clients, as num_clients says, got 6 on 3 nodes" in said[0]
+
+
+def test_an_apps_mods_can_be_pickled_for_run_simulation() -> None:
+    mods = pickle.loads(pickle.dumps([ManyClientsMod(), CompressionMod()]))
+    assert [type(mod) for mod in mods] == [ManyClientsMod, CompressionMod]
 
 
 def damaged(change: Callable[[ConfigRecord], None]) -> list[str]:
