@@ -41,6 +41,7 @@ OLDEST_TORCH_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
 # What `make device-test` runs, and with what.
 DEVICE_TESTS := tests/flower_compress/compressors/test_torch_backend.py \
 	tests/clients/test_torch_objective.py tests/clients/gossip/test_device.py
+CHECK_CUDA = import sys, torch; torch.cuda.is_available() or sys.exit("no CUDA device: device-test is for a machine with one, elsewhere there is make test")
 DEVICE_PY ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
 
 # What `make experiments` runs, shortened.
@@ -193,6 +194,7 @@ network-test: $(STAMP) ## bytes and seconds on slow links, as root, about an hou
 # On a machine with torch and a GPU that has neither Flower nor this environment too; what
 # needs Flower is left out there.
 device-test: ## what runs on a GPU, against NumPy, then `--only device`; DEVICE_PY=python3
+	@$(DEVICE_PY) -c '$(CHECK_CUDA)'
 	$(SAY) "CUDA against NumPy"
 	@$(DEVICE_PY) -m pytest -m "slow or not slow" -k "cuda or compiled" $(DEVICE_TESTS)
 	@$(DEVICE_PY) -m benchmarks --only device $(BENCH_ARGS)

@@ -47,6 +47,12 @@ def main(
     compiled.switch(on=False)
     lengths = tuple(int(dim) for dim in dims.split(","))
     settings = Settings(lengths, repeats, device)
+    is_gpu = device.startswith("cuda") or not device
+    if "device" in only.split(",") and out == RESULTS and not is_gpu:
+        raise typer.BadParameter(
+            f"the table of the docs is a GPU's, got --device {device}: name another "
+            "folder with --out"
+        )
     suites, shown = [], []
     for name in only.split(","):
         if name not in SUITES:

@@ -51,7 +51,7 @@ def _lacks(settings: Settings) -> str | None:
     except ImportError:
         return "torch"
     if _device(settings).startswith("cuda") and not torch.cuda.is_available():
-        return "CUDA device (or say --device cpu)"
+        return "CUDA device (or say --device cpu --out FOLDER)"
     return None
 
 

@@ -57,6 +57,7 @@ Workers = Annotated[
     int,
     typer.Option(
         help="Processes of the inprocess engine; 0 for one a core.",
+        min=0,
         rich_help_panel=RUN,
     ),
 ]

@@ -59,7 +59,7 @@ class _Loader:
     def __init__(self) -> None:
         self.modules: dict[str, ModuleType] = {}
         self.on = True
-        self._asked = False
+        self._asked = self._wanted = False
         self._seen = 0
 
     def switch(self, on: bool) -> None:
@@ -73,8 +73,16 @@ class _Loader:
         if not self._asked:
             self._asked = True
             said = os.environ.get(SWITCH, "").strip().lower()
+            self._wanted = said in _ON
             if said in _OFF | _ON or sys.byteorder != "little":
                 self.switch(on=said not in _OFF)
+            if said and said not in _OFF | _ON:
+                _LOGGER.warning(
+                    "%s must be 0, off, no, false, 1, on, yes or true, got %.40r: "
+                    "taken as not set",
+                    SWITCH,
+                    said,
+                )
         self._seen += size
         if not self.on or (self._seen < WORTH and not self.modules):
             return None
@@ -82,7 +90,9 @@ class _Loader:
             found = import_module(f".{name}", __name__)
         except ImportError as error:
             self.on = False
-            level = logging.DEBUG if error.name == "numba" else logging.WARNING
+            # Without numba only whoever has asked for it misses anything.
+            is_news = self._wanted or error.name != "numba"
+            level = logging.WARNING if is_news else logging.DEBUG
             _LOGGER.log(level, "no compiled path, NumPy does all of it: %s", error)
             return None
         self.modules[name] = found

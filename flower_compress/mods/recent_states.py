@@ -28,6 +28,10 @@ class RecentStates(Generic[_S]):
         self._num_bytes = 0
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[RecentStates[_S]], tuple[()]]:
+        """Be pickled as an empty one: Flower's run_simulation pickles an app's mods."""
+        return type(self), ()
+
     def get(self, identity: int, data: bytes | memoryview) -> _S | None:
         """Return the state that those bytes were made of, None if it is not held."""
         held = self._held.get(identity)

@@ -71,10 +71,9 @@ class InProcessGrid(Grid):
         on_message: Callable[[Message, Message], None] | None = None,
         threads: int = 1,
     ) -> None:
-        if num_nodes < 1:
-            raise ConfigurationError(f"num_nodes must be positive, got {num_nodes}")
+        check_count("num_nodes", num_nodes, 1)
         check_count("threads", threads, 0)
-        self._deliveries = Deliveries(threads, num_cores())
+        self._deliveries = Deliveries(int(threads), num_cores())
         # Flower draws these for the process that runs an app.
         TaskIdentity.run_id = TaskIdentity.task_id = 1
         TaskIdentity.node_id = _SERVER_NODE_ID
@@ -87,11 +86,11 @@ class InProcessGrid(Grid):
             1001 + i: Context(
                 run_id=1,
                 node_id=1001 + i,
-                node_config={"partition-id": i, "num-partitions": num_nodes},
+                node_config={"partition-id": i, "num-partitions": int(num_nodes)},
                 state=RecordDict(),
                 run_config=UserConfig(run_config or {}),
             )
-            for i in range(num_nodes)
+            for i in range(int(num_nodes))
         }
 
     def set_run(self, run: Run) -> None:

@@ -120,6 +120,7 @@ class ManyClientsGrid(WrappedGrid):
         self._sent: dict[str, list[Message]] = {}
         self._sent_with: dict[str, str] = {}  # The same the other way, by their ids.
         self._arrived: dict[str, Message] = {}
+        self._counted = 0  # Clients that there were when their number was last said.
 
     # -- who is there ----------------------------------------------------------------
 
@@ -260,6 +261,7 @@ class ManyClientsGrid(WrappedGrid):
 
     def _bundled(self, messages: list[Message]) -> list[tuple[Message, list[Message]]]:
         """Return a message for each node, with those that it stands for."""
+        self._compare_count()
         together: dict[tuple[object, ...], list[Message]] = {}
         for message in messages:
             metadata = message.metadata
@@ -280,6 +282,26 @@ class ManyClientsGrid(WrappedGrid):
             )
             together.setdefault(key, []).append(message)
         return [(self._bundle(each), each) for each in together.values()]
+
+    def _compare_count(self) -> None:
+        """Say so if there are other clients than `num_clients`: data is left out."""
+        count = sum(map(len, self._clients.values()))
+        if not self._num_clients or count in (self._num_clients, self._counted):
+            return
+        self._counted = count
+        what = (
+            "some partitions have no client"
+            if count < self._num_clients
+            else ("their partition-ids are no numbers")
+        )
+        _log.warning(
+            "expected %d clients, as num_clients says, got %d on %d nodes: %s. Give "
+            "num_clients and per_node that fit the nodes",
+            self._num_clients,
+            count,
+            len(self._clients),
+            what,
+        )
 
     def _bundle(self, messages: list[Message]) -> Message:
         clients = [message.metadata.dst_node_id for message in messages]

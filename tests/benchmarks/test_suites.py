@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from benchmarks import operators, subjects, tables
 from benchmarks.__main__ import RESULTS, main
@@ -112,6 +113,11 @@ def test_a_device_is_measured_without_flower_and_ray(tmp_path: Path) -> None:
     filled = tables.fill(slot, tmp_path)
     assert filled.count("| 1,000 |") == 12
     assert "Other GPU, " in filled
+
+
+def test_a_processor_does_not_fill_the_table_of_gpus() -> None:
+    with pytest.raises(typer.BadParameter, match="got --device cpu"):
+        main(only="device", device="cpu")
 
 
 def test_only_what_is_slower_beyond_the_noise_is_told() -> None:

@@ -329,7 +329,18 @@ def test_without_numba_numpy_does_all(
     with caplog.at_level(logging.DEBUG, "flower_compress"):
         assert path.compiled("philox", 1 << 30) is None
         assert path.compiled("rotation", 1 << 30) is None
-    assert caplog.text.count("NumPy does all of it") == 1
+    (said,) = (r for r in caplog.records if "NumPy does all of it" in r.message)
+    assert said.levelno == logging.WARNING  # It was asked for.
+
+
+def test_what_the_variable_cannot_mean_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(path.SWITCH, "never")
+    monkeypatch.setattr(path, "_LOADER", path._Loader())
+    for _ in range(2):
+        assert path.compiled("philox", path.SHORTEST) is None
+    assert caplog.text.count("got 'never': taken as not set") == 1
 
 
 def test_what_is_not_worth_it_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,9 @@ def test_replies_keep_their_order_and_nodes_have_one_message_at_a_time() -> None
     assert [reply.metadata.src_node_id for reply in pulled] == [1004, 1002]
     with pytest.raises(ConfigurationError, match="threads"):
         InProcessGrid(app, 1, threads=-1)
+    for wrong in (0, 2.5, True, "3"):
+        with pytest.raises(ConfigurationError, match="num_nodes must be a whole"):
+            InProcessGrid(app, wrong)  # type: ignore[arg-type]
 
 
 def test_messages_are_made_when_they_are_due() -> None:

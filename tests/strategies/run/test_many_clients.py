@@ -27,7 +27,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from flower_compress import ManyClientsMod
+from flower_compress import CompressionMod, ManyClientsMod
 from flower_compress.clients import gossip_client
 from flower_compress.errors import ConfigurationError, MissingModError, WrongTypeError
 from flower_compress.mods.node_state import NodeState
@@ -297,6 +297,25 @@ def test_under_faults_a_run_goes_on() -> None:
 def test_a_node_without_the_mod_is_said_to_be_one() -> None:
     with pytest.raises(MissingModError, match=r"mods=\[ManyClientsMod\(\), ...\]"):
         bundled(make_app("gradient")).get_node_ids()
+
+
+def test_too_few_clients_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    def config() -> RecordDict:
+        return RecordDict({"config": ConfigRecord({})})
+
+    nodes = InProcessGrid(CountingApp().app, NUM_NODES)
+    for total, found in ((6, False), (50, True)):
+        grid = many_clients(nodes, PER_NODE, total)
+        for _ in range(2):
+            ask(grid, list(grid.get_node_ids()), config)
+        said = [r.getMessage() for r in caplog.records if "num_clients" in r.message]
+        assert len(said) == found
+    assert "expected 50 clients, as num_clients says, got 6 on 3 nodes" in said[0]
+
+
+def test_an_apps_mods_can_be_pickled_for_run_simulation() -> None:
+    mods = pickle.loads(pickle.dumps([ManyClientsMod(), CompressionMod()]))
+    assert [type(mod) for mod in mods] == [ManyClientsMod, CompressionMod]
 
 
 def damaged(change: Callable[[ConfigRecord], None]) -> list[str]:
