@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterable
 from logging import getLogger
@@ -37,6 +38,8 @@ __all__ = ["ManyClientsGrid", "many_clients"]
 
 _log = getLogger("flwr")
 _TIMEOUT = 60.0
+_LONGEST_REASON = 300
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def many_clients(
@@ -196,8 +199,8 @@ class ManyClientsGrid(WrappedGrid):
                 if reply.has_error():
                     if reply.metadata.src_node_id != node_id:
                         continue  # The SuperLink's own, which says nothing of the app.
-                    reason = reply.error.reason or f"error {reply.error.code}"
-                    raise CorruptPacket(reason)
+                    reason = _last_line(reply.error.reason or "")
+                    raise CorruptPacket(reason or f"error {reply.error.code}")
                 where = read_where(reply.content)
             except CorruptPacket as error:
                 self._refused[node_id] = str(error), time.monotonic()
@@ -398,3 +401,9 @@ def _reply(
         changes["_src_node_id"] = came.src_node_id  # The SuperLink's own.
     reply.metadata.__dict__.update(changes)
     return reply
+
+
+def _last_line(reason: str) -> str:
+    """Return what a node says, without the traceback that Ray puts before it."""
+    lines = [line for line in _COLOUR.sub("", reason).splitlines() if line.strip()]
+    return lines[-1].strip()[:_LONGEST_REASON] if lines else ""

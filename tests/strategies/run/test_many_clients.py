@@ -39,6 +39,7 @@ from flower_compress.strategies import (
     compress,
     many_clients,
 )
+from flower_compress.strategies.run.many_clients import _last_line
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import FaultyGrid, InProcessGrid, RandomFaults
 from flower_compress.testing.messages import superlink_error
@@ -297,6 +298,14 @@ def test_under_faults_a_run_goes_on() -> None:
 def test_a_node_without_the_mod_is_said_to_be_one() -> None:
     with pytest.raises(MissingModError, match=r"mods=\[ManyClientsMod\(\), ...\]"):
         bundled(make_app("gradient")).get_node_ids()
+
+
+def test_of_rays_tracebacks_the_last_line_is_told() -> None:
+    """``<class 'ray.exceptions...'>:<'...'>``, with the traceback in colours."""
+    reason = "<class 'X'>:<'\x1b[36mray::run\x1b[0m\n  a\nValueError: no mod'>"
+    assert _last_line(reason) == "ValueError: no mod'>"
+    assert _last_line("<class 'ValueError'>:<'no'>") == "<class 'ValueError'>:<'no'>"
+    assert _last_line(" \n") == ""
 
 
 def test_too_few_clients_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
