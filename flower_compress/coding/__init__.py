@@ -8,6 +8,7 @@ from ..errors import CorruptPacket, UnknownNameError
 from .base import Code
 from .bit_reader import BitReader
 from .bits import FEW
+from .chosen import may_be_runs
 from .elias import Elias
 from .elias_levels import EliasLevels
 from .entropy import Entropy
@@ -66,10 +67,12 @@ def choose_code(name: str, symbols: Symbols) -> Code:
     ``"auto"`` compares fixed-width, packed-huffman and nested-golomb (for the alphabet
     {0, 1} indices): by exact length up to dimension 2^16, beyond by length on a sample
     of 2^16 symbols, where packed-huffman is preferred if it is less than 1.6 % longer
-    than the runs. Below dimension 2^11 packed-huffman is left out. Up to dimension 256
-    fixed-width is taken at once for wide alphabets of which most symbols are not zero:
-    runs save a few bytes there and take several times as long. The choice is a function
-    of the symbols.
+    than the runs. Below dimension 2^11 packed-huffman is left out. From 2^12 on runs
+    are left out where most symbols are not zero, have a sign and cannot exceed 4: they
+    save a table of 100 bytes and 5 % at most there, mostly below 1 %, and take ten
+    times as long to read. Up to dimension 256 fixed-width is taken at once for wide
+    alphabets of which most symbols are not zero: runs save a few bytes there and take
+    several times as long. The choice is a function of the symbols.
 
     The other codes are taken only by name. elias and support-vector are slower than
     nested-golomb and hardly ever shorter; entropy needs an optional package at both
@@ -177,12 +180,17 @@ def _encode_shortest(symbols: Symbols) -> tuple[Code, bytes, int]:
     data, num_bits = huffman.encode(symbols)
     if num_bits < least:
         best, least = (huffman, data, num_bits), num_bits
-    if 4 * symbols.num_nonzero > symbols.dim and runs.num_bits(symbols) >= least:
-        return best or (fixed, *fixed.encode(symbols))
-    data, num_bits = runs.encode(symbols)
-    if num_bits < least:
-        best = runs, data, num_bits
+    if _may_be_runs(symbols) and (
+        4 * symbols.num_nonzero <= symbols.dim or runs.num_bits(symbols) < least
+    ):
+        data, num_bits = runs.encode(symbols)
+        if num_bits < least:
+            best = runs, data, num_bits
     return best or (fixed, *fixed.encode(symbols))
+
+
+def _may_be_runs(symbols: Symbols) -> bool:
+    return may_be_runs(symbols.dim, symbols.low, symbols.high, symbols.num_nonzero)
 
 
 def _choose_fast(symbols: Symbols) -> Code:
@@ -199,4 +207,6 @@ def _choose_fast(symbols: Symbols) -> Code:
         num_bits = huffman.num_bits(sample)
         if num_bits < least:
             best, least = huffman, num_bits * (1 - saving)
+    if not _may_be_runs(symbols):
+        return best
     return runs if runs.num_bits(sample) < least else best

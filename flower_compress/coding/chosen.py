@@ -1,14 +1,14 @@
-"""Whether the shortest code is the one that a packet names.
+"""Whether the code that a packet names is one that ``"auto"`` chooses.
 
 A receiver that agreed on ``"auto"`` need not decode what no sender chooses: all
-symbols, where few can be other than zero.
+symbols, where few can be other than zero, or runs, where most are.
 """
 
 from __future__ import annotations
 
 from .golomb import golomb_parameter
 
-__all__ = ["may_be_chosen"]
+__all__ = ["may_be_chosen", "may_be_runs"]
 
 # Shorter vectors are decoded in no time, and their code is not always the shortest.
 _MIN_DIM = 2**12
@@ -16,6 +16,21 @@ _MIN_DIM = 2**12
 _SLACK = 1.05
 # Eight symbols share a byte of packed-huffman at most, which has a bit at least.
 _LEAST_BITS = 1 / 8
+
+# Of larger symbols fewer share a byte, and runs may save a part worth having.
+_LARGEST_PACKED = 4
+
+
+def may_be_runs(dim: int, low: int, high: int, nonzeros: int) -> bool:
+    """Return whether ``"auto"`` considers runs for `nonzeros` of `dim` symbols.
+
+    Where most symbols are not zero, runs cost their reader ten times what
+    packed-huffman does and save next to nothing, if anything.
+    """
+    # Runs of what has no signs are short where all but a few are not zero.
+    if dim < _MIN_DIM or low >= 0 or max(-low, high) > _LARGEST_PACKED:
+        return True
+    return 2 * nonzeros <= dim
 
 
 def may_be_chosen(name: str, dim: int, low: int, high: int, nonzeros: int) -> bool:

@@ -165,7 +165,12 @@ def _spread(
 
     `side` holds the positions of the set, or those that are not in it.
     """
-    entries: Integers = np.full(size, other, dtype=inner.dtype)
+    fast = compiled("supports", size) if is_outside else None
+    if fast is not None:
+        entries: Integers = np.empty(size, dtype=inner.dtype)
+        fast.fill_around(side, other, inner, entries)
+        return entries
+    entries = np.full(size, other, dtype=inner.dtype)
     if is_outside:
         mask = np.ones(size, dtype=bool)
         mask[side] = False

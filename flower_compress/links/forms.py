@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 
 from ..coding import code_by_wire_id, code_ids, nonzeros_said
-from ..coding.chosen import may_be_chosen
+from ..coding.chosen import may_be_chosen, may_be_runs
 from ..compressors import Compressor, Parts, Tied
 from ..errors import CorruptPacket
 
@@ -84,6 +84,8 @@ def _has_form(
         return False
     if code != "auto":
         return True
+    if said is not None and not may_be_runs(dim, *alphabet, said):
+        return False
     name = code_by_wire_id(view[1]).name
     return may_be_chosen(name, dim, *alphabet, most)
 

@@ -293,6 +293,26 @@ def test_lengths_of_runs(entries: list[int], bound: int, signed: bool) -> None:
     assert got == expected == NestedGolomb().encode(symbols)[1]
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_runs_of_symbols_of_which_few_are_zero(dtype: Any) -> None:
+    """Each level says which positions it leaves out, none of them and all as well."""
+    generator = np.random.Generator(np.random.Philox(4))
+    high = int(np.iinfo(dtype).max) // 2
+    for size, densest in ((1, 1), (40, 1), (5000, 3), (90_000, 40)):
+        entries = np.minimum(generator.geometric(1 / densest, size), high)
+        entries *= generator.choice([-1, 1], size)
+        entries[generator.random(size) < 0.1] = 0
+        symbols = Symbols(size, -high, high, entries.astype(dtype))
+        data, _ = NestedGolomb().encode(symbols)
+
+        def decode(data: bytes = data, size: int = size) -> Any:
+            read, _ = NestedGolomb().decode(memoryview(data), size, -high, high)
+            return read.dense().tobytes(), read.entries.dtype
+
+        expected, got = both(decode)
+        assert got == expected == (symbols.entries.tobytes(), np.dtype(dtype))
+
+
 def test_hostile_payloads() -> None:
     pytest.importorskip("constriction")
     from tests.fuzz.targets import fuzz_one, seeds

@@ -203,6 +203,25 @@ def test_what_auto_never_chooses_is_not_decoded() -> None:
             require_form(data, dim, (operator,), "auto")
 
 
+@in_one_test("dim", [2**12, 70_000])
+def test_runs_of_which_few_are_zero_are_not_decoded(dim: int) -> None:
+    buckets = [StochasticQuantizer(s, bucket_size=64) for s in (4, 5)]
+    for operator in (ScaledSign(), *buckets):
+        low, high = operator.alphabet(dim) or (0, 0)
+        wire_id, parameters = operator.to_wire()
+        for nonzeros in (dim // 2, dim // 2 + 1):
+            entries = (np.arange(dim) < nonzeros).astype(np.int8)
+            code = choose_code("nested-golomb", Symbols(dim, low, high, entries))
+            body, _ = code.encode(Symbols(dim, low, high, entries))
+            data = bytes((wire_id, code.wire_id)) + parameters + body + bytes(4)
+            require_form(data, dim, (operator,), "nested-golomb")
+            if nonzeros <= dim // 2 or high > 4:
+                require_form(data, dim, (operator,), "auto")
+                continue
+            with pytest.raises(CorruptPacket, match="as the contract says"):
+                require_form(data, dim, (operator,), "auto")
+
+
 def test_more_symbols_in_a_code_that_does_not_count_them_are_not_decompressed() -> None:
     operator, dim = MinVarianceSparsifier(0.01), 9000
     symbols = Symbols(dim, -1, 2, np.full(dim, 2, np.int8))
