@@ -63,6 +63,17 @@ class Checkpointing:
             "resume": self.resume,
         }
 
+    def earlier_round(self, job: Settings) -> int:
+        """Return the round after which the run goes on, 0 if it begins.
+
+        Raises
+        ------
+        CheckpointError
+            If there are checkpoints, and none is intact.
+        """
+        saved = Checkpoints(self.folder(job)).latest() if self.resume else None
+        return 0 if saved is None else saved.server_round
+
     def earlier_rows(self, job: Settings) -> list[RoundRecord]:
         """Return the rows up to the checkpoint from which the run goes on.
 

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty, Queue
+from types import TracebackType
 from typing import Any
 
 from flwr.app import Context, Message
@@ -26,6 +27,7 @@ from flower_compress.errors import (
     ConfigurationError,
     FlowerCompressError,
     MissingExtraError,
+    NonFiniteError,
     UnknownNameError,
 )
 from flower_compress.links import share_decoding
@@ -52,6 +54,7 @@ Report = Callable[[Settings, int, RoundRecord | None, str | None], None]
 
 _PULL_INTERVAL_SECONDS = 0.01
 _SHARED_BYTES = 1 << 28
+_LOGGER = logging.getLogger("flwr")
 
 
 def run_all(
@@ -66,7 +69,7 @@ def run_all(
     clients_per_node: int = 0,
     log: Path | None = None,
 ) -> None:
-    """Compute all jobs.
+    """Compute all jobs. One that diverges ends with a row that says so.
 
     Parameters
     ----------
@@ -97,21 +100,25 @@ def run_all(
     ------
     ConfigurationError
         If `gpus` or `clients_per_node` is negative.
+    NonFiniteError
+        If all runs have diverged.
     """
     if not gpus >= 0.0:
         raise ConfigurationError(f"gpus must be at least 0, got {gpus}")
     check_count("clients_per_node", clients_per_node, 0)
+    lost = _Diverged(len(jobs))
     if engine == "ray":
         with log_to(log):
-            _run_on_ray(jobs, report, checkpointing, gpus, clients_per_node)
+            _run_on_ray(jobs, report, checkpointing, lost, gpus, clients_per_node)
     elif engine == "inprocess":
         workers = min(len(jobs), workers or num_cores())
         if workers <= 1:
             with log_to(log):
                 for job in jobs:
-                    _run_in_process(
-                        job, report, checkpointing, threads, clients_per_node
-                    )
+                    with lost:
+                        _run_in_process(
+                            job, report, checkpointing, threads, clients_per_node
+                        )
         else:
             work = partial(
                 _work,
@@ -120,9 +127,35 @@ def run_all(
                 per_node=clients_per_node,
                 log=log,
             )
-            _run_in_workers(jobs, report, work, workers)
+            _run_in_workers(jobs, report, work, lost, workers)
     else:
         raise UnknownNameError("engine", engine, ENGINES)
+
+
+class _Diverged:
+    """A context for each run: lets one diverge, unless it is the last that might not.
+
+    Parameters
+    ----------
+    of : int
+        How many runs there are.
+    """
+
+    def __init__(self, of: int) -> None:
+        self._left = of
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, NonFiniteError):
+            return False
+        self._left -= 1
+        return self._left > 0
 
 
 def _run_in_process(
@@ -167,14 +200,24 @@ def _seldom_collected() -> Iterator[None]:
 def run_and_report(
     grid: Grid, job: Settings, report: Report, checkpointing: Checkpointing
 ) -> None:
-    """Run `job` on `grid` and report its rounds, in the end the model's SHA-256."""
+    """Run `job` on `grid` and report its rounds, in the end the model's SHA-256.
+
+    Raises
+    ------
+    NonFiniteError
+        If it has diverged; its last row says so.
+    """
     with label_log(f"{job.label} seed {job.seed}"):
-        result = run_on_grid(
-            grid,
-            job,
-            lambda server_round, record: report(job, server_round, record, None),
-            checkpointing,
-        )
+        try:
+            result = run_on_grid(
+                grid,
+                job,
+                lambda server_round, record: report(job, server_round, record, None),
+                checkpointing,
+            )
+        except NonFiniteError as error:
+            _LOGGER.warning("diverged: %s", error)
+            raise
     report(job, job.rounds, None, result.model_sha256)
 
 
@@ -235,6 +278,7 @@ def _run_in_workers(
     jobs: Sequence[Settings],
     report: Report,
     work: Callable[[int, Settings, Queue[_Event]], None],
+    lost: _Diverged,
     workers: int,
 ) -> None:
     # Forking a process that has loaded torch is not safe.
@@ -255,7 +299,8 @@ def _run_in_workers(
                 done, pending = wait(pending, 0.1, return_when=FIRST_COMPLETED)
                 _drain(events, jobs, report)
                 for future in done:
-                    future.result()
+                    with lost:
+                        future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in set(multiprocessing.active_children()) - before:
@@ -278,6 +323,7 @@ def _run_on_ray(
     jobs: Sequence[Settings],
     report: Report,
     checkpointing: Checkpointing,
+    lost: _Diverged,
     gpus: float,
     clients_per_node: int,
 ) -> None:
@@ -298,7 +344,8 @@ def _run_on_ray(
         if per_node > 1:
             grid = many_clients(grid, per_node, clients)
         for job in jobs:
-            run_and_report(grid, job, report, checkpointing)
+            with lost:
+                run_and_report(grid, job, report, checkpointing)
 
     for job in jobs:
         job.task.optimum()  # No heavy arithmetic while Ray forks its processes.

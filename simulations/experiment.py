@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -193,7 +194,8 @@ class Experiment:
     ) -> Path:
         """Compute all jobs and write the files; return the report's path.
 
-        If a run fails, ``rounds.csv`` holds every round up to there.
+        If a run fails, ``rounds.csv`` holds every round up to there. One that diverges
+        ends with a loss of infinity, and the others go on.
 
         Parameters
         ----------
@@ -243,6 +245,15 @@ class Experiment:
         path = write_report(self.out, records, summary, link=self.link)
         for table in summary_tables(summary):
             self.console.print(table)
+        for record in {(row.algorithm, row.seed): row for row in records}.values():
+            if not math.isfinite(record.loss):
+                self.console.print(
+                    f"{record.algorithm}, seed {record.seed}, has diverged: no finite "
+                    f"model after round {record.round}. Try a smaller step size, or an "
+                    "operator with less noise.",
+                    highlight=False,
+                    soft_wrap=True,
+                )
         for line in claim_lines(summary):
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._print_path("Report", path)

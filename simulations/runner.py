@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from flower_compress.clients import Arrays
+from flower_compress.errors import NonFiniteError
 from flower_compress.strategies import Relay
 from flower_compress.wire.arrays import read_array, write_array
 from flower_compress.wire.ledger import Traffic
@@ -21,7 +23,7 @@ from .averaging import AveragedIterates
 from .checkpointing import Checkpointing, to_metrics
 from .records import Nodes, RoundRecord
 from .settings import Server, Settings
-from .tasks import Task
+from .tasks import Evaluation, Task
 
 __all__ = ["RunResult", "run_on_grid"]
 
@@ -48,7 +50,13 @@ class RunResult:
 def run_on_grid(
     grid: Grid, settings: Settings, on_round: OnRound, checkpointing: Checkpointing
 ) -> RunResult:
-    """Run `settings` on `grid`, reporting every round that is computed."""
+    """Run `settings` on `grid`, reporting every round that is computed.
+
+    Raises
+    ------
+    NonFiniteError
+        If the run has diverged, after a row that says so.
+    """
     task = settings.task
     strategy = settings.strategy(**checkpointing.options(settings))
     optimum, interval = task.optimum(), settings.evaluation_interval
@@ -67,7 +75,11 @@ def run_on_grid(
         finally:
             clock.start()
 
+    reached, nodes = checkpointing.earlier_round(settings), None
+
     def measure(server_round: int, record: ArrayRecord) -> MetricRecord | None:
+        nonlocal reached, nodes
+        reached = server_round
         is_logged = server_round % interval == 0 or server_round == settings.rounds
         if averaged is None and not is_logged:
             on_round(server_round, None)
@@ -78,15 +90,18 @@ def run_on_grid(
         if not is_logged:
             on_round(server_round, None)
             return None
-        values = task.evaluate(arrays)
-        nodes = None
+        if isinstance(strategy, Relay) and server_round > 0:
+            nodes = _nodes(strategy, task, last=server_round == settings.rounds)
+        row = to_row(server_round, task.evaluate(arrays))
+        on_round(server_round, row)
+        return to_metrics(row)
+
+    def to_row(server_round: int, values: Evaluation) -> RoundRecord:
         if isinstance(strategy, Relay):
             uplink, downlink = strategy.edges.total, Traffic()
-            if server_round > 0:
-                nodes = _nodes(strategy, task, last=server_round == settings.rounds)
         else:
             uplink, downlink = strategy.ledger.uplink, strategy.ledger.downlink
-        row = RoundRecord(
+        return RoundRecord(
             algorithm=settings.label,
             seed=settings.seed,
             round=server_round,
@@ -104,20 +119,23 @@ def run_on_grid(
             nodes=nodes,
             seconds=clock.median(),
         )
-        on_round(server_round, row)
-        return to_metrics(row)
 
     initial = ArrayRecord(
         {name: write_array(array) for name, array in task.initial_arrays().items()}
     )
     with measuring():
-        result = strategy.start(
-            grid,
-            initial,
-            num_rounds=settings.rounds,
-            train_config=settings.train_config(),
-            evaluate_fn=evaluate,
-        )
+        try:
+            result = strategy.start(
+                grid,
+                initial,
+                num_rounds=settings.rounds,
+                train_config=settings.train_config(),
+                evaluate_fn=evaluate,
+            )
+        except NonFiniteError:
+            lost = to_row(reached + 1, Evaluation(loss=math.inf, accuracy=0.0))
+            on_round(reached + 1, lost)
+            raise
     arrays = _to_numpy(result.arrays)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values()))
     return RunResult(arrays, digest.hexdigest())

@@ -23,7 +23,7 @@ measure                of one run
 ``consensus``          mean of ||x_i - mean x||^2 after the last round
 ====================== ===============================================================
 
-What diverges or never gets there measures infinity.
+What diverges or never gets there measures infinity, what it has sent too.
 """
 
 from __future__ import annotations
@@ -257,6 +257,11 @@ def _last(value: Callable[[RoundRecord], float]) -> Callable[[_Rows, float], flo
     return of
 
 
+def _sent(bits: Callable[[RoundRecord], float]) -> Callable[[_Rows, float], float]:
+    """Return a measure of what was sent: a run that ends early has saved nothing."""
+    return _last(lambda row: bits(row) if math.isfinite(row.loss) else math.inf)
+
+
 def _bits(row: RoundRecord) -> float:
     return float(row.uplink_bits + row.downlink_bits)
 
@@ -291,9 +296,9 @@ MEASURES: Final[Mapping[str, _Measure]] = {
     "second-half": _Measure(_second_half),
     "loss": _Measure(_last(lambda row: row.loss)),
     "accuracy": _Measure(_last(lambda row: row.accuracy)),
-    "bits": _Measure(_last(_bits), ratio=True),
-    "uplink-bits": _Measure(_last(lambda row: float(row.uplink_bits)), ratio=True),
-    "downlink-bits": _Measure(_last(lambda row: float(row.downlink_bits)), ratio=True),
+    "bits": _Measure(_sent(_bits), ratio=True),
+    "uplink-bits": _Measure(_sent(lambda row: float(row.uplink_bits)), ratio=True),
+    "downlink-bits": _Measure(_sent(lambda row: float(row.downlink_bits)), ratio=True),
     "bits-to-accuracy": _Measure(
         _until(_bits, _is_accurate), ratio=True, goal="accuracy"
     ),

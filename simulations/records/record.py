@@ -53,6 +53,9 @@ class Nodes:
 class RoundRecord:
     """One algorithm, with one seed, after one round.
 
+    Where an update is not finite the run ends, and this is its last row: a loss of
+    infinity, an accuracy of 0, and what was sent until then.
+
     Attributes
     ----------
     algorithm : str

@@ -232,10 +232,14 @@ def _spread(values: Sequence[float]) -> Spread:
 def _fraction(
     entry: AlgorithmSummary, baseline: AlgorithmSummary | None
 ) -> float | None:
-    """Return the payload bits both ways over the baseline's."""
+    """Return the payload bits both ways over the baseline's.
+
+    None if either run has diverged: it may have ended early.
+    """
     bits, reference = (
         None
         if side is None
+        or side["final_loss"]["mean"] is None
         or side["uplink_bits"]["mean"] is None
         or side["downlink_bits"]["mean"] is None
         else side["uplink_bits"]["mean"] + side["downlink_bits"]["mean"]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from rich.console import Console
 from flower_compress.errors import (
     ConfigurationError,
     MissingExtraError,
+    NonFiniteError,
     RoundFailedError,
     UnknownNameError,
 )
@@ -193,6 +195,35 @@ def test_rows_up_to_a_failure_are_kept(
     rows = read_rounds(tmp_path / "rounds.csv")
     assert [row.round for row in rows] == [0, 1, 2, 3, 4, 5]
     assert len({row.loss for row in rows}) == 4  # no step since the third round
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_diverges_ends_itself_alone(tmp_path: Path, workers: int) -> None:
+    """Its last row has an infinite loss, and what was sent until then."""
+    lost = SMALL.but(algorithm="mcm", name="lost", step_size="1e30")
+    runs = [SMALL.but(algorithm="sgd"), lost, SMALL.but(algorithm="mcm")]
+    console = Console(record=True, file=StringIO(), width=200)
+    Experiment(runs, tmp_path, console=console).run("inprocess", workers=workers)
+    said = console.export_text()
+    rows = read_rounds(tmp_path / "rounds.csv")
+    last = [row for row in rows if row.algorithm == "lost"][-1]
+    assert last.loss == last.excess_loss == np.inf and last.accuracy == 0.0
+    assert 1 < last.round < 6 and last.uplink_bits > 0
+    assert f"lost, seed 0, has diverged: no finite model after round {last.round}" in said
+    assert "diverged: the server's update" in (tmp_path / "flower.log").read_text()
+    algorithms = json.loads((tmp_path / "summary.json").read_text())["algorithms"]
+    assert algorithms["lost"]["model_sha256"] == {}
+    assert algorithms["lost"]["bits_fraction_of_sgd"] is None
+    assert algorithms["mcm"]["rounds"] == algorithms["sgd"]["rounds"] == 6
+    assert set(algorithms["mcm"]["model_sha256"]) == {"0"}
+
+
+def test_where_all_diverge_the_experiment_fails(tmp_path: Path) -> None:
+    lost = SMALL.but(algorithm="mcm", step_size="1e30")
+    with pytest.raises(NonFiniteError, match="lower the step size"):
+        experiment([lost, lost.but(seed=1)], tmp_path)
+    rows = read_rounds(tmp_path / "rounds.csv")
+    assert [row.loss for row in rows if row.seed == 1][-1] == np.inf
 
 
 def test_a_failure_in_a_worker_ends_the_experiment(tmp_path: Path) -> None:

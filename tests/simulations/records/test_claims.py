@@ -77,6 +77,9 @@ def test_a_run_that_diverges_is_above_every_bound() -> None:
     assert verdict(lost, rows("sgd", [0, -1, -2]), measure="level")["holds"] is False
     assert verdict(lost, measure="gain", at_most=None, at_least=0.0)["holds"] is True
     assert verdict(lost, measure="second-half")["value"] is None
+    # It ends early, and has saved nothing by that.
+    sent = verdict(lost, rows("sgd", [0, -1, -2]), measure="bits")
+    assert sent["holds"] is False and sent["value"] is None
 
 
 def test_what_is_not_known_is_not_judged() -> None:
