@@ -209,7 +209,8 @@ def test_a_run_that_diverges_ends_itself_alone(tmp_path: Path, workers: int) -> 
     last = [row for row in rows if row.algorithm == "lost"][-1]
     assert last.loss == last.excess_loss == np.inf and last.accuracy == 0.0
     assert 1 < last.round < 6 and last.uplink_bits > 0
-    assert f"lost, seed 0, has diverged: no finite model after round {last.round}" in said
+    assert "lost, seed 0, has diverged" in said
+    assert f"no finite model after round {last.round}" in said
     assert "diverged: the server's update" in (tmp_path / "flower.log").read_text()
     algorithms = json.loads((tmp_path / "summary.json").read_text())["algorithms"]
     assert algorithms["lost"]["model_sha256"] == {}
