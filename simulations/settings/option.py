@@ -7,6 +7,7 @@ line, the files of experiments and the Flower app are made from these declaratio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -139,7 +140,7 @@ class Option:
         """Raise ConfigurationError for a value that there is not."""
         if self.choices and value not in self.choices:
             raise UnknownNameError(dashed(self.name), value, self.choices)
-        if self.least is not None and value < self.least:
+        if self.least is not None and not self.least <= value < math.inf:
             raise ConfigurationError(
                 f"{dashed(self.name)} must be at least {self.least}, got {value}"
             )

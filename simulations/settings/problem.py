@@ -102,6 +102,12 @@ class Problem:
                 f"task {self.task} is read from files: say in which folder they are "
                 "with --data FOLDER"
             )
+        if self.data == OPENML and self.task not in ON_OPENML:
+            raise ConfigurationError(
+                f"only {', '.join(ON_OPENML)} are fetched from openml.org, not "
+                f"{self.task}: give the folder with its files (--data FOLDER; one that "
+                f'is called "{OPENML}" is ./{OPENML})'
+            )
 
     def key(self, seed: int) -> str:
         """Return the task with that seed as JSON, for :func:`task_of`."""

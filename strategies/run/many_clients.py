@@ -16,7 +16,12 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from flower_compress.arguments import check_count, check_number
-from flower_compress.errors import CorruptPacket, MissingModError, WrongTypeError
+from flower_compress.errors import (
+    ConfigurationError,
+    CorruptPacket,
+    MissingModError,
+    WrongTypeError,
+)
 from flower_compress.wire.building import (
     addressed,
     new_record_dict,
@@ -109,6 +114,11 @@ class ManyClientsGrid(WrappedGrid):
     ) -> None:
         if not isinstance(grid, Grid):
             raise WrongTypeError("grid", "a Grid of Flower", grid)
+        if isinstance(grid, ManyClientsGrid):
+            raise ConfigurationError(
+                "this grid holds several clients a node already: give many_clients the "
+                "grid that Flower gives the app, and per_node once"
+            )
         check_count("per_node", per_node, 1)
         check_count("num_clients", num_clients, 1, or_none=True)
         check_number("timeout", timeout, "be positive", lambda seconds: seconds > 0)

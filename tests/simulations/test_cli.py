@@ -69,6 +69,7 @@ def test_the_help_has_every_option_in_its_group(
         ("reproduce malcom-rings", "did you mean 'malcom-ring'"),
         ("reproduce malcom-ring --task minst", "did you mean 'mnist'"),
         ("run --task mnist", "task mnist is read from files: .* --data FOLDER"),
+        ("run --task mnist --data openml", "only .* from openml.org, not mnist: give"),
         ("reproduce malcom-cifar-ring", "task cifar10 is read .* --data FOLDER"),
         ("run --algorithm mcm --rate 0.1", "rate goes with .*, not with mcm: leave"),
         ("run --algorithm topk --levels 0", "levels goes with .*, not with topk"),

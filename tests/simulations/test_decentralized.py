@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import resource
 import sys
 from pathlib import Path
@@ -220,6 +221,8 @@ def test_the_experiments_are_the_papers(name: str) -> None:
         ({"consensus_step": 0.0}, "consensus-step"),
         ({"consensus_step": 1.5}, "consensus-step"),
         ({"consensus_power": -0.5}, "consensus-power must be at least 0"),
+        ({"consensus_power": math.nan}, "consensus-power must be at least 0, got nan"),
+        ({"consensus_power": math.inf}, "consensus-power must be at least 0, got inf"),
         ({"l1": "-1"}, "l1 must be"),
         (
             {"l1": "1e-5", "algorithm": "choco"},

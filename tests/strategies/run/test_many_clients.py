@@ -478,3 +478,5 @@ def test_wrong_arguments() -> None:
         many_clients(grid, 2, timeout=0)
     with pytest.raises(WrongTypeError, match="a Grid of Flower"):
         many_clients(2, 2)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="holds several clients a node alread"):
+        many_clients(many_clients(grid, 2), 2)
