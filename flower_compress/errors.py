@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "CorruptPacket",
+    "DivergedError",
     "FirstModelError",
     "FlowerCompressError",
     "LayoutMismatchError",
@@ -146,6 +147,13 @@ class MissingExtraError(FlowerCompressError, ImportError):
 
 class RoundFailedError(FlowerCompressError):
     """Every client that answered reported an error, several rounds in a row."""
+
+
+class DivergedError(RoundFailedError, NonFiniteError):
+    """Every answer is NaN, infinite or far too large, several rounds in a row.
+
+    The model that the clients were sent has diverged.
+    """
 
 
 def shown(value: object) -> str:

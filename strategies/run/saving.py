@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import getLogger
@@ -17,7 +17,10 @@ from flower_compress.arguments import check_count, folder_of
 from flower_compress.errors import (
     CheckpointError,
     ConfigurationError,
+    DivergedError,
     FlowerCompressError,
+    NonFiniteError,
+    RefusedUpdateError,
     RoundFailedError,
     UnknownNameError,
 )
@@ -37,6 +40,7 @@ __all__ = [
     "Resume",
     "Saving",
     "check_same_run",
+    "has_diverged",
     "reading",
 ]
 
@@ -45,6 +49,7 @@ Resume = bool | Literal["auto"]
 
 _log = getLogger("flwr")
 _MOST_DIFFERENCES = 3
+_SPOILT = (NonFiniteError.__name__, RefusedUpdateError.__name__)
 _UNKNOWN_VERSIONS = 1 << 20
 """How many versions are left out where nobody has noted which ones were sent."""
 
@@ -239,6 +244,8 @@ class Failures:
         ------
         RoundFailedError
             If the limit is reached, or there is no hope.
+        DivergedError
+            If the limit is reached, and the model has diverged.
         """
         self.has_begun |= num_accepted > 0
         if num_accepted or not reasons:
@@ -251,10 +258,16 @@ class Failures:
         if is_hopeless or self.in_a_row >= self.limit:
             distinct = list(dict.fromkeys(reasons))
             often = f", {self.in_a_row} rounds in a row" if self.in_a_row > 1 else ""
-            raise RoundFailedError(
+            error = DivergedError if has_diverged(reasons) else RoundFailedError
+            raise error(
                 f"all {len(reasons)} clients that answered reported an error{often}: "
                 + " | ".join(distinct[:3])
             )
+
+
+def has_diverged(reasons: Sequence[str]) -> bool:
+    """Whether every client answered NaN, infinity or what is far too large."""
+    return bool(reasons) and all(reason.startswith(_SPOILT) for reason in reasons)
 
 
 def check_same_run(name: str, own: dict[str, Any], checkpoint: Checkpoint) -> None:

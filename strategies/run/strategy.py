@@ -63,7 +63,8 @@ class RunStrategy(Strategy):
     max_failed_rounds : int (default: 3)
         After that many rounds in a row in which clients answered, and every answer
         was an error or asked to be synchronised, the run stops with
-        :class:`RoundFailedError`.
+        :class:`RoundFailedError`; of it :class:`DivergedError` if every answer was
+        NaN, infinite or far too large.
     callbacks : Iterable[Callback] (default: ())
         Who is told of each round, and of what happens to clients: see
         :mod:`flower_compress.strategies.callbacks`. None of them changes the run.

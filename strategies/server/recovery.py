@@ -9,8 +9,9 @@ from typing import Literal
 
 from flwr.app import ArrayRecord
 
-from flower_compress.errors import NonFiniteError, RefusedUpdateError
+from flower_compress.errors import NonFiniteError
 
+from ..run.saving import has_diverged
 from .session import Session
 from .watch import NoiseWatch
 
@@ -18,7 +19,6 @@ __all__ = ["GuardedStep", "OnDivergence", "Recovery"]
 
 _log = getLogger("flwr")
 _HALF = 0.5
-_SPOILT = (NonFiniteError.__name__, RefusedUpdateError.__name__)
 
 OnDivergence = Literal["warn", "repair"]
 """What happens when the noise of compression feeds itself."""
@@ -165,7 +165,7 @@ class GuardedStep:
         reasons : Sequence[str]
             Why the answers cannot be used.
         """
-        if not reasons or not all(reason.startswith(_SPOILT) for reason in reasons):
+        if not has_diverged(reasons):
             return session
         if self._recovery is not None:
             return self._go_back(session, self._recovery, server_round)

@@ -181,6 +181,7 @@ PUBLIC: dict[str, list[str]] = {
         "CheckpointError",
         "ConfigurationError",
         "CorruptPacket",
+        "DivergedError",
         "FirstModelError",
         "FlowerCompressError",
         "LayoutMismatchError",

@@ -193,8 +193,9 @@ def test_rows_up_to_a_failure_are_kept(
     with pytest.raises(RoundFailedError, match="65 of 65 entries of 'weights'"):
         experiment(jobs("mcm", seeds=1), tmp_path)
     rows = read_rounds(tmp_path / "rounds.csv")
-    assert [row.round for row in rows] == [0, 1, 2, 3, 4, 5]
-    assert len({row.loss for row in rows}) == 4  # no step since the third round
+    assert [row.round for row in rows] == [0, 1, 2, 3, 4, 5, 6]
+    assert len({row.loss for row in rows[:-1]}) == 4  # no step since the third round
+    assert rows[-1].loss == np.inf
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -217,6 +218,17 @@ def test_a_run_that_diverges_ends_itself_alone(tmp_path: Path, workers: int) -> 
     assert algorithms["lost"]["bits_fraction_of_sgd"] is None
     assert algorithms["mcm"]["rounds"] == algorithms["sgd"]["rounds"] == 6
     assert set(algorithms["mcm"]["model_sha256"]) == {"0"}
+
+
+def test_a_model_too_large_for_the_clients_has_diverged(tmp_path: Path) -> None:
+    """Their gradients overflow before the server's update does."""
+    lost = SMALL.but(algorithm="sgd", task="diabetes", step_size="4", rounds=60)
+    fine = lost.but(name="fine", step_size="1e-3", rounds=3)
+    experiment([lost, fine], tmp_path)
+    rows = read_rounds(tmp_path / "rounds.csv")
+    last = {row.algorithm: row for row in rows}
+    assert last["sgd"].loss == np.inf and last["sgd"].round < 60
+    assert last["fine"].round == 3 and last["fine"].loss < 1e9
 
 
 def test_where_all_diverge_the_experiment_fails(tmp_path: Path) -> None:
