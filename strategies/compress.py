@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from difflib import get_close_matches
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
@@ -13,6 +14,7 @@ from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.links import Link, Memory
 from flower_compress.wire.layout import EXACT_PATTERN
 
+from .run.names import owner_of
 from .run.strategy import RunStrategy
 from .server import (
     DEFAULT_COMPRESSOR,
@@ -35,7 +37,12 @@ from .server.wrapper import Compressed, StepInside
 __all__ = ["compress"]
 
 _INSIDE = "the strategy inside takes it: compress(FedAvg({name}=...))"
+_LINKS = "compress takes links: uplink=Memory(C), downlink=Memory(C) for an operator C"
 _NOT_HERE = {
+    "compressor": _LINKS,
+    "downlink_compressor": _LINKS,
+    "uplink_rate": "the link has it: uplink=Memory(C, rate=...)",
+    "downlink_rate": "the link has it: downlink=Memory(C, rate=...)",
     "uplink_memory": (
         "each reply is rebuilt from the client's own memory, so that each one is kept, "
         "and those of absent clients are not used"
@@ -183,5 +190,10 @@ def _check_names(kwargs: dict[str, Any]) -> None:
         if name.startswith(("fraction_", "min_", "weighted_")) or name.endswith("_key"):
             raise ConfigurationError(
                 f"compress takes no {name}: " + _INSIDE.format(name=name)
+            )
+        if not get_close_matches(name, known) and (owner := owner_of(name)):
+            raise ConfigurationError(
+                f"compress takes no {name}: the strategy inside takes it: "
+                f"compress({owner}({name}=...))"
             )
         raise UnknownNameError("argument of compress", name, known)

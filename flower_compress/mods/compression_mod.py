@@ -25,6 +25,7 @@ from ..wire.records import model_record, records_of
 from .client_mod import ClientMod, Returns, reply_with
 from .client_state import ClientState
 from .first_model import Build, first_model
+from .returned import ReturnedArrays
 from .untrained import UntrainedArrays
 
 __all__ = ["CompressionMod"]
@@ -91,6 +92,7 @@ class CompressionMod(ClientMod[ClientState]):
     _state = ClientState
     _state_key = "flower_compress"
     _untrained = UntrainedArrays()
+    _returned = ReturnedArrays()
 
     def __init__(
         self,
@@ -174,7 +176,10 @@ class CompressionMod(ClientMod[ClientState]):
             return reply
         sent_under = key
         key, arrays = model_record(reply.content, key, "the client's reply")
-        update, exact_out = self._update(arrays, model, state.exact, contract.layout)
+        begun = None if packet.contract is None else packet.session
+        update, exact_out = self._update(
+            arrays, model, state.exact, contract.layout, begun
+        )
         # Of a large model no more is held than what comes next needs.
         del arrays, model
         reply = with_record(reply, key, new_array_record({}))
@@ -205,17 +210,25 @@ class CompressionMod(ClientMod[ClientState]):
         self._save(context, identity, state.session, state.to_bytes(dim), state)
 
     def _update(
-        self, arrays: ArrayRecord, model: Vector, exact: bytes, layout: Layout
+        self,
+        arrays: ArrayRecord,
+        model: Vector,
+        exact: bytes,
+        layout: Layout,
+        begun: int | None,
     ) -> tuple[Vector, bytes]:
         """Return what the client's arrays say: the vector to send, the exact arrays.
 
-        An array that is not among them counts as unchanged.
+        An array that is not among them counts as unchanged. `begun` is the session that
+        the client has just begun with, if it has.
         """
         if len(arrays) < len(layout.tensors):
             unchanged = model if self.returns == "weights" else np.zeros_like(model)
             update, exact = layout.flatten(layout.complete(arrays, unchanged, exact))
         else:
             update, exact = layout.flatten(arrays)
+        if begun is not None:
+            self._returned.look(begun, self.returns, model, update)
         if self.returns == "weights":
             with np.errstate(over="ignore", invalid="ignore"):  # check_finite tells
                 update = model - update

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
+
+from flwr.serverapp import strategy as of_flower
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
 
-__all__ = ["refuse_fixed", "refuse_unknown"]
+__all__ = ["owner_of", "refuse_fixed", "refuse_unknown"]
 
+_BEST_KNOWN = ("FedAdam", "FedProx", "Krum")
+"""Of several strategies that take an argument, one of these is named."""
 _ITS_OWN = (
     "it is what the algorithm is; CompressedStrategy(uplink=..., downlink=...) takes "
     "any mixture"
@@ -33,7 +39,31 @@ def refuse_unknown(kind: type, after: type, kwargs: Iterable[str]) -> None:
     for name in kwargs:
         if name not in behind:
             known = behind | _names_of(bases)
+            near = name in known or get_close_matches(name.lower(), known)
+            owner = None if near else owner_of(name)
+            if owner and issubclass(kind, FedAvg):
+                raise ConfigurationError(
+                    f"{kind.__name__} takes no {name}: {owner} does, and "
+                    f"compress({owner}({name}=...)) is that over compressed links"
+                )
             raise UnknownNameError(f"argument of {kind.__name__}", name, known)
+
+
+def owner_of(name: str) -> str | None:
+    """Return a strategy of Flower's that takes an argument, None if there is none.
+
+    Parameters
+    ----------
+    name : str
+        The argument.
+    """
+    for owner in (*_BEST_KNOWN, *sorted(vars(of_flower))):
+        kind = getattr(of_flower, owner, None)
+        if not (isinstance(kind, type) and issubclass(kind, Strategy)):
+            continue
+        if name in _names_of([kind]):
+            return owner
+    return None
 
 
 def _names_of(kinds: Iterable[type]) -> set[str]:

@@ -57,7 +57,8 @@ def refusal(error: Error, mod: str) -> FlowerCompressError:
     if _NO_TRAIN in reason:
         return ConfigurationError(
             f"its client app has no train function: register one with `@app.train()`, "
-            f"after {mod} was put into the app's mods ({text})"
+            f"beside any with names of their own, after {mod} was put into the app's "
+            f"mods ({text})"
         )
     if own := _OURS.fullmatch(reason) or _RAISED.fullmatch(reason):
         return ConfigurationError(f"its {mod} refused: {': '.join(own.groups())}")

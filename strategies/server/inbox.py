@@ -249,7 +249,9 @@ def packet_of(session: Session, msg: Message) -> tuple[Client, Packet]:
         raise OutOfSyncError("a reply of a node that is no client any more")
     if found is None:
         raise OutOfSyncError(
-            "the reply holds no packet: is CompressionMod in the client app's mods?"
+            "the reply holds no packet: is CompressionMod in the client app's mods? A "
+            "configure_train of one's own has to send on the messages that "
+            "super().configure_train(...) makes, whose arrays are packets"
         )
 
     def check(header: Header) -> None:

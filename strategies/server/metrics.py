@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from logging import getLogger
+from typing import TypeVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
-from flower_compress.errors import ConfigurationError
+from flower_compress.errors import ConfigurationError, shown
 from flower_compress.wire.building import new_record_dict, with_content
 from flower_compress.wire.records import records_of
 
@@ -32,7 +33,12 @@ _RAISED = (
     TypeError,
     ValueError,
 )
-_Metrics = Mapping[str, Mapping[str, Hashable]]
+_H = TypeVar("_H", bound=Hashable)
+_Form = tuple[int | None, bool]
+"""The length of a list, None for a number; whether all of it is finite."""
+_Outline = frozenset[tuple[str, str | None]]
+"""Keys of records, and with them those within."""
+_Metrics = Mapping[str, Mapping[str, _Form]]
 """The form of each metric, by the keys of its record and its own."""
 
 
@@ -61,7 +67,7 @@ def mean_metrics(
     if weights is not None and key != UNIFORM:
         pairs = zip(replies, weights, strict=True)
         replies = [_weighted(msg, key, weight) for msg, weight in pairs]
-    replies = _ordinary(session, replies, key)
+    replies, _ = _ordinary(session, replies, key)
     if not replies:
         return None
     try:
@@ -84,17 +90,17 @@ def mean_of_evaluations(
 ) -> MetricRecord | None:
     """Return :func:`mean_metrics` of evaluations, whose weights are looked at first."""
     cap = session.bounds.evaluation_weights
-    kept, weights = _usable_weights(session, replies, key, cap)
+    kept, weights, _ = _usable_weights(session, replies, key, cap)
     return mean_metrics(session, kept, weights, key, mean)
 
 
 def usual_replies(
     session: Session, replies: Sequence[Message], key: str, cap: WeightCap
-) -> list[Message]:
+) -> tuple[list[Message], dict[int, str]]:
     """Return the replies that one of Flower's own strategies can aggregate.
 
-    It wants the same arrays and metrics under the same keys in every reply, and raises
-    if one differs.
+    And why the others are left out, by node. It wants the same arrays and metrics under
+    the same keys in every reply, and raises if one differs.
 
     Parameters
     ----------
@@ -108,11 +114,13 @@ def usual_replies(
     cap : WeightCap
         The largest weight.
     """
+    reasons: dict[int, str] = {}
     if any(_has_weight(msg, key) for msg in replies):
-        kept, weights = _usable_weights(session, replies, key, cap)
+        kept, weights, reasons = _usable_weights(session, replies, key, cap)
         pairs = zip(kept, weights, strict=True)
         replies = [_weighted(msg, key, weight) for msg, weight in pairs]
-    return _ordinary(session, replies, UNIFORM, strict=True)
+    usual, others = _ordinary(session, replies, UNIFORM, strict=True)
+    return usual, reasons | others
 
 
 def _has_weight(msg: Message, key: str) -> bool:
@@ -125,38 +133,41 @@ def _has_weight(msg: Message, key: str) -> bool:
 
 def _usable_weights(
     session: Session, replies: Sequence[Message], key: str, cap: WeightCap
-) -> tuple[list[Message], list[float]]:
-    """Return the replies that have a weight, and what each counts with."""
+) -> tuple[list[Message], list[float], dict[int, str]]:
+    """Return the replies that have a weight, what each counts with, why not others."""
     kept: list[Message] = []
     given: dict[int, float] = {}
-    odd: list[Message] = []
+    odd: dict[int, str] = {}
     for msg in replies:
         if _has_weight(msg, key):
             given[msg.metadata.src_node_id] = weight_of(msg, key)
             kept.append(msg)
         else:
-            odd.append(msg)
-    _tell(session, odd, len(replies), f"no number >= 0 as {key!r}")
+            odd[msg.metadata.src_node_id] = (
+                f"its metrics hold no number >= 0 as {key!r}"
+            )
+    _tell(session, odd, len(replies))
     identities = {node: _identity(session, node) for node in given}
     capped = cap.capped({identities[node]: weight for node, weight in given.items()})
-    return kept, [capped[identities[msg.metadata.src_node_id]] for msg in kept]
+    weights = [capped[identities[msg.metadata.src_node_id]] for msg in kept]
+    return kept, weights, odd
 
 
 def _ordinary(
     session: Session, replies: Sequence[Message], key: str, *, strict: bool = False
-) -> list[Message]:
+) -> tuple[list[Message], dict[int, str]]:
     """Return the replies with metrics of the form that those of most others have.
 
-    A metric's form is whether it is a number or a list of some length, and finite. Odd
-    ones are counted and logged. With `strict` all have to have the same arrays and
-    metrics under the same keys.
+    And why the others are odd, by node. A metric's form is whether it is a number or a
+    list of some length, and finite. Odd ones are counted and logged. With `strict` all
+    have to have the same arrays and metrics under the same keys.
     """
     forms = [_forms(msg.content) for msg in replies]
-    if not any(forms) and not strict:
-        return []
+    if not replies or not (any(forms) or strict):
+        return [], {}
     outlines = [_outline(msg.content, strict=strict) for msg in replies]
     usual_outline = _most_common(outlines)
-    columns: dict[tuple[str, str], list[Hashable]] = {}
+    columns: dict[tuple[str, str], list[_Form]] = {}
     for form in forms:
         for name, metrics in form.items():
             for metric, kind in metrics.items():
@@ -164,20 +175,51 @@ def _ordinary(
     usual = {where: _most_common(kinds) for where, kinds in columns.items()}
     needed = {key} - {UNIFORM}
     kept: list[Message] = []
-    odd: list[Message] = []
+    odd: dict[int, str] = {}
     for msg, form, outline in zip(replies, forms, outlines, strict=True):
-        fits = (
-            outline == usual_outline
-            and all(needed <= metrics.keys() for metrics in form.values())
-            and all(
-                usual[name, metric] == kind
-                for name, metrics in form.items()
-                for metric, kind in metrics.items()
+        reason = _other_keys(outline, usual_outline) or _other_form(form, usual, needed)
+        if reason:
+            odd[msg.metadata.src_node_id] = reason
+        else:
+            kept.append(msg)
+    _tell(session, odd, len(replies))
+    return kept, odd
+
+
+def _other_keys(outline: _Outline, usual: _Outline) -> str:
+    """Return what record, or key of one, a reply alone has, or alone has not."""
+    for keys, text in ((outline - usual, "has"), (usual - outline, "lacks")):
+        if keys:
+            record, key = min(keys, key=lambda pair: (pair[0], pair[1] or ""))
+            within = (
+                shown(record) if key is None else f"{shown(key)} in {shown(record)}"
             )
-        )
-        (kept if fits else odd).append(msg)
-    _tell(session, odd, len(replies), "they are unlike those of most others")
-    return kept
+            return f"unlike most others it {text} {within}"
+    return ""
+
+
+def _other_form(
+    form: _Metrics, usual: Mapping[tuple[str, str], _Form], needed: set[str]
+) -> str:
+    """Return which metric is unlike that of most replies, and what it is."""
+    for name, metrics in form.items():
+        for key in needed - metrics.keys():
+            return f"its record {shown(name)} holds no {key!r}: expected it in each"
+        for metric, kind in metrics.items():
+            expected = usual[name, metric]
+            if kind != expected:
+                return (
+                    f"its metric {shown(metric)} is {_in_words(kind)}, that of most "
+                    f"others {_in_words(expected)}"
+                )
+    return ""
+
+
+def _in_words(form: _Form) -> str:
+    length, finite = form
+    if length is None:
+        return "a number" if finite else "NaN or infinite"
+    return f"a list of {length}{'' if finite else ', some NaN or infinite'}"
 
 
 def _weighted(msg: Message, key: str, weight: float) -> Message:
@@ -202,35 +244,36 @@ def _forms(content: RecordDict) -> _Metrics:
     }
 
 
-def _outline(content: RecordDict, *, strict: bool) -> Hashable:
+def _outline(content: RecordDict, *, strict: bool) -> _Outline:
     """Return what records of metrics there are; if strict, of which and of arrays."""
     kinds = (MetricRecord, ArrayRecord) if strict else (MetricRecord,)
     records = [
         (k, record) for k, record in content.items() if isinstance(record, kinds)
     ]
     if not strict:
-        return len(records)
-    return frozenset((key, frozenset(record)) for key, record in records)
+        return frozenset((f"MetricRecord {1 + i}", None) for i in range(len(records)))
+    within = {(name, key) for name, record in records for key in record}
+    return frozenset(within | {(name, None) for name, _ in records})
 
 
-def _form(value: object) -> Hashable:
+def _form(value: object) -> _Form:
     if isinstance(value, list):
         return len(value), all(map(_is_finite, value))
-    return "a number", _is_finite(value)
+    return None, _is_finite(value)
 
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _most_common(items: Iterable[Hashable]) -> Hashable:
+def _most_common(items: Iterable[_H]) -> _H:
     """Return the item that is there most often; of several a finite form, the first."""
     counts = Counter(items)
 
-    def rank(item: Hashable) -> tuple[int, bool]:
+    def rank(item: _H) -> tuple[int, bool]:
         return counts[item], isinstance(item, tuple) and bool(item[-1])
 
-    return max(counts, key=rank, default=None)
+    return max(counts, key=rank)
 
 
 def _identity(session: Session, node_id: int) -> int:
@@ -238,15 +281,17 @@ def _identity(session: Session, node_id: int) -> int:
     return -1 if client is None else client.identity
 
 
-def _tell(session: Session, odd: Sequence[Message], num_all: int, what: str) -> None:
+def _tell(session: Session, odd: Mapping[int, str], num_all: int) -> None:
+    """Count and log replies whose metrics are left out, by node with the reason."""
     if not odd:
         return
-    for msg in odd:
-        session.odd_metrics[_identity(session, msg.metadata.src_node_id)] += 1
+    for node_id in odd:
+        session.odd_metrics[_identity(session, node_id)] += 1
+    first = next(iter(odd))
     _log.warning(
         "the metrics of %d of %d replies are left out, that of node %d first: %s",
         len(odd),
         num_all,
-        odd[0].metadata.src_node_id,
-        what,
+        first,
+        odd[first],
     )

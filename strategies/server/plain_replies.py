@@ -19,7 +19,7 @@ from .session import Session
 
 __all__ = ["Asked", "plain_replies", "unusable"]
 
-_ODD = "RefusedUpdateError: its metrics or arrays are unlike those of most others"
+_ODD = "RefusedUpdateError: {}: the strategy wants all replies alike"
 _UNUSABLE = "its answer could not be used: the server's log says why"
 _LATE = "StalePacketError: an answer to an earlier round: late"
 
@@ -91,11 +91,10 @@ def plain_replies(
         found = find_packet(entry.message.content)
         plain.append(with_content(entry.message, found and found[0], record))
         used[entry.message.metadata.src_node_id] = entry
-    plain = usual_replies(session, plain, weighted_by, session.bounds.weights)
-    usual = {msg.metadata.src_node_id for msg in plain}
-    for node_id in used.keys() - usual:
-        reasons.append(_ODD)
-        _refuse(session, used.pop(node_id), _ODD)
+    plain, odd = usual_replies(session, plain, weighted_by, session.bounds.weights)
+    for node_id, reason in odd.items():
+        reasons.append(_ODD.format(reason))
+        _refuse(session, used.pop(node_id), reasons[-1])
     session.departures.end(entry.identity for entry in used.values())
     session.uplinks.take_in([entry.part for entry in used.values()])
     unheard = {msg.metadata.src_node_id for msg in packed} - used.keys()

@@ -78,7 +78,8 @@ def _require_part(part: Strategy, name: str) -> None:
         raise ConfigurationError(
             f"{name} has a start of its own, which would not be called: expected "
             "configure_train and aggregate_train to do its work; what start saves or "
-            "logs belongs in the evaluate_fn, or in checkpoint_dir"
+            "logs belongs in the evaluate_fn, or in checkpoint_dir; one that averages "
+            "as FedAvg does can be derived from MCM, start and all"
         )
 
 

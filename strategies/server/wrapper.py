@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from logging import getLogger
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -115,6 +115,16 @@ class Compressed(SessionStrategy):
         "expected start to be called: compress is the outermost wrapper, "
         "compress(DifferentialPrivacy...(FedAvg())), not the other way round"
     )
+
+    if not TYPE_CHECKING:  # Where types are checked, an attribute is there or not.
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError, and say where the strategy inside has it."""
+            kind, inside = type(self), vars(self).get("strategy")
+            text = f"{kind.__name__!r} object has no attribute {name!r}"
+            if hasattr(inside, name):
+                text += f": the strategy inside has it, as .strategy.{name}"
+            raise AttributeError(text, name=name, obj=self)
 
     # -- a run -----------------------------------------------------------------------
 
@@ -252,10 +262,9 @@ class Compressed(SessionStrategy):
         identities = frozenset(client.identity for client in found if client)
         answers = read_evaluations(session, answers, self.evaluate_on, identities)
         key, cap = weight_key(self.strategy), session.bounds.evaluation_weights
-        usual = usual_replies(session, answers, key, cap)
-        odd = {msg.metadata.src_node_id for msg in answers}
-        odd -= {msg.metadata.src_node_id for msg in usual}
-        others += unusable(self._evaluated, odd)
+        usual, odd = usual_replies(session, answers, key, cap)
+        odd_ones = odd.keys() - {msg.metadata.src_node_id for msg in usual}
+        others += unusable(self._evaluated, odd_ones)
         return self.strategy.aggregate_evaluate(server_round, [*usual, *others])
 
     # -- what a user sees ------------------------------------------------------------

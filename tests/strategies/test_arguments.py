@@ -186,6 +186,13 @@ def test_what_is_no_number_is_told_as_a_wrong_number_is(make: Any, said: str) ->
             "unknown argument of MCM 'fraction_tran': did",
         ),
         (lambda: MCM(fraction_tran=0.5), "you mean 'fraction_train'?"),
+        (
+            lambda: MCM(proximal_mu=0.1),
+            "MCM takes no proximal_mu: FedProx does, and compress(FedProx(proximal_mu=",
+        ),
+        (lambda: MCM(eta=0.1), "MCM takes no eta: FedAdam does"),
+        (lambda: SparsAMS(beta_1=0.5), "you mean 'beta1'?"),
+        (lambda: MalcomPSGD(ring(5), eta=0.1), "expected one of "),
         (lambda: SparsAMS(beta3=0.5), "you mean 'beta2'?"),
         (lambda: Diana(uplink_rat=0.5), "you mean 'uplink_rate'?"),
         (

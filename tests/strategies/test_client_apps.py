@@ -84,6 +84,28 @@ def test_an_app_without_a_train_function() -> None:
         start(ClientApp(mods=[CompressionMod()]))
 
 
+def test_a_train_function_of_another_name_does_not_answer_a_greeting() -> None:
+    app = ClientApp(mods=[CompressionMod()])
+    app.train("local")(lambda msg, context: Message(msg.content, reply_to=msg))
+    with pytest.raises(ConfigurationError, match=r"train\(\)`, beside any with names"):
+        start(app)
+
+
+class OwnMessages(MCM):
+    """Sends the model that it was given, as a FedAvg may."""
+
+    def configure_train(self, server_round: int, arrays: Any, *rest: Any) -> Any:
+        for msg in super().configure_train(server_round, arrays, *rest):
+            msg.content["arrays"] = arrays
+            yield msg
+
+
+def test_messages_of_ones_own_are_told_from_a_client_without_the_mod() -> None:
+    expected = r"own has to send on the messages that super\(\).configure_train\(...\)"
+    with pytest.raises(RoundFailedError, match=expected):
+        start(make_app("weights"), OwnMessages())
+
+
 def test_an_app_of_flowers_former_api_ends_the_run_in_its_first_round() -> None:
     former = pytest.importorskip("flwr.compat.client.numpy_client")
     trained = []

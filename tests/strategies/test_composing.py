@@ -265,7 +265,7 @@ class Workflow:
         (MalcomPSGD(ring(4)), "MalcomPSGD is compressed already"),
         (FedXgbBagging(), "FedXgbBagging sends trees"),
         (clip_at_server(FedXgbCyclic()), "FedXgbCyclic sends trees"),
-        (OwnStart(), "OwnStart has a start of its own"),
+        (OwnStart(), "OwnStart has a start of its own.*derived from MCM"),
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
@@ -283,6 +283,11 @@ def test_strategies_that_cannot_be_compressed(strategy: Any, text: str) -> None:
         ({"uplink_memory": "mean"}, "takes no uplink_memory: each reply is rebuilt"),
         ({"optimizer": None}, "takes no optimizer: the strategy inside"),
         ({"fraction_train": 0.5}, r"compress\(FedAvg\(fraction_train=...\)\)"),
+        ({"proximal_mu": 0.1}, r"takes it: compress\(FedProx\(proximal_mu=...\)\)"),
+        (
+            {"compressor": TopK(k=3)},
+            r"takes no compressor: compress takes links: up",
+        ),
         ({"uplnk": None}, "unknown argument of compress 'uplnk'.*mean 'uplink'"),
         ({"evaluate_on": "here"}, "unknown evaluate_on 'here'"),
         ({"groups": 0}, "groups must be a positive number"),

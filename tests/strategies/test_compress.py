@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 from collections.abc import Iterable
@@ -571,6 +572,17 @@ def test_other_records_of_an_evaluation_are_billed(evaluate_on: Any) -> None:
     strategy.start(InProcessGrid(trial_app(), 4), COUNTED, 2, train_config=RATE)
     extra = 2 * 4 * 80_000
     assert extra <= strategy.ledger.evaluation_downlink.num_bytes < extra + 8_000
+
+
+def test_an_attribute_of_the_strategy_inside_is_told_where_it_is() -> None:
+    strategy: Any = compress(FedAvg(fraction_train=0.5))
+    expected = "no attribute 'fraction_train': the strategy inside has it, as .strat"
+    with pytest.raises(AttributeError, match=expected):
+        strategy.fraction_train  # noqa: B018
+    with pytest.raises(AttributeError, match="'Compressed' object has no .*'nothing'$"):
+        strategy.nothing  # noqa: B018
+    assert not hasattr(strategy, "fraction_train")
+    assert copy.copy(strategy).strategy is strategy.strategy
 
 
 def test_bfloat16_is_for_strategies_of_this_package() -> None:

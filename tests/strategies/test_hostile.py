@@ -144,6 +144,11 @@ ODD_METRICS: dict[str, Alter] = {
     "not finite": say(loss=float("nan")),
     "a second record": second_record,
 }
+SAID = {
+    "a list": "first: its metric 'loss' is a list of 2, that of most others a number",
+    "not finite": "first: its metric 'loss' is NaN or infinite, that of most others a",
+    "a second record": "first: unlike most others it has '",
+}
 
 
 def with_loss(msg: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -156,7 +161,9 @@ def with_loss(msg: Message, context: Context, call_next: ClientAppCallable) -> M
 
 @pytest.mark.parametrize("name", ODD_METRICS)
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_odd_metrics_are_left_out_of_the_mean(name: str, wrapped: bool) -> None:
+def test_odd_metrics_are_left_out_of_the_mean(
+    name: str, wrapped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     strategy: Any = Diana(step_size=0.05)
     if wrapped:
         strategy = compress(FedAvg())
@@ -168,6 +175,7 @@ def test_odd_metrics_are_left_out_of_the_mean(name: str, wrapped: bool) -> None:
     for rows in (result.train_metrics_clientapp, result.evaluate_metrics_clientapp):
         assert [rows[k]["loss"] for k in (1, 2)] == pytest.approx([1.0, 1.0])
     assert strategy.odd_metrics == {LIAR: 4}
+    assert SAID[name] in caplog.text
     # The update itself is fine, unless it has to go through the strategy with them.
     assert strategy.refused == ({LIAR: 2} if wrapped else {})
 
