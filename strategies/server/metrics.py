@@ -36,6 +36,8 @@ _RAISED = (
 _H = TypeVar("_H", bound=Hashable)
 _Form = tuple[int | None, bool]
 """The length of a list, None for a number; whether all of it is finite."""
+_NUMBER: _Form = None, True
+_NOT_FINITE: _Form = None, False
 _Outline = frozenset[tuple[str, str | None]]
 """Keys of records, and with them those within."""
 _Metrics = Mapping[str, Mapping[str, _Form]]
@@ -100,7 +102,9 @@ def usual_replies(
     """Return the replies that one of Flower's own strategies can aggregate.
 
     And why the others are left out, by node. It wants the same arrays and metrics under
-    the same keys in every reply, and raises if one differs.
+    the same keys in every reply, and raises if one differs. Where a reply says NaN or
+    infinity and most others a number, it is given the others' mean: a client without
+    examples to evaluate on has an update all the same.
 
     Parameters
     ----------
@@ -119,8 +123,55 @@ def usual_replies(
         kept, weights, reasons = _usable_weights(session, replies, key, cap)
         pairs = zip(kept, weights, strict=True)
         replies = [_weighted(msg, key, weight) for msg, weight in pairs]
+    replies = _filled(session, replies, key)
     usual, others = _ordinary(session, replies, UNIFORM, strict=True)
     return usual, reasons | others
+
+
+def _filled(session: Session, replies: Sequence[Message], key: str) -> list[Message]:
+    """Return the replies with the others' mean where one is NaN or infinite alone."""
+    means = _means_of_most(replies, key)
+    filled: list[Message] = []
+    odd: dict[int, str] = {}
+    for msg in replies:
+        content, node_id = dict(msg.content.items()), msg.metadata.src_node_id
+        for name, record in msg.content.items():
+            if not isinstance(record, MetricRecord):
+                continue
+            mended = {
+                metric: means[name, metric]
+                for metric, value in record.items()
+                if (name, metric) in means and _form(value) == _NOT_FINITE
+            }
+            if mended:
+                content[name] = MetricRecord({**dict(record), **mended})
+                odd[node_id] = _unlike(next(iter(mended)), _NOT_FINITE, _NUMBER)
+        is_odd = node_id in odd
+        filled.append(with_content(msg, new_record_dict(content)) if is_odd else msg)
+    _tell(session, odd, len(replies))
+    return filled
+
+
+def _means_of_most(
+    replies: Sequence[Message], key: str
+) -> dict[tuple[str, str], float]:
+    """Return the mean of each metric that is finite in most replies, but not in all."""
+    columns: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for msg in replies:
+        for name, record in msg.content.items():
+            if isinstance(record, MetricRecord):
+                weight = record.get(key, 1.0)
+                for metric, value in record.items():
+                    if isinstance(value, (int, float)) and _is_finite(weight):
+                        pair = float(weight), float(value)  # type: ignore[arg-type]
+                        columns.setdefault((name, metric), []).append(pair)
+    means = {}
+    for where, pairs in columns.items():
+        finite = [pair for pair in pairs if math.isfinite(pair[1])]
+        total = sum(weight for weight, _ in finite)
+        if total > 0.0 and len(pairs) < 2 * len(finite) < 2 * len(pairs):
+            means[where] = sum(weight * value for weight, value in finite) / total
+    return means
 
 
 def _has_weight(msg: Message, key: str) -> bool:
@@ -206,13 +257,16 @@ def _other_form(
         for key in needed - metrics.keys():
             return f"its record {shown(name)} holds no {key!r}: expected it in each"
         for metric, kind in metrics.items():
-            expected = usual[name, metric]
-            if kind != expected:
-                return (
-                    f"its metric {shown(metric)} is {_in_words(kind)}, that of most "
-                    f"others {_in_words(expected)}"
-                )
+            if kind != usual[name, metric]:
+                return _unlike(metric, kind, usual[name, metric])
     return ""
+
+
+def _unlike(metric: str, form: _Form, usual: _Form) -> str:
+    return (
+        f"its metric {shown(metric)} is {_in_words(form)}, that of most others "
+        f"{_in_words(usual)}"
+    )
 
 
 def _in_words(form: _Form) -> str:
