@@ -1040,6 +1040,15 @@ def run(
     return result, lock_step
 
 
+CALM_ROUNDS = 5
+"""Rounds without faults after five with them, until all are in step.
+
+A late message may take a client back to an earlier session, even with the first one's
+evaluation; and a node whose greetings were lost in rounds 1, 3 and 5 is asked again in
+round 9.
+"""
+
+
 def run_with_deaths(
     case: Case,
     grid: TinyGrid,
@@ -1052,8 +1061,7 @@ def run_with_deaths(
     """Run servers one after the other, each of which goes on from a checkpoint.
 
     The k-th dies at the end of its ``deaths[k]``-th round, before that is saved, if it
-    has not come to the rounds without faults. There are four of those: a late message
-    may take a client back to an earlier session, even with the first one's evaluation.
+    has not come to the rounds without faults, of which there are CALM_ROUNDS.
     """
     lock_step = LockStep(grid)
     for num_lived in (*deaths, None):
@@ -1064,7 +1072,8 @@ def run_with_deaths(
             **kwargs,
         )
         with contextlib.suppress(KilledError):
-            _start(lock_step, strategy, faulty_rounds + 4, faulty_rounds, num_lived)
+            num_rounds = faulty_rounds + CALM_ROUNDS
+            _start(lock_step, strategy, num_rounds, faulty_rounds, num_lived)
             break
     return lock_step
 

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from flower_compress.testing import RandomFaults
 from tests.protocol.faulty import swarms
-from tests.protocol.lockstep import Case, TinyApp, every_case, run, run_with_deaths
+from tests.protocol.lockstep import (
+    CALM_ROUNDS,
+    Case,
+    TinyApp,
+    every_case,
+    run,
+    run_with_deaths,
+)
 
 SCHEDULES = 1000
 
@@ -58,7 +65,9 @@ def test_a_thousand_schedules_break_no_step(case: Case, tmp_path: Path) -> None:
             )
         else:
             strategy = case.strategy(fraction_evaluate=fraction)
-            _, lock_step = run(strategy, grid, faulty_rounds + 3, faulty_rounds)
+            _, lock_step = run(
+                strategy, grid, faulty_rounds + CALM_ROUNDS, faulty_rounds
+            )
         assert lock_step.in_step() == set(range(num_clients))
         num_seen += 1
 
