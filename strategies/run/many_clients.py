@@ -127,6 +127,9 @@ class ManyClientsGrid(WrappedGrid):
         self._timeout = timeout
         self._clients: dict[int, list[int]] = {}  # of the nodes that are known
         self._hosts: dict[int, _Host] = {}
+        # How many, by their node's partition-id, else its node id: a node that comes
+        # back as another one has the same clients.
+        self._places: dict[int | str | tuple[int], int] = {}
         self._asked: dict[str, tuple[int, float]] = {}  # nodes, and when, by message
         self._refused: dict[int, tuple[str, float]] = {}  # why, and when
         # By the id of the message to a node: what was sent to its clients with it.
@@ -224,6 +227,7 @@ class ManyClientsGrid(WrappedGrid):
             count = min(count, max(0, self._num_clients - where * count))
         clients = [_client_id(node_id, number) for number in range(count)]
         self._clients[node_id] = clients
+        self._places[(node_id,) if where is None else where] = count
         for number, client in enumerate(clients):
             self._hosts[client] = _Host(node_id, number)
 
@@ -298,7 +302,7 @@ class ManyClientsGrid(WrappedGrid):
 
     def _compare_count(self) -> None:
         """Say so if there are other clients than `num_clients`: data is left out."""
-        count = sum(map(len, self._clients.values()))
+        count = sum(self._places.values())
         if not self._num_clients or count in (self._num_clients, self._counted):
             return
         self._counted = count
@@ -312,7 +316,7 @@ class ManyClientsGrid(WrappedGrid):
             "num_clients and per_node that fit the nodes",
             self._num_clients,
             count,
-            len(self._clients),
+            len(self._places),
             what,
         )
 
