@@ -225,7 +225,8 @@ class ManyClientsGrid(WrappedGrid):
         count = self._per_node
         if isinstance(where, int) and self._num_clients:
             count = min(count, max(0, self._num_clients - where * count))
-        clients = [_client_id(node_id, number) for number in range(count)]
+        per_node = self._per_node
+        clients = [_client_id(node_id, number, per_node) for number in range(count)]
         self._clients[node_id] = clients
         self._places[(node_id,) if where is None else where] = count
         for number, client in enumerate(clients):
@@ -391,9 +392,12 @@ class _KeepingGrid(ManyClientsGrid):
         self._grid.load_clients(data)  # type: ignore[attr-defined]
 
 
-def _client_id(node_id: int, number: int) -> int:
-    """Return the node id of a client, the same whenever its node has the same."""
-    name = f"{node_id}/{number}".encode()
+def _client_id(node_id: int, number: int, per_node: int) -> int:
+    """Return the node id of a client, the same whenever its node has the same.
+
+    Where a node has more or fewer, a resumed server has to ask who they are.
+    """
+    name = f"{node_id}/{number}/{per_node}".encode()
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
 
 

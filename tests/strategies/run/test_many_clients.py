@@ -538,6 +538,19 @@ def test_a_checkpoint_has_every_clients_state(tmp_path: Path) -> None:
     assert resumed.ledger.downlink.snapshot_bytes == NUM_CLIENTS * INITIAL.nbytes
 
 
+def test_a_run_goes_on_with_more_clients_a_node(tmp_path: Path) -> None:
+    """Each is known again by its partition-id, though it is on another node now."""
+    app = make_app("gradient", outer=[ManyClientsMod()])
+    saving = {**COMMON, "checkpoint_dir": tmp_path, "checkpoint_every": 1}
+    grids = [many_clients(InProcessGrid(app, 2), each, NUM_CLIENTS) for each in (3, 4)]
+    MCM(**saving).start(grids[0], to_record(INITIAL), 2)
+    resumed = MCM(**saving, resume=True)
+    resumed.start(grids[1], to_record(INITIAL), 5)
+    roster = resumed._running.roster
+    clients = [roster.find(node_id) for node_id in grids[1].get_node_ids()]
+    assert [client and client.identity for client in clients] == [*range(NUM_CLIENTS)]
+
+
 def test_nodes_with_a_name_or_without_any() -> None:
     configs = []
 
