@@ -56,8 +56,10 @@ class SharedVectors:
 
     def _put(self, key: Hashable, vector: Vector) -> None:
         with self._lock:
+            # Where one was let go meanwhile, two threads may bring it.
+            before = self._vectors.pop(key, None)
             self._vectors[key] = vector
-            self._held += vector.nbytes
+            self._held += vector.nbytes - (0 if before is None else before.nbytes)
             while self._held > self.num_bytes and self._vectors:
                 _, oldest = self._vectors.popitem(last=False)
                 self._held -= oldest.nbytes

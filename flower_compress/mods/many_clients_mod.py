@@ -132,6 +132,6 @@ def _clients(
                 node_id=node_id,
                 node_config=UserConfig(own),
                 state=new_record_dict({}),
-                run_config=context.run_config,
+                run_config=UserConfig(context.run_config),
             ),
         )

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 from flwr.app import ConfigRecord, RecordDict
 
 from ..wire.building import entries, new_config_record, new_record_dict
-from ..wire.bundle import copied
+from ..wire.bundle import copied, unshared
 
 __all__ = ["NodeState"]
 
@@ -43,11 +43,12 @@ class NodeState:
 
     def read(self, client: str) -> RecordDict:
         """Return what a client keeps, to be changed as it likes."""
-        held = self._held.get(client, {})
+        held = self._held.get(_name(client), {})
         return new_record_dict({key: _joined(record) for key, record in held.items()})
 
     def keep(self, client: str, state: RecordDict) -> None:
         """Keep what a client has now."""
+        client = _name(client)
         before = self._held.get(client, {})
         after = {
             key: self._parted(key, record) for key, record in entries(state).items()
@@ -96,6 +97,11 @@ class _Block(bytes):
         return _Block, (PickleBuffer(self),)
 
 
+def _name(client: str) -> str:
+    """Return a client without a colon, which ends it in a key."""
+    return client.replace("%", "%25").replace(":", "%3A")
+
+
 def _is_long(value: object) -> bool:
     return type(value) is bytes and len(value) >= _LONG
 
@@ -107,7 +113,7 @@ def _joined(record: Any) -> Any:
     return new_config_record(
         {
             name.removeprefix(_IN_BLOCKS): (
-                b"".join(value) if name.startswith(_IN_BLOCKS) else value
+                b"".join(value) if name.startswith(_IN_BLOCKS) else unshared(value)
             )
             for name, value in values.items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -51,6 +52,13 @@ class FaultPoint:
         return self.around(msg, context, call_next)
 
 
+class _Now(threading.local):
+    """What goes wrong with the message that a thread's client handles."""
+
+    def __init__(self) -> None:
+        self.faults: Faults = {}
+
+
 class FailingClients:
     """The clients of an :class:`InProcessGrid`, which fail at what they are told to.
 
@@ -67,7 +75,8 @@ class FailingClients:
     ) -> None:
         self._happened, self._restart = happened, restart
         self._failing: dict[Message, Faults] = {}
-        self._now: Faults = {}
+        self._now = _Now()
+        self._counting = threading.Lock()
 
     def around(
         self, app: ClientAppCallable, fault_point: FaultPoint | None
@@ -90,7 +99,7 @@ class FailingClients:
     def _handle(
         self, message: Message, context: Context, call_next: ClientAppCallable
     ) -> Message:
-        self._now = self._failing.pop(message, {})
+        self._now.faults = self._failing.pop(message, {})
         try:
             self._restart_if(Fault.RESTART_BEFORE, context)
             reply = call_next(message, context)
@@ -98,7 +107,7 @@ class FailingClients:
             return reply
         finally:
             self._restart_if(Fault.RESTART_AFTER, context)
-            self._now = {}
+            self._now.faults = {}
 
     def _fail_around(
         self, msg: Message, context: Context, call_next: ClientAppCallable
@@ -109,11 +118,15 @@ class FailingClients:
         return reply
 
     def _raise_if(self, fault: Fault) -> None:
-        if happens(fault, self._now, self._happened):
+        if self._happens(fault):
             raise InjectedError(fault.name)
 
     def _restart_if(self, fault: Fault, context: Context) -> None:
-        if happens(fault, self._now, self._happened):
+        if self._happens(fault):
             self._restart(context.node_id)
             # What the grid keeps if the call succeeds.
             context.state = RecordDict()
+
+    def _happens(self, fault: Fault) -> bool:
+        with self._counting:
+            return happens(fault, self._now.faults, self._happened)

@@ -213,6 +213,9 @@ class FaultyGrid(Grid):
         contexts = _in_process(self._grid, "rename").contexts
         contexts[new_id] = contexts.pop(node_id)
         contexts[new_id].node_id = new_id
+        # What is on its way to the node that it was reaches nobody.
+        self._away.add(node_id)
+        self._away.discard(new_id)
 
     def leave(self, node_id: int) -> None:
         """Let a node be listed no more, and hear nothing; it keeps its state."""

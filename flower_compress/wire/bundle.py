@@ -17,6 +17,7 @@ from .building import (
     entries,
     new_array_record,
     new_config_record,
+    new_metric_record,
     new_record_dict,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "read_answers",
     "read_where",
     "request_content",
+    "unshared",
     "where_content",
 ]
 
@@ -42,6 +44,9 @@ _ASKS, _WHERE = "asks", "where"
 _NODES, _NUMBERS, _PER_NODE, _TOTAL = "nodes", "numbers", "per-node", "total"
 _KEYS, _RECORDS, _COUNTS = "keys", "records", "counts"
 _CODES, _REASONS = "codes", "reasons"
+_MOST_SHARED = 1 << 20
+"""Entries that the records of an answer may have more than were sent: one that a few
+bytes name again is copied each time."""
 _SHORT = 1024
 """Of bytes that are compared; longer ones are the same if they are one object."""
 
@@ -92,7 +97,8 @@ def read_where(content: RecordDict) -> int | str | None:
     index = _index(content)
     where = None if index is None else index.get(_WHERE)
     is_one = where is None or type(where) in (int, str)
-    if index is None or _ASKS not in index or not is_one:
+    # One that asks as well is the question, which an app without the mod gave back.
+    if index is None or index.get(_ASKS) is not False or not is_one:
         raise CorruptPacket(
             "expected where the node stands among the others, got another answer"
         )
@@ -146,7 +152,7 @@ def answer_content(answers: Sequence[RecordDict | Error]) -> RecordDict:
     errors = [each if isinstance(each, Error) else None for each in answers]
     index: dict[str, Any] = {
         _CODES: [0 if error is None else error.code for error in errors],
-        _REASONS: ["" if error is None else error.reason or "" for error in errors],
+        _REASONS: ["" if error is None else _reason(error) for error in errors],
     }
     nothing = new_record_dict({})
     return _with_records(
@@ -170,7 +176,7 @@ def read_answers(content: RecordDict, num_clients: int) -> list[RecordDict | Err
             "ClientApp(mods=[ManyClientsMod(), ...])"
         )
     codes, reasons = _numbers(index, _CODES), index.get(_REASONS)
-    contents = _contents(index, content, num_clients)
+    contents = _contents(index, content, num_clients, _MOST_SHARED)
     if (
         len(codes) != num_clients
         or not isinstance(reasons, list)
@@ -179,8 +185,9 @@ def read_answers(content: RecordDict, num_clients: int) -> list[RecordDict | Err
         raise CorruptPacket(
             f"expected the answers of {num_clients} clients, got {len(codes)}"
         )
+    # Flower has an error of code 0 too, "unknown".
     return [
-        Error(code, str(reason)) if code else answer
+        Error(code, str(reason)) if code or reason else answer
         for answer, code, reason in zip(contents, codes, reasons, strict=True)
     ]
 
@@ -189,12 +196,25 @@ def copied(record: _Record) -> _Record:
     """Return a record of the same values, which whoever has it may change."""
     if type(record) is ArrayRecord:
         return new_array_record(entries(record))
+    values = {key: unshared(value) for key, value in entries(record).items()}
     if type(record) is ConfigRecord:
-        return new_config_record(entries(record))
+        return new_config_record(values)
+    if type(record) is MetricRecord:
+        return new_metric_record(values)
     other: _Record = type(record)()
-    for key, value in record.items():
-        other[key] = value  # type: ignore[assignment]
+    for key, value in values.items():
+        other[key] = value
     return other
+
+
+def unshared(value: Any) -> Any:
+    """Return a record's value, of a list another one: an app may change it in place."""
+    return value.copy() if type(value) is list else value
+
+
+def _reason(error: Error) -> str:
+    """Return why; never nothing where only that tells an error from an answer."""
+    return error.reason or ("" if error.code else "unknown")
 
 
 # -- the table of records --------------------------------------------------------------
@@ -230,10 +250,16 @@ def _with_records(index: dict[str, Any], contents: Sequence[RecordDict]) -> Reco
 
 
 def _contents(
-    index: ConfigRecord, content: RecordDict, num_clients: int
+    index: ConfigRecord,
+    content: RecordDict,
+    num_clients: int,
+    most_shared: int | None = None,
 ) -> list[RecordDict]:
     """Return each client's content, of records of its own."""
     table = entries(content)
+    room = None
+    if most_shared is not None:
+        room = most_shared + sum(map(len, table.values()))
     keys, numbers = index.get(_KEYS), _numbers(index, _RECORDS)
     counts = _numbers(index, _COUNTS)
     if (
@@ -256,6 +282,13 @@ def _contents(
             record: Any = table.get(str(number))
             if record is None:
                 raise CorruptPacket(f"expected a record {number}, got none")
+            if room is not None:
+                room -= len(record)
+                if room < 0:
+                    raise CorruptPacket(
+                        f"expected at most {most_shared} entries in records that "
+                        "several clients answer with, got more"
+                    )
             records[str(key)] = copied(record)
         contents.append(new_record_dict(records))
         at += count
@@ -284,7 +317,7 @@ def _mark(record: _Record) -> Hashable:
 def _mark_of(value: Any) -> Hashable:
     # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
     kind = type(value)
-    if kind is float:
+    if isinstance(value, float):  # NumPy's are such.
         return kind, value.hex()
     if kind is list:
         return kind, tuple(map(_mark_of, value))

@@ -127,6 +127,9 @@ class ManyClientsGrid(WrappedGrid):
         self._timeout = timeout
         self._clients: dict[int, list[int]] = {}  # of the nodes that are known
         self._hosts: dict[int, _Host] = {}
+        # How many, by their node's partition-id, else its node id: a node that comes
+        # back as another one has the same clients.
+        self._places: dict[int | str | tuple[int], int] = {}
         self._asked: dict[str, tuple[int, float]] = {}  # nodes, and when, by message
         self._refused: dict[int, tuple[str, float]] = {}  # why, and when
         # By the id of the message to a node: what was sent to its clients with it.
@@ -222,8 +225,10 @@ class ManyClientsGrid(WrappedGrid):
         count = self._per_node
         if isinstance(where, int) and self._num_clients:
             count = min(count, max(0, self._num_clients - where * count))
-        clients = [_client_id(node_id, number) for number in range(count)]
+        per_node = self._per_node
+        clients = [_client_id(node_id, number, per_node) for number in range(count)]
         self._clients[node_id] = clients
+        self._places[(node_id,) if where is None else where] = count
         for number, client in enumerate(clients):
             self._hosts[client] = _Host(node_id, number)
 
@@ -298,7 +303,7 @@ class ManyClientsGrid(WrappedGrid):
 
     def _compare_count(self) -> None:
         """Say so if there are other clients than `num_clients`: data is left out."""
-        count = sum(map(len, self._clients.values()))
+        count = sum(self._places.values())
         if not self._num_clients or count in (self._num_clients, self._counted):
             return
         self._counted = count
@@ -312,7 +317,7 @@ class ManyClientsGrid(WrappedGrid):
             "num_clients and per_node that fit the nodes",
             self._num_clients,
             count,
-            len(self._clients),
+            len(self._places),
             what,
         )
 
@@ -387,9 +392,12 @@ class _KeepingGrid(ManyClientsGrid):
         self._grid.load_clients(data)  # type: ignore[attr-defined]
 
 
-def _client_id(node_id: int, number: int) -> int:
-    """Return the node id of a client, the same whenever its node has the same."""
-    name = f"{node_id}/{number}".encode()
+def _client_id(node_id: int, number: int, per_node: int) -> int:
+    """Return the node id of a client, the same whenever its node has the same.
+
+    Where a node has more or fewer, a resumed server has to ask who they are.
+    """
+    name = f"{node_id}/{number}/{per_node}".encode()
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
 
 

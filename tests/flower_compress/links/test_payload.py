@@ -566,3 +566,7 @@ def test_threads_decode_a_shared_vector_once() -> None:
     # Whoever comes next tries again, and what is too much is not kept.
     assert shared.get("other", lambda: np.ones(26, np.float32)).size == 26
     assert shared.get("other", lambda: np.ones(2, np.float32)).size == 2
+    # Two threads bring the same where it was let go between: it is counted once.
+    for _ in range(2):
+        shared._put("twice", np.ones(10, np.float32))
+    assert shared._held == sum(each.nbytes for each in shared._vectors.values())

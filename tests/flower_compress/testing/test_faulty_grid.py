@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -295,6 +296,20 @@ def test_who_has_left_hears_nothing_and_keeps_its_state() -> None:
     assert reply.content["metrics"]["count"] == 2
 
 
+def test_what_is_on_its_way_to_a_renamed_node_reaches_nobody() -> None:
+    app = CountingApp()
+    plan = {(0, 0): {Fault.DELAY_MESSAGE: 1}, (2, 0): {Fault.DELAY_MESSAGE: 1}}
+    grid = FaultyGrid(InProcessGrid(app, 1), Plan(plan))
+    assert list(grid.send_and_receive([message(0)])) == []
+    grid.rename(1001, 77)
+    assert answers(grid.send_and_receive([message(1, 77)])) == [1]
+    # Nor is one lost that is sent to where it has come back to.
+    assert list(grid.send_and_receive([message(2, 77)])) == []
+    grid.rename(77, 1001)
+    assert answers(grid.send_and_receive([message(3)])) == [3]
+    assert app.received == [(77, 1), (1001, 3)]
+
+
 def test_an_error_looks_as_the_superlink_makes_it() -> None:
     app, _, grid = exchanges({})
     grid.faults = Plan({(5, 0): {Fault.ERROR_REPLY: 0}})
@@ -499,6 +514,24 @@ def test_same_seed_same_faults() -> None:
     assert first.happened == renamed.happened == reverse.happened
     other = FaultyGrid(InProcessGrid(CountingApp(), 4), replace(faults, seed=5))
     assert numbers(other, range(1001, 1005)) != expected
+
+
+def test_clients_in_several_threads_fail_as_in_one() -> None:
+    """Each at what its own message suffers, whatever others do meanwhile."""
+
+    def slowly(message: Message, context: Context) -> Message:
+        time.sleep(0.001)
+        return CountingApp()(message, context)
+
+    def run(threads: int) -> tuple[list[list[int]], Counter[Fault]]:
+        faults = RandomFaults(seed=3, raise_before=0.3, raise_outside=0.3)
+        nodes = InProcessGrid(slowly, 10, threads=threads)
+        grid = FaultyGrid(nodes, faults)
+        messages = [[message(n, 1001 + n) for n in range(10)] for _ in range(4)]
+        came = [answers(grid.send_and_receive(each)) for each in messages]
+        return came, grid.happened
+
+    assert run(4) == run(1)
 
 
 def test_a_knob_leaves_the_draws_of_the_others_as_they_are() -> None:

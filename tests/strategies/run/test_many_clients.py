@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from flwr.app import (
     ConfigRecord,
     Context,
+    Error,
     Message,
     MessageType,
     MetricRecord,
@@ -29,7 +31,12 @@ from flwr.serverapp.strategy import FedAvg
 
 from flower_compress import CompressionMod, ManyClientsMod
 from flower_compress.clients import gossip_client
-from flower_compress.errors import ConfigurationError, MissingModError, WrongTypeError
+from flower_compress.errors import (
+    ConfigurationError,
+    CorruptPacket,
+    MissingModError,
+    WrongTypeError,
+)
 from flower_compress.mods.node_state import NodeState
 from flower_compress.strategies import (
     MCM,
@@ -43,7 +50,7 @@ from flower_compress.strategies.run.many_clients import _last_line
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import FaultyGrid, InProcessGrid, RandomFaults
 from flower_compress.testing.messages import superlink_error
-from flower_compress.wire.bundle import BUNDLE_KEY
+from flower_compress.wire.bundle import BUNDLE_KEY, answer_content, read_answers
 from tests.cases import in_one_test
 from tests.strategies.problem import (
     INITIAL,
@@ -203,6 +210,42 @@ def test_what_a_client_raises_is_its_own_error_and_leaves_its_state() -> None:
     assert answers(again) == [(4, 2), (3, 2), (2, 2), (1, 1), (0, 2)]
 
 
+def test_clients_of_a_node_share_nothing_that_one_may_change() -> None:
+    def train(msg: Message, context: Context) -> Message:
+        taken = [msg.content["config"]["layers"].pop(), context.run_config.pop("rate")]
+        calls = context.state.setdefault("calls", ConfigRecord({"each": [0]}))["each"]
+        calls.append(calls[-1] + 1)
+        if msg.content["config"]["raises"]:
+            raise RuntimeError("out of memory")
+        answer = MetricRecord({"taken": taken, "calls": calls[-1]})
+        return Message(RecordDict({"answer": answer}), reply_to=msg)
+
+    app = ClientApp(mods=[ManyClientsMod()])
+    app.train()(train)
+    grid = many_clients(InProcessGrid(app, 1, run_config={"rate": 7}), PER_NODE)
+    came = []
+    for raises in (False, True, False):
+        shared = {"config": ConfigRecord({"layers": [1, 2, 3], "raises": raises})}
+        replies = ask(grid, grid.get_node_ids(), partial(RecordDict, shared))
+        came += [r.content["answer"] for r in replies.values() if r.has_content()]
+    expected = [MetricRecord({"taken": [3, 7], "calls": n}) for n in (1, 1, 2, 2)]
+    assert came == expected
+
+
+def test_an_error_of_flowers_code_0_is_one() -> None:
+    def train(msg: Message, context: Context) -> Message:
+        reasons = [None, "", "lost"]
+        error = Error(ErrorCode.UNKNOWN, reasons[context.node_config["partition-id"]])
+        return Message(error, reply_to=msg)
+
+    app = ClientApp(mods=[ManyClientsMod()])
+    app.train()(train)
+    grid = many_clients(InProcessGrid(app, 1), 3)
+    replies = ask(grid, grid.get_node_ids(), nothing)
+    assert answers(replies) == ["unknown", "unknown", "lost"]
+    assert {reply.error.code for reply in replies.values()} == {ErrorCode.UNKNOWN}
+
+
 class Losing(InProcessGrid):
     """Loses what is sent to its second node; can hide nodes, and find none."""
 
@@ -300,6 +343,13 @@ def test_a_node_without_the_mod_is_said_to_be_one() -> None:
         bundled(make_app("gradient")).get_node_ids()
 
 
+def test_an_app_that_gives_the_question_back_is_no_node_of_several() -> None:
+    app = ClientApp()
+    app.train()(lambda msg, _: Message(msg.content, reply_to=msg))
+    with pytest.raises(MissingModError, match=r"mods=\[ManyClientsMod\(\), ...\]"):
+        bundled(app).get_node_ids()
+
+
 def test_of_rays_tracebacks_the_last_line_is_told() -> None:
     """``<class 'ray.exceptions...'>:<'...'>``, with the traceback in colours."""
     reason = "<class 'X'>:<'\x1b[36mray::run\x1b[0m\n  a\nValueError: no mod'>"
@@ -320,6 +370,25 @@ def test_too_few_clients_are_told_of_once(caplog: pytest.LogCaptureFixture) -> N
         said = [r.getMessage() for r in caplog.records if "num_clients" in r.message]
         assert len(said) == found
     assert "expected 50 clients, as num_clients says, got 6 on 3 nodes" in said[0]
+
+
+def test_a_node_that_comes_back_as_another_one_is_not_counted_twice(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nodes = FaultyGrid(InProcessGrid(CountingApp().app, NUM_NODES), RandomFaults())
+    grid = many_clients(nodes, PER_NODE, NUM_CLIENTS)
+    for new_id in (2001, 2002):
+        before = list(grid.get_node_ids())
+        nodes.rename(1001 if new_id == 2001 else 2001, new_id)
+        list(grid.get_node_ids())  # It is asked, and answers with the next call.
+        clients = list(grid.get_node_ids())
+        assert len(clients) == NUM_CLIENTS
+        assert len(set(clients) & set(before)) == NUM_CLIENTS - PER_NODE
+        came = answers(ask(grid, clients, nothing))
+        assert {client for client, _ in came} == {*range(NUM_CLIENTS)}
+    nodes.leave(2002)
+    ask(grid, grid.get_node_ids(), nothing)
+    assert "num_clients" not in caplog.text
 
 
 def test_an_apps_mods_can_be_pickled_for_run_simulation() -> None:
@@ -367,6 +436,21 @@ def test_a_damaged_answer_is_an_error_of_that_nodes_clients(
     assert all("expected" in each for each in said), said
 
 
+def test_a_few_bytes_do_not_become_very_many_entries() -> None:
+    """One long record, named again and again."""
+    content = answer_content([RecordDict({"long": ConfigRecord({"a": 1})})] * 2)
+    index, count = content[BUNDLE_KEY], 1 << 11
+    content["0"] = ConfigRecord({str(number): number for number in range(count)})
+    for length in (8, count):
+        keys = [str(number) for number in range(length)] * 2
+        named = {"records": [0] * len(keys), "counts": [length] * 2}
+        index.update({"keys": keys, **named})
+        if length == 8:
+            assert [len(each) for each in read_answers(content, 2)] == [8, 8]
+    with pytest.raises(CorruptPacket, match="at most 1048576 entries"):
+        read_answers(content, 2)
+
+
 @in_one_test(
     "change",
     [
@@ -402,6 +486,11 @@ def test_what_several_clients_are_sent_is_in_the_message_once() -> None:
     assert records(RandMCM(**COMMON, fraction_evaluate=0.0), app) == [3, 3, 2]
     app = make_app("weights", outer=[ManyClientsMod()])
     assert records(FedAvg(fraction_evaluate=0.0), app) == [2, 2, 2]
+    # What only looks equal is not.
+    zeros = [MetricRecord({"x": np.float64(sign * 0.0)}) for sign in (1, -1)]
+    content = answer_content([RecordDict({"m": each}) for each in zeros])
+    signs = [np.signbit(each["m"]["x"]) for each in read_answers(content, 2)]
+    assert signs == [False, True]
 
 
 def test_long_states_of_a_nodes_clients_share_what_is_equal() -> None:
@@ -449,6 +538,19 @@ def test_a_checkpoint_has_every_clients_state(tmp_path: Path) -> None:
     assert resumed.ledger.downlink.snapshot_bytes == NUM_CLIENTS * INITIAL.nbytes
 
 
+def test_a_run_goes_on_with_more_clients_a_node(tmp_path: Path) -> None:
+    """Each is known again by its partition-id, though it is on another node now."""
+    app = make_app("gradient", outer=[ManyClientsMod()])
+    saving = {**COMMON, "checkpoint_dir": tmp_path, "checkpoint_every": 1}
+    grids = [many_clients(InProcessGrid(app, 2), each, NUM_CLIENTS) for each in (3, 4)]
+    MCM(**saving).start(grids[0], to_record(INITIAL), 2)
+    resumed = MCM(**saving, resume=True)
+    resumed.start(grids[1], to_record(INITIAL), 5)
+    roster = resumed._running.roster
+    clients = [roster.find(node_id) for node_id in grids[1].get_node_ids()]
+    assert [client and client.identity for client in clients] == [*range(NUM_CLIENTS)]
+
+
 def test_nodes_with_a_name_or_without_any() -> None:
     configs = []
 
@@ -467,6 +569,16 @@ def test_nodes_with_a_name_or_without_any() -> None:
     names = [{"partition-id": "ward/0"}, {"partition-id": "ward/1"}]
     expected = [*names, {"colour": "red"}, {"colour": "red"}]
     assert configs == list(zip(clients, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["urn:ward:3", "50%", "50%25"])
+def test_a_name_of_any_signs_has_its_states(name: str) -> None:
+    nodes = InProcessGrid(CountingApp().app, 1)
+    nodes.contexts[1001].node_config = UserConfig({"partition-id": name})
+    grid = many_clients(nodes, 2)
+    for calls in (1, 2):
+        came = answers(ask(grid, grid.get_node_ids(), nothing))
+        assert came == [(f"{name}/{number}", calls) for number in range(2)]
 
 
 def test_wrong_arguments() -> None:
