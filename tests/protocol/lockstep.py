@@ -732,7 +732,9 @@ class LockStep:
         self.answers[identity, packet.version, answer.payload.crc] = answer
         if self.is_fed_back and life is not None:
             key = identity, life
-            sum_before = self.inputs.get(key, 0.0)
+            # Told of a refusal, it drops what it has not delivered, told again as well.
+            kept = self.delivered if told.refused else self.inputs
+            sum_before = kept.get(key, 0.0)
             self.inputs[key] = sum_before + np.append(self.input_of(identity), 1)
 
     @property
