@@ -68,7 +68,7 @@ def choose_code(name: str, symbols: Symbols) -> Code:
     {0, 1} indices): by exact length up to dimension 2^16, beyond by length on a sample
     of 2^16 symbols, where packed-huffman is preferred if it is less than 1.6 % longer
     than the runs. Below dimension 2^11 packed-huffman is left out. From 2^12 on runs
-    are left out where most symbols are not zero, have a sign and cannot exceed 4: they
+    are left out where most symbols are not zero, have a sign and cannot exceed 2: they
     save a table of 100 bytes and 5 % at most there, mostly below 1 %, and take ten
     times as long to read. Up to dimension 256 fixed-width is taken at once for wide
     alphabets of which most symbols are not zero: runs save a few bytes there and take

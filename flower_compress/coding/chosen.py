@@ -18,7 +18,7 @@ _SLACK = 1.05
 _LEAST_BITS = 1 / 8
 
 # Of larger symbols fewer share a byte, and runs may save a part worth having.
-_LARGEST_PACKED = 4
+_LARGEST_PACKED = 2
 
 
 def may_be_runs(dim: int, low: int, high: int, nonzeros: int) -> bool:

@@ -373,7 +373,7 @@ def test_auto_is_near_the_shortest(symbols: Symbols) -> None:
     assert chosen is choose_code("auto", sparse(symbols))
     # Huffman's table takes some bytes.
     assert lengths[chosen.name] <= 1.05 * min(lengths.values()) + 1200
-    signed = symbols.low < 0 and max(-symbols.low, symbols.high) <= 4
+    signed = symbols.low < 0 and max(-symbols.low, symbols.high) <= 2
     dense_runs = signed and symbols.dim >= 2**12
     if dense_runs and 2 * symbols.num_nonzero > symbols.dim:
         lengths = {n: lengths[n] for n in ("fixed-width", "packed-huffman")}
@@ -381,13 +381,13 @@ def test_auto_is_near_the_shortest(symbols: Symbols) -> None:
     assert lengths[chosen.name] <= 1.017 * min(lengths.values()) + 400
 
 
-@pytest.mark.parametrize("largest", [1, 2, 3, 4])
+@pytest.mark.parametrize("largest", [1, 2])
 @pytest.mark.parametrize("dim", [4096, 100_000])
 def test_runs_left_out_would_save_little(largest: int, dim: int) -> None:
     """Where most symbols are not zero, whatever they are and however they lie."""
     generator = np.random.Generator(np.random.Philox(7))
     for zeros in (0.0, 0.01, 0.1, 0.3, 0.49):
-        for ratio in (0.02, 0.3, 0.7, 1.0):
+        for ratio in (0.02, 0.3, 0.7, 1.0, 5.0, 1e9):
             weights = ratio ** np.arange(largest)
             levels = 1 + generator.choice(largest, dim, p=weights / weights.sum())
             for signs in (generator.choice([-1, 1], dim), 1, np.sign(np.sin(levels))):
