@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from flower_compress.errors import ConfigurationError
-from flower_compress.strategies.run.checkpoint import Checkpoints
+from flower_compress.strategies.run.checkpoint import Checkpoint, Checkpoints
 from flower_compress.strategies.run.metrics_log import MetricsLog
 
 from .records import Nodes, RoundRecord
@@ -64,14 +64,14 @@ class Checkpointing:
         }
 
     def earlier_round(self, job: Settings) -> int:
-        """Return the round after which the run goes on, 0 if it begins.
+        """Return the round of the checkpoint from which the run goes on, 0 for none.
 
         Raises
         ------
         CheckpointError
             If there are checkpoints, and none is intact.
         """
-        saved = Checkpoints(self.folder(job)).latest() if self.resume else None
+        saved = self._latest(job)
         return 0 if saved is None else saved.server_round
 
     def earlier_rows(self, job: Settings) -> list[RoundRecord]:
@@ -85,16 +85,18 @@ class Checkpointing:
         CheckpointError
             If there are checkpoints, and none is intact.
         """
-        folder = self.folder(job)
-        saved = Checkpoints(folder).latest() if self.resume else None
+        saved = self._latest(job)
         if saved is None:
             return []
-        rows = MetricsLog(folder).read(saved.meta["metrics"])
+        rows = MetricsLog(self.folder(job)).read(saved.meta["metrics"])
         return [
             _to_record(job, number, values)
             for kind, number, values in rows
             if kind == "evaluate_at_server"
         ]
+
+    def _latest(self, job: Settings) -> Checkpoint | None:
+        return Checkpoints(self.folder(job)).latest() if self.resume else None
 
 
 def to_metrics(record: RoundRecord) -> MetricRecord:

@@ -75,7 +75,7 @@ def run_on_grid(
         finally:
             clock.start()
 
-    reached, nodes = checkpointing.earlier_round(settings), None
+    reached, nodes = 0, None
 
     def measure(server_round: int, record: ArrayRecord) -> MetricRecord | None:
         nonlocal reached, nodes
@@ -133,8 +133,9 @@ def run_on_grid(
                 evaluate_fn=evaluate,
             )
         except NonFiniteError:
-            lost = to_row(reached + 1, Evaluation(loss=math.inf, accuracy=0.0))
-            on_round(reached + 1, lost)
+            # A resumed run may diverge before it has measured anything.
+            ended = 1 + (reached or checkpointing.earlier_round(settings))
+            on_round(ended, to_row(ended, Evaluation(loss=math.inf, accuracy=0.0)))
             raise
     arrays = _to_numpy(result.arrays)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values()))

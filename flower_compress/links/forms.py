@@ -84,8 +84,8 @@ def _has_form(
         return False
     if code != "auto":
         return True
-    if said is not None and not may_be_runs(dim, *alphabet, said):
-        return False
+    if said is not None:
+        return may_be_runs(dim, *alphabet, said)
     name = code_by_wire_id(view[1]).name
     return may_be_chosen(name, dim, *alphabet, most)
 

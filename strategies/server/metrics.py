@@ -131,6 +131,8 @@ def usual_replies(
 def _filled(session: Session, replies: Sequence[Message], key: str) -> list[Message]:
     """Return the replies with the others' mean where one is NaN or infinite alone."""
     means = _means_of_most(replies, key)
+    if not means:
+        return list(replies)
     filled: list[Message] = []
     odd: dict[int, str] = {}
     for msg in replies:
