@@ -34,18 +34,18 @@ def may_be_runs(dim: int, low: int, high: int, nonzeros: int) -> bool:
 
 
 def may_be_chosen(name: str, dim: int, low: int, high: int, nonzeros: int) -> bool:
-    """Return whether ``"auto"`` may have taken the code of a vector of length `dim`.
+    """Return whether ``"auto"`` may have taken a code that writes all symbols.
 
     Parameters
     ----------
     name : str
-        The code's: fixed-width and packed-huffman write all symbols, others runs.
+        The code's: fixed-width or packed-huffman.
     low, high : int
         The alphabet.
     nonzeros : int
         How many symbols are not zero, at most.
     """
-    if dim < _MIN_DIM or name not in ("fixed-width", "packed-huffman"):
+    if dim < _MIN_DIM:
         return True
     width = (high - low).bit_length()
     least = dim * (width if name == "fixed-width" else _LEAST_BITS)
