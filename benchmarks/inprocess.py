@@ -4,7 +4,8 @@ MCM on the parity of digits, d = 65: the model is so small that what is left is 
 stands around the arithmetic. The engine makes, sends and reads every byte both ways, as
 a deployed run does; the loop has no packets, no states and no Flower. A round of the
 one follows a round of the other, in one process, so that noise meets both alike. What
-is measured is processor time.
+is measured is processor time. What Flower's own objects take of it shows FedAvg on the
+same engine, uncompressed, whose clients return what they received.
 
 And MCM on a network, d = 20,490, one gradient of 128 examples a client, where the
 engine may call several clients at a time: by the clock, against a loop of one thread.
@@ -12,9 +13,11 @@ engine may call several clients at a time: by the clock, against a loop of one t
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -40,7 +43,7 @@ _NETWORK = {
 }
 _NETWORK_CLIENTS, _NETWORK_ROUNDS = 10, 15
 _CLIENT_ROUNDS = 20_000
-_FEWEST, _WARM_UP = 20, 3
+_FEWEST, _WARM_UP, _FEDAVG_ROUNDS = 20, 3, 100
 
 
 class BareMCM:
@@ -164,7 +167,7 @@ def _row(
     engine, plain = (
         median(seconds[_WARM_UP:-1]) for seconds in (engine_seconds, bare_seconds)
     )
-    return {
+    row = {
         "num_clients": num_clients,
         "dim": bare.w.size,
         "threads": threads,
@@ -174,6 +177,42 @@ def _row(
         "times_bare": engine / plain,
         "us_a_client": 1e6 * engine / num_clients,
     }
+    if clock is time.process_time:
+        seconds = _fedavg(num_clients, bare.w, min(rounds, _FEDAVG_ROUNDS), clock)
+        row["fedavg_us_a_client"] = 1e6 * seconds / num_clients
+    return row
+
+
+def _fedavg(
+    num_clients: int,
+    w: NDArray[np.float32],
+    rounds: int,
+    clock: Callable[[], float],
+) -> float:
+    """Return the seconds of a round of Flower's FedAvg whose clients do nothing."""
+    from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+    from flwr.serverapp.strategy import FedAvg
+
+    from flower_compress.testing import InProcessGrid
+
+    def answer(message: Message, _: Any) -> Message:
+        arrays = {
+            name: Array(array.numpy())
+            for name, array in message.content.array_records["arrays"].items()
+        }
+        metrics = MetricRecord({"num-examples": 1, "loss": 0.0})
+        content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    times: list[float] = []
+    FedAvg(fraction_evaluate=0.0).start(
+        InProcessGrid(answer, num_clients),
+        ArrayRecord({"w": Array(w)}),
+        rounds,
+        evaluate_fn=lambda *_: times.append(clock()),
+    )
+    return median(end - start for start, end in pairwise(times[_WARM_UP:]))
 
 
 def _cases(_: Settings) -> Iterator[tuple[int, int]]:
@@ -181,6 +220,11 @@ def _cases(_: Settings) -> Iterator[tuple[int, int]]:
         yield num_clients, 0
     for threads in sorted({1, num_cores()}):
         yield _NETWORK_CLIENTS, threads
+
+
+def _fedavg_cell(row: Row) -> str:
+    value = row.get("fedavg_us_a_client")
+    return "" if value is None else f"{value:.0f}"
 
 
 SUITE = Suite(
@@ -196,6 +240,7 @@ SUITE = Suite(
         Column("bare loop, ms a round", "bare_ms", ".2f"),
         Column("engine / loop", "times_bare", ".2f"),
         Column("us a client", "us_a_client", ".0f"),
+        Column("Flower's FedAvg, us a client", _fedavg_cell),
     ),
     repeated=False,
     is_median=True,

@@ -21,6 +21,7 @@ _NAMES = (
     "optimizer",
     "server-memory",
     "scale",
+    "large",
     "lost-memories",
     "nodes",
     "norm-ratios",
