@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 
 from flower_compress import Direct, ErrorFeedback, Identity, Memory, TopK
 from flower_compress.strategies import CompressedStrategy, get_algorithm
-from flower_compress.strategies.server import uplink as server_uplink
+from flower_compress.strategies.server import uplink_checks
 from flower_compress.testing import FaultyGrid, InProcessGrid, RandomFaults
 from flower_compress.wire.arrays import read_array, write_array
 from simulations.client_app import app
@@ -161,12 +161,12 @@ def believe_that_everything_arrives(patch: pytest.MonkeyPatch) -> None:
             return known(self, state, state.pending_version)
 
         patch.setattr(cls, "acknowledge", acknowledge)
-    accept = server_uplink.accept
+    accept = uplink_checks.accept
 
     def accept_anything(state: Any, *, base: int, **rest: Any) -> Any:
         return accept(state, base=state.version, **rest)
 
-    patch.setattr(server_uplink, "accept", accept_anything)
+    patch.setattr(uplink_checks, "accept", accept_anything)
 
 
 def run(jobs: list[Job]) -> dict[Job, float]:
