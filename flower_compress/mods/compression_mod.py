@@ -126,7 +126,7 @@ class CompressionMod(ClientMod[ClientState]):
     ) -> Message:
         packet, evaluates = Packet.parse(data), _evaluates(msg)
         identity = self._identity_of(context)
-        state = self._load(context, identity, packet.session)
+        state = self._find(context, identity, packet.session)
         if packet.greeting:
             number = context.node_id if _asks_for_node(packet) else identity
             builds = self.first_model is not None
@@ -172,7 +172,7 @@ class CompressionMod(ClientMod[ClientState]):
         if evaluates:
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
             reply = with_record(reply, _HEARD_KEY, _record_like(msg, key, answer))
-            self._keep(context, identity, state, packet.dim)
+            self._keep(context, number, state, packet.dim)
             return reply
         sent_under = key
         key, arrays = model_record(reply.content, key, "the client's reply")
@@ -201,13 +201,28 @@ class CompressionMod(ClientMod[ClientState]):
             receiver = ReceiverState(state.receiver.newest)
             state = state._replace(receiver=receiver, exact=b"")
         # Last of all: a client that fails before has not moved.
-        self._keep(context, identity, state, packet.dim)
+        self._keep(context, number, state, packet.dim)
         return reply
 
+    def _find(
+        self, context: Context, identity: int, session: int
+    ) -> ClientState | None:
+        """Return the state of a client, which is its node's where it is its node id.
+
+        Nodes may say that they are the same client, and share a folder. Releases before
+        this one have kept the state under what the client says all the same.
+        """
+        state = self._load(context, identity, session)
+        if identity == context.node_id:
+            return state
+        if state is not None and not Contract.from_bytes(state.contract).by_node:
+            return state
+        return self._load(context, context.node_id, session) or state
+
     def _keep(
-        self, context: Context, identity: int, state: ClientState, dim: int
+        self, context: Context, number: int, state: ClientState, dim: int
     ) -> None:
-        self._save(context, identity, state.session, state.to_bytes(dim), state)
+        self._save(context, number, state.session, state.to_bytes(dim), state)
 
     def _update(
         self,
@@ -248,7 +263,7 @@ class CompressionMod(ClientMod[ClientState]):
         session = config[SESSION_KEY]
         state = None
         if isinstance(session, int):
-            state = self._load(context, identity, session)
+            state = self._find(context, identity, session)
         if state is None:
             raise OutOfSyncError(
                 "this client holds no model of the run to evaluate: train it first, "

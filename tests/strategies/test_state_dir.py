@@ -166,6 +166,41 @@ def test_runs_at_once_on_one_device_cost_no_snapshots(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2 * NUM_CLIENTS
 
 
+@EVERY
+def test_nodes_of_one_partition_share_a_folder(
+    cls: type[CompressedStrategy], extra: dict[str, Any], tmp_path: Path
+) -> None:
+    """With ``identities="node"`` the number does not say who a client is."""
+
+    def model(app: ClientApp) -> bytes:
+        grid = InProcessGrid(app, NUM_CLIENTS)
+        for context in grid.contexts.values():
+            context.node_config = {"partition-id": 0}
+        strategy = cls(**options(cls, extra), identities="node")
+        result = strategy.start(grid, to_record(INITIAL), ROUNDS)
+        return to_vector(result.arrays).tobytes()
+
+    assert model(make_app(state_dir=tmp_path)) == model(make_app())
+    names = {path.name.split("-")[1] for path in tmp_path.iterdir()}
+    assert names == {f"{1001 + i}" for i in range(NUM_CLIENTS)}
+
+
+def test_a_file_of_a_release_that_named_it_otherwise_is_found(tmp_path: Path) -> None:
+    strategy = MCM(**options(MCM, {}), identities="node")
+
+    def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
+        if server_round == 5:
+            for path in list(tmp_path.iterdir()):
+                _, node, session = path.name.split("-")
+                path.rename(tmp_path / f"client-{int(node) - 1001}-{session}")
+        return None
+
+    grid = InProcessGrid(make_app(state_dir=tmp_path), NUM_CLIENTS)
+    strategy.start(grid, to_record(INITIAL), ROUNDS, evaluate_fn=evaluate)
+    assert strategy.ledger.downlink.snapshot_bytes == NUM_CLIENTS * 4 * DIM
+    assert len(list(tmp_path.iterdir())) == 2 * NUM_CLIENTS
+
+
 @pytest.mark.parametrize(
     ("cls", "evaluate_on", "vectors"),
     [
