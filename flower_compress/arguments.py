@@ -53,9 +53,13 @@ def check_callable(name: str, value: object, expected: str) -> None:
 
 
 def folder_of(name: str, value: str | os.PathLike[str] | None) -> Path | None:
-    """Return a path argument as a Path, or None; raise WrongTypeError if neither."""
+    """Return a path argument as a Path, or None; raise WrongTypeError if neither.
+
+    A ``~`` at its beginning is somebody's home: no shell looks into a node's
+    configuration.
+    """
     if value is None:
         return None
     if not isinstance(value, (str, os.PathLike)):
         raise WrongTypeError(name, "the path of a folder", value)
-    return Path(value)
+    return Path(os.path.expanduser(value))

@@ -24,7 +24,7 @@ ENVIRONMENT_VARIABLE = "FLOWER_COMPRESS_STATE_DIR"
 """The same for all of a machine."""
 
 _log = getLogger("flwr")
-_FIELD, _SAVED_AT, _FAILURES = "state", "saved-at", "failures"
+_FIELD, _OVERTAKES, _FAILURES = "state", "overtakes", "failures"
 _CLIENT_APP = "flwr-clientapp"
 _SAFE_BYTES = 16 << 20
 """Of a state in a SuperNode's context: the process of a client app has five seconds to
@@ -77,7 +77,8 @@ class StateStore:
             return kept
         file = StateFile(folder, identity, session, self.kind)
         written = file.saved_at()
-        if written is None or (kept is not None and written < _saved_at(record)):
+        # By no clock: a device's may be set back between the two.
+        if written is None or (kept is not None and written == _overtaken(record)):
             return kept
         return file.read() or kept
 
@@ -108,7 +109,7 @@ class StateStore:
         try:
             file.write(data)
         except OSError as error:
-            self._keep_in_context(context, data, folder, error)
+            self._keep_in_context(context, data, file, error)
             return
         context.state.pop(self.key, None)
         if named is None and is_new:
@@ -135,15 +136,16 @@ class StateStore:
         return folder_of(NODE_CONFIG_KEY, named)
 
     def _keep_in_context(
-        self, context: Context, data: bytes, folder: Path, error: OSError
+        self, context: Context, data: bytes, file: StateFile, error: OSError
     ) -> None:
         """Keep the bytes in the context, and say so, ever more rarely."""
+        folder = file.path.parent
         _require_sendable(len(data), f", and {folder} cannot be written ({error})")
         record = context.state.get(self.key)
         before = record.get(_FAILURES) if isinstance(record, ConfigRecord) else None
         failures = 1 + (before if isinstance(before, int) else 0)
         context.state[self.key] = ConfigRecord(
-            {_FIELD: data, _SAVED_AT: time.time_ns(), _FAILURES: failures}
+            {_FIELD: data, _OVERTAKES: file.saved_at() or 0, _FAILURES: failures}
         )
         if failures & (failures - 1) == 0:  # The 1st, 2nd, 4th, 8th time.
             unsafe = ""
@@ -174,9 +176,9 @@ def _require_sendable(num_bytes: int, why: str = "") -> None:
         )
 
 
-def _saved_at(record: object) -> int:
-    saved_at = record.get(_SAVED_AT) if isinstance(record, ConfigRecord) else None
-    return saved_at if isinstance(saved_at, int) else 0
+def _overtaken(record: object) -> object:
+    """Return when the file was written that the bytes of a context are newer than."""
+    return record.get(_OVERTAKES) if isinstance(record, ConfigRecord) else None
 
 
 def _is_deployed() -> bool:

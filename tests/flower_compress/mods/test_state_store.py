@@ -68,6 +68,39 @@ def test_what_memory_held_does_not_outlive_the_file(
     assert store.load(context, 3, RUN) == b"second"
 
 
+def test_no_clock_says_which_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device without a battery starts in 1970, and learns the time later."""
+    store, context = StateStore("key", tmp_path), make_context()
+    store.save(context, 3, RUN, b"first")
+    (path,) = tmp_path.iterdir()
+    os.utime(path, (4e9, 4e9))  # Written before the clock was set back.
+    with monkeypatch.context() as disk:
+
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        disk.setattr(StateFile, "write", fail)
+        for content in (b"second", b"third"):
+            store.save(context, 3, RUN, content)
+            assert store.load(context, 3, RUN) == content
+    stale = context.state["key"]
+    store.save(context, 3, RUN, b"fourth")
+    context.state["key"] = stale
+    assert store.load(context, 3, RUN) == b"fourth"
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell has looked into ``--node-config 'state-dir="~/state"'``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    context = make_context(**{"state-dir": "~/state"})
+    StateStore("key").save(context, 3, RUN, b"bytes")
+    assert names(tmp_path) == ["state"]
+    assert StateStore("key").load(make_context(**{"state-dir": "~/state"}), 3, RUN)
+
+
 def test_runs_at_once_do_not_evict_each_other(tmp_path: Path) -> None:
     store, context = StateStore("key", tmp_path), make_context()
     for turn in range(3):
