@@ -126,6 +126,11 @@ class Checkpoint:
                     rows = dict(_read_table(table, start, end))
                     return cls(path, server_round, meta, rows)
             raise ValueError("its header lacks a field")
+        except PermissionError as error:
+            raise CheckpointError(
+                f"cannot read {path} ({error}): let the files of the folder belong to "
+                "the user that runs this, or give another folder"
+            ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is no intact checkpoint: {error}") from error
 
@@ -288,7 +293,9 @@ class Checkpoints:
         Raises
         ------
         CheckpointError
-            If there are files, and none is intact.
+            If there are files, and none is intact, or the newest that may be is not
+            for this user to read: to go on from one before it would lose rounds that
+            are there.
         """
         rounds = self._rounds()
         reasons = []
@@ -296,6 +303,8 @@ class Checkpoints:
             try:
                 return Checkpoint.open(path)
             except CheckpointError as error:
+                if isinstance(error.__cause__, PermissionError):
+                    raise
                 _log.warning("Skipped a checkpoint: %s", error)
                 reasons.append(str(error))
         if reasons:

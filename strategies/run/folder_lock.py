@@ -40,9 +40,8 @@ class FolderLock:
     Raises
     ------
     CheckpointError
-        If another run has it; the error names its process and its host.
-    OSError
-        If the file cannot be opened.
+        If another run has it; the error names its process and its host. Or if the file
+        cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +49,13 @@ class FolderLock:
         self._file: BinaryIO | None = None
         if fcntl is None:
             return
-        file = private_file(path, "a+b")
+        try:
+            file = private_file(path, "a+b")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot open {path} ({error}): let the files of the folder belong to "
+                "the user that runs this, or give another checkpoint_dir"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -420,6 +420,25 @@ def test_a_read_only_folder_is_refused_at_once(
         Checkpoints(tmp_path)
 
 
+def test_a_checkpoint_of_another_user_is_not_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before it is intact, and of fewer rounds."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, META, arrays())
+    newest, path_open = checkpoints.save(2, META, arrays()), Path.open
+
+    # Simulated: permissions do not stop the superuser.
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self == newest:
+            raise PermissionError(13, "Permission denied", str(self))
+        return path_open(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot read .*2\.ckpt.* belong to"):
+        checkpoints.latest()
+
+
 def test_keeping_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="at least 1, got 0"):
         Checkpoints(tmp_path, keep=0)

@@ -58,3 +58,10 @@ def test_a_process_holds_it_once_and_its_children_never(tmp_path: Path) -> None:
     os.close(writes)
     os.close(reads)
     os.waitpid(child, 0)
+
+
+def test_a_lock_of_another_user_is_told_of(tmp_path: Path) -> None:
+    # Simulated: permissions do not stop the superuser.
+    (tmp_path / "run.lock").mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot open .*run\.lock.* belong to"):
+        FolderLock(tmp_path)
