@@ -9,7 +9,7 @@ checkpoint.
 A run of the same app that the SuperLink still calls running is stopped first. Its
 ServerApp may be gone: Flower notices that a minute later, and never starts it again.
 For the same reason a run ends here when the SuperLink comes back after it was
-unreachable, since its ServerApps end with it.
+unreachable, since its ServerApps end with it, or comes back without its database.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Any
 
 SECONDS_BETWEEN_LOOKS = 5.0
 GONE = "unavailable"
-"""In what `flwr` says where nobody listens; of a SuperLink that is slow it is not."""
+"""In what `flwr` says where nobody listens, or answers within half a minute."""
+LOST = "Run ID not found"
+"""In what it says where the SuperLink has lost its database, and so the run."""
 
 
 def flwr(*words: str) -> dict[str, Any]:
@@ -74,6 +76,9 @@ def main(app: str, connection: str = "", *options: str) -> int:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         listed = flwr("list", *where, "--run-id", run_id)
         if not listed["success"]:
+            if LOST in listed["error-message"]:
+                say("The SuperLink does not know the run any more")
+                return 1
             was_gone |= GONE in listed["error-message"]
             continue
         (run,) = listed["runs"]
