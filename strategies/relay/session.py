@@ -33,6 +33,7 @@ from ..run.checkpoint import Arrays, Checkpoint
 from ..run.fields import COUNT, ROWS, TABLE, fields
 from ..run.greetings import Greeted, Greetings
 from ..run.saving import Failures, KeepsClients
+from ..run.seldom import Waiting
 from .collection import Collection
 from .departures import Departures
 from .post_office import PostOffice
@@ -167,7 +168,7 @@ class RelaySession:
             If all nodes are numbered otherwise than in the topology, or a grid of this
             process has too few that are not.
         """
-        n = len(self._contracts)
+        n, waiting = len(self._contracts), Waiting()
         while True:
             node_ids = list(grid.get_node_ids())
             arrived = self.greetings.greet(
@@ -186,7 +187,7 @@ class RelaySession:
                     f"expected {n} nodes, as the topology has, got {len(online)} in "
                     f"this process, where no more will come{why and '; '}{why}"
                 )
-            _log.info("Waiting for nodes: %d of %d are there.", len(online), n)
+            waiting.tell("Waiting for nodes: %d of %d are there.", len(online), n)
             sleep(_RETRY_SECONDS)
 
     # -- exchanges -------------------------------------------------------------------

@@ -11,7 +11,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from flower_compress.arguments import check_count, check_number
+from flower_compress.errors import ConfigurationError
 
+from ..run.saving import KeepsClients
+from ..run.seldom import Waiting
 from .outbox import Keys
 from .roster import Client, Roster
 from .sampling import Sampling, sample
@@ -75,7 +78,13 @@ class Participants:
             Sent with a greeting.
         timeout : float
             Seconds that new nodes are given for their answer.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are too few nodes, and all nodes are in this process.
         """
+        waiting = Waiting()
         while True:
             node_ids = list(grid.get_node_ids())
             size = max(int(len(node_ids) * self.fraction), self.min_nodes)
@@ -85,9 +94,16 @@ class Participants:
                 clients = roster.online(node_ids)
                 if clients:
                     return clients
-                _log.info("Waiting for the first client to answer its greeting.")
+                waiting.tell("Waiting for the first client to answer its greeting.")
+            elif isinstance(grid, KeepsClients):
+                raise ConfigurationError(
+                    f"expected {required} nodes or more, got {len(node_ids)} in this "
+                    "process, where no more will come: give it more of them, or the "
+                    "strategy a smaller min_available_nodes, min_train_nodes and "
+                    "min_evaluate_nodes"
+                )
             else:
-                _log.info(
+                waiting.tell(
                     "Waiting for nodes to connect: %d connected (minimum: %d).",
                     len(node_ids),
                     required,

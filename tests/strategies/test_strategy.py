@@ -130,6 +130,12 @@ def test_one_bad_client_does_not_stop_the_others() -> None:
     np.testing.assert_array_equal(to_vector(result.arrays), INITIAL / 8)
 
 
+def test_too_few_nodes_in_one_process_are_not_waited_for() -> None:
+    strategy = MCM(min_available_nodes=3, fraction_evaluate=0.0)
+    with pytest.raises(ConfigurationError, match="expected 3 nodes or more, got 2 in"):
+        strategy.start(InProcessGrid(make_app(), 2), to_record(INITIAL), 1)
+
+
 def test_initial_model_with_nan_is_refused() -> None:
     record = to_record(INITIAL * np.float32(np.nan))
     with pytest.raises(NonFiniteError, match="initial model"):
