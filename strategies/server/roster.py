@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
+from logging import getLogger
 from typing import Any, Literal
 
 from flwr.app import ConfigRecord, RecordDict
@@ -41,6 +42,7 @@ __all__ = ["Client", "Identities", "Roster"]
 Identities = Literal["claimed", "trusted", "node"]
 """What an identity is worth; see :class:`CompressedStrategy`."""
 
+_log = getLogger("flwr")
 _MOST_LISTED = 3
 _CLIENT_COLUMNS = {"missed": "u4", "is_unnamed": "?", "plain": "?"}
 
@@ -162,9 +164,13 @@ class Roster:
         timeout: float,
     ) -> None:
         """Greet the nodes that are new; see :meth:`Greetings.greet`."""
+        newest = self._downlinks.newest
         arrived = self._greetings.greet(
             grid, node_ids, key, config, config_key, timeout
         )
+        ahead = [(greeted.held, greeted.identity) for greeted in arrived]
+        if ahead and max(ahead)[0] > newest:
+            _tell_of_an_old_copy(*max(ahead), newest)
         for identity, held, _, ends, builds, plain in arrived:
             client = self._clients.get(identity)
             reason = f"known, holds version {held}"
@@ -308,6 +314,20 @@ class Roster:
             self.num_unnamed += client.is_unnamed
             if client.node_id:
                 self._uplinks.hand_over(client.uplink, client.node_id)
+
+
+def _tell_of_an_old_copy(held: int, identity: int, newest: int) -> None:
+    # It is a client's word: not enough to leave out versions, which costs all of them.
+    _log.warning(
+        "client %d says that it holds version %d of this run, and the newest that was "
+        "sent is %d here: was the folder of the checkpoints copied back from an older "
+        "copy? A client takes no version that is not newer than its own. Stop the run, "
+        "remove versions.sent from that folder, and start it again: it goes on from "
+        "there, and every client is sent the model once",
+        identity,
+        held,
+        newest,
+    )
 
 
 def _read(greeting: Packet, node_id: int, content: RecordDict) -> Greeted:

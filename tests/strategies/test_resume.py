@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +22,7 @@ from flower_compress import StochasticQuantizer, TopK
 from flower_compress.errors import (
     CheckpointError,
     ConfigurationError,
+    RoundFailedError,
     UnknownNameError,
 )
 from flower_compress.links import commit
@@ -266,6 +268,37 @@ def test_clients_that_go_on_or_restart_are_brought_in_line(
     assert len(result.evaluate_metrics_serverapp) == rounds + 1
     assert sum(strategy.refused.values()) == 0
     assert assert_in_step(strategy, grid) == NUM_CLIENTS
+
+
+@pytest.mark.parametrize("cls", [Diana, Dore, MCM, RandMCM])
+def test_an_old_copy_of_the_folder_is_told_of(
+    cls: type[CompressedStrategy], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the warning says helps: without it clients refuse all that they are sent."""
+    extra = {"fraction_train": 1.0, "sampling": "fixed", "fraction_evaluate": 0.0}
+    grid, folder = Remote(InProcessGrid(make_app(), NUM_CLIENTS)), tmp_path / "run"
+
+    def go_on(rounds: int) -> CompressedStrategy:
+        keywords = {"checkpoint_dir": folder, "checkpoint_every": 1, "resume": True}
+        strategy = make(cls, extra, **keywords)
+        start(strategy, grid=grid, rounds=rounds)
+        return strategy
+
+    go_on(3)
+    shutil.copytree(folder, tmp_path / "copy")
+    go_on(ROUNDS)
+    assert "older copy" not in caplog.text
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "copy", folder)
+    with pytest.raises(RoundFailedError, match="StalePacketError"):
+        go_on(ROUNDS)
+    assert "remove versions.sent from that folder" in caplog.text
+    caplog.clear()
+    (folder / "versions.sent").unlink()
+    strategy = go_on(ROUNDS)
+    assert strategy.resumed_from == 5  # of two rounds in which nobody took part
+    assert assert_in_step(strategy, grid.clients) == NUM_CLIENTS
+    assert "older copy" not in caplog.text
 
 
 def assert_in_step(strategy: CompressedStrategy, grid: InProcessGrid) -> int:
