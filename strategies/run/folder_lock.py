@@ -18,11 +18,15 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FolderLock"]
+__all__ = ["FolderLock", "FolderTakenError"]
 
 _log = getLogger("flwr")
 _NAME = "run.lock"
 _TAKEN = (errno.EACCES, errno.EAGAIN)
+
+
+class FolderTakenError(CheckpointError):
+    """Another run has the folder."""
 
 
 class FolderLock:
@@ -39,9 +43,10 @@ class FolderLock:
 
     Raises
     ------
+    FolderTakenError
+        If another run has it; the error names its process and its host.
     CheckpointError
-        If another run has it; the error names its process and its host. Or if the file
-        cannot be opened.
+        If the file cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +68,7 @@ class FolderLock:
                 file.seek(0)
                 holder = file.read().decode(errors="replace").strip() or "another run"
                 file.close()
-                raise CheckpointError(
+                raise FolderTakenError(
                     f"{folder} is in use by {holder}: expected one run at a time in a "
                     "folder; end that one, or give another checkpoint_dir"
                 ) from error

@@ -6,24 +6,28 @@ import re
 from itertools import count
 from logging import getLogger
 from pathlib import Path
+from time import monotonic, sleep
 
 from flower_compress.errors import CheckpointError
 
 from .checkpoint import Checkpoints
-from .folder_lock import FolderLock
+from .folder_lock import FolderLock, FolderTakenError
 
 __all__ = ["folder_to_use", "refuse_many_runs"]
 
 _log = getLogger("flwr")
 _NAME = re.compile(r"run-(\d{4,})")
+_PATIENCE, _BETWEEN = 45.0, 0.5
+"""Seconds that a run which is being stopped is given to end: Flower's ServerApp learns
+of ``flwr stop`` with its next heartbeat, half a minute later at most (flwr 1.42)."""
 
 
 def folder_to_use(root: Path) -> tuple[FolderLock, Path]:
     """Return the folder of the run that has not ended, or that of a new one, taken.
 
     The runs of `root` are in its folders ``run-0001``, ``run-0002`` and so on. The
-    newest goes on if it has not ended: its process is gone, and its newest checkpoint
-    is not that of its last round. Else the next one begins.
+    newest goes on if it has not ended: its process is gone, or goes within 45 seconds,
+    and its newest checkpoint is not that of its last round. Else the next one begins.
 
     Flower's own record of what belongs together cannot say so: each ``flwr run`` is a
     run series of its own, and what a ServerApp leaves in its ``Context.state`` is
@@ -52,9 +56,9 @@ def folder_to_use(root: Path) -> tuple[FolderLock, Path]:
         folder = root / f"run-{number:04d}"
         checkpoints = Checkpoints(folder)
         try:
-            lock = FolderLock(folder)
-        except CheckpointError as error:
-            _log.info("%s", error)
+            lock = _lock(folder, _PATIENCE if number == newest else 0.0)
+        except FolderTakenError as error:
+            _log.warning("%s. A new run begins beside it, from its first round", error)
             continue
         try:
             saved = checkpoints.latest()
@@ -66,6 +70,21 @@ def folder_to_use(root: Path) -> tuple[FolderLock, Path]:
         _log.info("The run in %s has ended: a new one begins", folder)
         lock.release()
     raise AssertionError("unreachable: there is always a next number")
+
+
+def _lock(folder: Path, patience: float) -> FolderLock:
+    """Take a folder, whose run may be about to end."""
+    deadline, has_told = monotonic() + patience, False
+    while True:
+        try:
+            return FolderLock(folder)
+        except FolderTakenError as error:
+            if monotonic() >= deadline:
+                raise
+            if not has_told:
+                _log.info("%s. Waiting for up to %.0f s until it ends", error, patience)
+                has_told = True
+            sleep(_BETWEEN)
 
 
 def refuse_many_runs(folder: Path) -> None:
