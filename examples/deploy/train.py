@@ -9,7 +9,8 @@ checkpoint.
 A run of the same app that the SuperLink still calls running is stopped first. Its
 ServerApp may be gone: Flower notices that a minute later, and never starts it again.
 For the same reason a run ends here when the SuperLink comes back after it was
-unreachable, since its ServerApps end with it, or comes back without its database.
+unreachable twice in a row, since its ServerApps end with it, or comes back without its
+database. Once is no proof: a SuperLink that is busy for half a minute looks the same.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def main(app: str, connection: str = "", *options: str) -> int:
     started = flwr("run", app, *where, *options)
     if not started["success"]:
         return 1
-    run_id, status, was_gone = started["run-id"], "", False
+    run_id, status, num_gone = started["run-id"], "", 0
     say(f"Run {run_id} started")
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -79,7 +80,7 @@ def main(app: str, connection: str = "", *options: str) -> int:
             if LOST in listed["error-message"]:
                 say("The SuperLink does not know the run any more")
                 return 1
-            was_gone |= GONE in listed["error-message"]
+            num_gone += GONE in listed["error-message"]
             continue
         (run,) = listed["runs"]
         if run["status"] != status:
@@ -87,9 +88,10 @@ def main(app: str, connection: str = "", *options: str) -> int:
             say(f"Run {run_id} is {status}: {run['status-details']}")
         if status.startswith("finished"):
             return 0 if status in ("finished:completed", "finished:stopped") else 1
-        if was_gone:
+        if num_gone > 1:
             say("The SuperLink was gone, and with it the ServerApp")
             return 1
+        num_gone = 0
 
 
 if __name__ == "__main__":
