@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from logging import INFO, WARNING, getLogger
+from pathlib import Path
 from typing import Final
 
 from flwr.serverapp.strategy import Result
@@ -14,6 +15,7 @@ from flower_compress.errors import ConfigurationError, WrongTypeError
 from flower_compress.wire.ledger import Ledger, Traffic
 
 from .base import Callback, ClientEvent, EventKind, RoundMetrics, RunInfo
+from .json_lines import JsonLines
 
 __all__ = ["Observers"]
 
@@ -61,6 +63,17 @@ class Observers:
         self._told = list(self.callbacks)
         self._count_anew(0)
         self._uplink, self._downlink = Traffic(), Traffic()
+
+    def keep_off(self, path: Path | None) -> None:
+        """Raise ConfigurationError if a callback would write the run's own file."""
+        for callback in self.callbacks:
+            if path is None or not isinstance(callback, JsonLines):
+                continue
+            if callback.path.resolve() == path.resolve():
+                raise ConfigurationError(
+                    f"JsonLines was given {callback.path}, which a run with a "
+                    "checkpoint_dir writes itself: give it another file"
+                )
 
     def start(self, run: RunInfo, ledger: Ledger) -> None:
         """Begin to tell of a run, whose ledger stands where it does."""

@@ -157,7 +157,9 @@ class RunStrategy(Strategy):
         error: BaseException | None = None
         result = None
         try:
-            result = self._begin_or_go_on(self.saving.begin(), grid, initial_arrays)
+            saved = self.saving.begin()
+            self._observers.keep_off(self.saving.metrics_path)
+            result = self._begin_or_go_on(saved, grid, initial_arrays)
             self._num_rounds = num_rounds
             info = RunInfo(self._title, self._session_id, num_rounds, self.resumed_from)
             self._observers.start(info, self.ledger)

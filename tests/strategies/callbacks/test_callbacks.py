@@ -247,6 +247,17 @@ def test_json_lines_leave_other_runs_and_other_lines_alone(tmp_path: Path) -> No
     assert told == [0, 1, "end", 0, 1, 2, 3, "end", 1, 2, 3, "end"]
 
 
+def test_json_lines_keep_off_the_file_of_the_checkpoints(tmp_path: Path) -> None:
+    """Each would cut out what the other has written."""
+    run("mcm", 2, checkpoint_dir=tmp_path)
+    kept = (tmp_path / "metrics.jsonl").read_bytes()
+    lines = JsonLines(tmp_path / "." / "metrics.jsonl")
+    with pytest.raises(ConfigurationError, match="give it another file"):
+        run("mcm", 4, callbacks=[lines], checkpoint_dir=tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == kept
+    run("mcm", 4, checkpoint_dir=tmp_path, resume=True)  # The folder is free again.
+
+
 def test_json_lines_read_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal is waited for, and there are devices without an end."""
 
