@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import ConfigRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
@@ -27,7 +27,7 @@ class MomentsMod(ABC):
     """CompressionMod for a train function that returns a gradient, with moments.
 
     They are in ``Context.state``; each session begins with zeros, and a round counts
-    in which the client took part.
+    in which the client took part. Evaluations are the app's own.
 
     Parameters
     ----------
@@ -105,7 +105,8 @@ class MomentsMod(ABC):
 def _session(msg: Message) -> tuple[str, int] | None:
     """Return key and session of the packet to train with in a message, if any."""
     found = find_packet(msg.content)
-    if found is None:
+    evaluates = msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE
+    if found is None or evaluates:
         return None
     try:
         return found[0], Packet.parse(found[1]).session

@@ -6,11 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from flower_compress import CompressionMod, TopK
-from flower_compress.clients import QAdamMod, qadam_client
+from flower_compress.clients import MomentumMod, QAdamMod, qadam_client
 from flower_compress.clients.objective import Arrays
 from flower_compress.errors import ConfigurationError, RoundFailedError
 from flower_compress.strategies import SGD, CompressedStrategy, qadam
@@ -168,6 +177,30 @@ def test_a_part_of_the_model_beside_another_record() -> None:
     np.testing.assert_allclose(arrays["head"].numpy(), head, rtol=1e-6)
     np.testing.assert_array_equal(arrays["body"].numpy(), [1.0, 1.0])
     np.testing.assert_array_equal(arrays["running_mean"].numpy(), [7.0])
+
+
+@pytest.mark.parametrize("mod", [QAdamMod(), MomentumMod()], ids=["qadam", "momentum"])
+def test_evaluations_are_the_apps_own(mod: Mod) -> None:
+    """The answer to one holds no gradient, and moves no moment."""
+    app, states = ClientApp(mods=[mod]), []
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        content = RecordDict({"arrays": to_record(np.ones(DIM, np.float32))})
+        return Message(content, reply_to=msg)
+
+    @app.evaluate()
+    def evaluate(msg: Message, context: Context) -> Message:
+        states.append(context.state[type(mod).state_key]["moments"])
+        norm = float(np.linalg.norm(to_vector(msg.content["arrays"])))
+        metrics = MetricRecord({"num-examples": 1, "norm": norm})
+        return Message(RecordDict({"metrics": metrics}), reply_to=msg)
+
+    strategy = SGD(step_size=0.1, weighted_by_key=None)
+    result = strategy.start(InProcessGrid(app, 2), to_record(INITIAL), 2)
+    norm = float(np.linalg.norm(to_vector(result.arrays)))
+    assert result.evaluate_metrics_clientapp[2]["norm"] == norm
+    assert (len(states), len(set(states))) == (4, 2)
 
 
 def test_a_gradient_that_is_not_finite_leaves_no_trace() -> None:
