@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,23 +30,29 @@ __all__ = [
     "measuring",
 ]
 
-_measuring = False
+_num_asking = 0
+_LOCK = Lock()
 
 
 @contextmanager
 def measuring() -> Iterator[None]:
-    """Let ledgers count entropy and formula bits meanwhile; see :class:`Traffic`."""
-    global _measuring
-    before, _measuring = _measuring, True
+    """Let ledgers count entropy and formula bits meanwhile; see :class:`Traffic`.
+
+    All ledgers of this process do, until the last of those that asked for it is done.
+    """
+    global _num_asking
+    with _LOCK:
+        _num_asking += 1
     try:
         yield
     finally:
-        _measuring = before
+        with _LOCK:
+            _num_asking -= 1
 
 
 def is_measuring() -> bool:
     """Whether ledgers count entropy and formula bits now."""
-    return _measuring
+    return _num_asking > 0
 
 
 def measure(payloads: Iterable[Payload]) -> tuple[int, int]:
@@ -83,7 +90,7 @@ def measure_packet(packet: Packet, beside_bits: int = 0) -> tuple[int, int]:
     beside_bits : int
         Bits of the arrays that travel beside it.
     """
-    if not _measuring:
+    if not is_measuring():
         return 0, 0
     dense = packet.payload_bits - sum(each.num_bits for each in packet.payloads)
     dense += beside_bits
@@ -103,7 +110,7 @@ def measure_letter(letter: Letter, dim: int, sizes: tuple[int, ...]) -> tuple[in
     sizes : tuple[int, ...]
         Lengths of the tensors that it is made of.
     """
-    if not _measuring:
+    if not is_measuring():
         return 0, 0
     if letter.kind:
         return letter.num_bits, letter.num_bits

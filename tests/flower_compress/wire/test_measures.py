@@ -87,6 +87,17 @@ def test_bytes_that_are_no_payload_count_nothing() -> None:
     assert measure([Payload(sent.data[:-3], DIM, CHANNEL)]) == (0, 0)
 
 
+def test_the_last_that_asks_ends_it() -> None:
+    """Two threads need not end in the order in which they began."""
+    first, second = measuring(), measuring()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert is_measuring()
+    second.__exit__(None, None, None)
+    assert not is_measuring()
+
+
 @in_one_test("cls", [SGD, MCM])
 def test_a_ledger_counts_them_on_request(cls: type[CompressedStrategy]) -> None:
     extra = {} if cls is SGD else {"compressor": StochasticQuantizer(1)}
