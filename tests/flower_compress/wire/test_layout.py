@@ -271,6 +271,20 @@ def test_a_prefix_at_every_name_is_named_in_one_line() -> None:
     assert len(str(caught.value)) < 200
 
 
+def test_numbers_in_the_place_of_names_are_told() -> None:
+    """As Flower names the arrays of a list."""
+    layout = Layout.of(record({"a": np.zeros(2), "b": np.zeros(2)}))
+    with pytest.raises(LayoutMismatchError) as caught:
+        layout.flatten(ArrayRecord([np.zeros(2), np.zeros(2)]))
+    assert str(caught.value) == (
+        "expected the names 'a', ..., got '0', ..., as of a list of arrays: give them "
+        "with their names, ArrayRecord(dict(zip(names, arrays))); return the arrays "
+        "that the server sent"
+    )
+    with pytest.raises(LayoutMismatchError, match="got 1: missing 'a' and 1 more"):
+        layout.flatten(ArrayRecord([np.zeros(2)]))
+
+
 @pytest.mark.parametrize("shape", [(6,), (3, 2), (2, 3, 1), (), (2, 4)])
 def test_other_shapes_are_named(shape: tuple[int, ...]) -> None:
     layout = Layout.of(record({"a": np.zeros(2), "head.w": np.zeros((2, 3))}))
