@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from logging import getLogger
 from typing import NamedTuple
@@ -43,6 +44,8 @@ __all__ = ["ManyClientsGrid", "many_clients"]
 
 _log = getLogger("flwr")
 _TIMEOUT = 60.0
+_FIRST_WAIT = 10.0
+"""Seconds after which a node is asked again, and then after twice as many each time."""
 _LONGEST_REASON = 300
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -77,7 +80,7 @@ def many_clients(
         than this.
     timeout : float (default: 60)
         Seconds that nodes are given to say so, where there is no other; later ones are
-        not waited for.
+        not waited for. Whoever is silent is asked again after 10, 20, 40 seconds.
 
     Raises
     ------
@@ -169,6 +172,25 @@ class ManyClientsGrid(WrappedGrid):
 
     def _meet(self, new: list[int]) -> None:
         """Ask nodes where they stand, and take in what they have answered."""
+        self._collect()
+        messages, waits = self._questions(new), not self._clients
+        if messages and not waits and self._push(messages):
+            return
+        end, seconds = time.monotonic() + self._timeout, _FIRST_WAIT
+        while messages:
+            began = time.monotonic()
+            seconds = min(seconds, end - began)
+            replies = list(self._grid.send_and_receive(messages, timeout=seconds))
+            self._note_asked(messages, began)
+            self._take(replies)
+            # A grid that gives up before knows that no answer will come.
+            if not waits or not began + seconds <= time.monotonic() < end:
+                return
+            self._collect()
+            messages, seconds = self._questions(new), 2 * seconds
+
+    def _collect(self) -> None:
+        """Take in what nodes have answered by now, and forget what is too old."""
         self._take(self._grid.pull_messages(list(self._asked)) if self._asked else [])
         now = time.monotonic()
         for message_id, (_, since) in list(self._asked.items()):
@@ -177,37 +199,47 @@ class ManyClientsGrid(WrappedGrid):
         for node_id, (_, since) in list(self._refused.items()):
             if now - since > self._timeout:  # It may have another app by now.
                 del self._refused[node_id]
-        waiting = {node_id for node_id, _ in self._asked.values()}
+
+    def _questions(self, new: list[int]) -> list[Message]:
+        """Return the messages that are due to nodes of which nothing is known."""
+        asked: dict[int, list[float]] = defaultdict(list)
+        for node_id, since in self._asked.values():
+            asked[node_id].append(since)
+        now = time.monotonic()
+        waiting = {
+            node_id
+            for node_id, times in asked.items()
+            if now < max(times) + _FIRST_WAIT * 2 ** (len(times) - 1)
+        }
         known = self._clients.keys() | self._refused.keys() | waiting
-        messages = [
+        return [
             Message(asking_content(), node_id, MessageType.TRAIN)
             for node_id in new
             if node_id not in known
         ]
-        if not messages:
-            return
-        replies: Iterable[Message] = []
-        if not self._clients or not self._push(messages):
-            replies = self._grid.send_and_receive(messages, timeout=self._timeout)
+
+    def _note_asked(self, messages: list[Message], when: float) -> None:
         for message in messages:
             metadata = message.metadata
-            self._asked[metadata.message_id] = metadata.dst_node_id, now
-        self._take(replies)
+            self._asked[metadata.message_id] = metadata.dst_node_id, when
 
     def _push(self, messages: list[Message]) -> bool:
-        """Send messages and do not wait; False for a grid that cannot."""
+        """Send questions and do not wait; False for a grid that cannot."""
         try:
             self._grid.push_messages(messages)
         except NotImplementedError:
             return False
+        self._note_asked(messages, time.monotonic())
         return True
 
     def _take(self, replies: Iterable[Message]) -> None:
+        answered = set()
         for reply in replies:
             asked = self._asked.pop(reply.metadata.reply_to_message_id, None)
             if asked is None:
                 continue
             node_id, _ = asked
+            answered.add(node_id)
             try:
                 if reply.has_error():
                     if reply.metadata.src_node_id != node_id:
@@ -220,6 +252,9 @@ class ManyClientsGrid(WrappedGrid):
                 _log.warning("node %d is left out: %s", node_id, error)
                 continue
             self._add(node_id, where)
+        for message_id, (node_id, _) in list(self._asked.items()):
+            if node_id in answered:  # It may have been asked more than once.
+                del self._asked[message_id]
 
     def _add(self, node_id: int, where: int | str | None) -> None:
         count = self._per_node

@@ -28,6 +28,14 @@ class WrappedGrid(Grid):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_grid"], name)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set what the other grid alone has, as its ``pull_interval``, there."""
+        own = name.startswith("_") or name in vars(self) or hasattr(type(self), name)
+        if not own and hasattr(self._grid, name):
+            setattr(self._grid, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def set_run(self, run: Run) -> None:
         """Set the run."""
         self._grid.set_run(run)

@@ -46,6 +46,7 @@ from flower_compress.strategies import (
     compress,
     many_clients,
 )
+from flower_compress.strategies.run import many_clients as module
 from flower_compress.strategies.run.many_clients import _last_line
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import FaultyGrid, InProcessGrid, RandomFaults
@@ -291,6 +292,78 @@ def test_nodes_that_join_and_leave_are_followed() -> None:
     # Whoever asks later, as a resumed server, finds the same clients.
     nodes.hidden = 0
     assert list(many_clients(nodes, PER_NODE, NUM_CLIENTS).get_node_ids()) == joined
+
+
+class Unheard(InProcessGrid):
+    """Loses what it is sent at first, and waits for an answer as Flower's grid does."""
+
+    pull_interval = 0.1
+    lost = 2
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__(CountingApp().app, NUM_NODES)
+        self.clock = clock
+        self.waited: list[tuple[int, float]] = []
+
+    def send_and_receive(self, messages: Iterable[Message], **how: Any) -> Any:
+        sent, seconds = list(messages), how["timeout"]
+        self.waited.append((len(sent), seconds))
+        if self.lost > 0:
+            self.lost -= 1
+            self.clock[0] += seconds
+            for message in sent:
+                message.metadata.__dict__["_message_id"] = f"lost at {self.clock[0]}"
+            sent = [m for m in sent if m.metadata.dst_node_id != 1002]
+        return super().send_and_receive(sent, **how)
+
+
+def test_a_node_that_is_not_heard_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    nodes = Unheard(clock)
+    assert len(list(many_clients(nodes, PER_NODE, NUM_CLIENTS).get_node_ids())) == 5
+    assert nodes.waited == [(3, 10.0), (1, 20.0), (1, 30.0)]
+    # No longer than it was told to.
+    nodes = Unheard(clock)
+    nodes.lost = 9
+    assert len(list(many_clients(nodes, PER_NODE, NUM_CLIENTS).get_node_ids())) == 3
+    assert nodes.waited == [(3, 10.0), (1, 20.0), (1, 30.0)]
+
+
+def test_a_later_node_that_is_not_heard_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock: list[float] = [0.0]
+    asked: list[float] = []
+
+    def lose(messages: Iterable[Message]) -> None:
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"lost at {clock[0]}"
+            asked.append(clock[0])
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    nodes = Losing(CountingApp().app, NUM_NODES)
+    nodes.loses, nodes.hidden = False, 1
+    grid = many_clients(nodes, PER_NODE, NUM_CLIENTS)
+    assert len(list(grid.get_node_ids())) == 3
+    nodes.hidden = 0
+    monkeypatch.setattr(nodes, "push_messages", lose)
+    for second in range(60):
+        clock[0] = float(second)
+        assert len(list(grid.get_node_ids())) == 3
+    assert asked == [0.0, 10.0, 30.0]
+
+
+def test_settings_of_the_grid_reach_it() -> None:
+    nodes = Unheard([0.0])
+    grid = many_clients(nodes, PER_NODE)
+    grid.pull_interval = 0.01
+    assert nodes.pull_interval == grid.pull_interval == 0.01
+    assert "pull_interval" not in vars(grid)
+    grid.own = 1
+    assert grid.own == 1 and not hasattr(nodes, "own")
 
 
 def test_an_error_of_the_superlink_says_nothing_of_the_app() -> None:
