@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Never
 
 from flwr.serverapp.strategy import Strategy
 
 from flower_compress.arguments import folder_of
-from flower_compress.errors import ConfigurationError, UnknownNameError
+from flower_compress.errors import (
+    ConfigurationError,
+    UnknownNameError,
+    WrongTypeError,
+)
 from flower_compress.links import Link, Memory
 from flower_compress.wire.layout import EXACT_PATTERN
 
@@ -38,6 +42,7 @@ __all__ = ["compress"]
 
 _INSIDE = "the strategy inside takes it: compress(FedAvg({name}=...))"
 _LINKS = "compress takes links: uplink=Memory(C), downlink=Memory(C) for an operator C"
+_NAMED = "arguments by name, as uplink=Memory(C)"
 _NOT_HERE = {
     "compressor": _LINKS,
     "downlink_compressor": _LINKS,
@@ -58,7 +63,7 @@ _NOT_HERE = {
 
 def compress(
     strategy: Strategy,
-    *,
+    *misplaced: Never,
     uplink: Link | None = None,
     downlink: Link | None = None,
     groups: Groups = 1,
@@ -146,6 +151,8 @@ def compress(
     >>> from flower_compress.strategies import compress
     >>> strategy = compress(FedAdam(eta=0.01))
     """
+    if misplaced:
+        raise WrongTypeError("what follows the strategy", _NAMED, misplaced[0], _LINKS)
     _check_names(kwargs)
     require_wrappable(strategy)
     uplink = Memory(DEFAULT_COMPRESSOR) if uplink is None else uplink
@@ -183,7 +190,8 @@ def compress(
 
 def _check_names(kwargs: dict[str, Any]) -> None:
     of_run = set(inspect.signature(RunStrategy.__init__).parameters)
-    known = {*of_run, *inspect.signature(compress).parameters} - {"self", "kwargs"}
+    own = inspect.signature(compress).parameters
+    known = {*of_run, *own} - {"self", "misplaced", "kwargs"}
     for name in kwargs.keys() - known:
         if name in _NOT_HERE:
             raise ConfigurationError(f"compress takes no {name}: {_NOT_HERE[name]}")

@@ -91,6 +91,11 @@ def test_every_decentralized_algorithm_takes_operators_only(make: Any) -> None:
             f"uplink {LINK}got a FedAvg: to compress FedAvg's own aggregation use ",
         ),
         (
+            lambda: compress(FedAvg(), TopK(k=3)),  # type: ignore[arg-type]
+            "what follows the strategy must be arguments by name, as uplink=Memory(C), "
+            "got a TopK: compress takes links: uplink=Memory(C), ",
+        ),
+        (
             lambda: MCM(optimizer=0.1),
             "optimizer must be a step of the server's, as AMSGrad(1e-3), got 0.1: ",
         ),
