@@ -8,6 +8,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
+from ..arguments import plain_fields
 from ..coding import Symbols
 from ..errors import ConfigurationError, NonFiniteError
 from ..streams import Draws, Stream
@@ -52,6 +53,7 @@ class Bucketed(Compressor):
     """Whether `_compress` itself raises for NaN and infinity, in passing."""
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.bucket_size is not None:
             check_integer("bucket_size", self.bucket_size, _MAX_UINT32)
         if self.per not in ("model", "tensor"):

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from ..arguments import plain_fields
 from ..coding import CODE_NAMES
 from ..compressors import Compressor, Parts, Tied, Vector
 from ..errors import OutOfSyncError, StalePacketError, UnknownNameError
@@ -127,6 +128,7 @@ class Link(ABC):
     kind: ClassVar[str]
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         require_compressor(self.compressor)
         if self.code not in CODE_NAMES:
             raise UnknownNameError("code", self.code, CODE_NAMES)

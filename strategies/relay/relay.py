@@ -24,11 +24,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from numpy.typing import ArrayLike
 
-from flower_compress.arguments import check_count, check_number
+from flower_compress.arguments import check_count, check_number, plain_number
 from flower_compress.compressors import Compressor
-from flower_compress.errors import (
-    ConfigurationError,
-)
+from flower_compress.errors import ConfigurationError, WrongTypeError
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.ledger import EdgeLedger, Ledger
 from flower_compress.wire.mail import ZEROS_METRIC, Delivery, Posting
@@ -158,6 +156,9 @@ class Relay(RunStrategy):
         **kwargs: Any,
     ) -> None:
         topology = topology_of(topology)
+        rate, seed = plain_number(rate), plain_number(seed)
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise WrongTypeError("seed", "an integer", seed)
         check_operator(compressor, code, topology, residual=residual)
         check_step_size(step_size)
         for label, value in (("consensus_step", consensus_step), ("rate", rate)):
@@ -172,11 +173,13 @@ class Relay(RunStrategy):
             )
         super().__init__(**kwargs)
         self.topology, self.residual = topology, residual
-        self.algorithm, self.parameters = algorithm, dict(parameters)
+        self.algorithm = algorithm
+        self.parameters = {name: plain_number(p) for name, p in parameters.items()}
         self.num_phases = num_phases
         self.compressor, self.code = compressor, code
         self.step_size, self.rate = step_size, rate
-        self.consensus_step, self.consensus_power = consensus_step, consensus_power
+        self.consensus_step = plain_number(consensus_step)
+        self.consensus_power = plain_number(consensus_power)
         self.seed, self.exact_pattern = seed, exact_pattern
         self.collect_every = collect_every
         self.evaluate_at_nodes = evaluate_at_nodes

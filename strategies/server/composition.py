@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from flower_compress.arguments import check_count, check_number
+from flower_compress.arguments import check_count, check_number, plain_fields
 from flower_compress.compressors import Vector
 from flower_compress.errors import (
     ConfigurationError,
@@ -71,6 +71,7 @@ class Composition:
     first_model: FirstModel = "dense"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         require_link(self.uplink, Link, "uplink")
         require_link(self.downlink, Link, "downlink")
         if not isinstance(self.optimizer, ServerOptimizer):
@@ -80,7 +81,7 @@ class Composition:
                 self.optimizer,
                 "a plain step is step_size=...",
             )
-        if not isinstance(self.seed, int | np.integer):
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise WrongTypeError("seed", "an integer", self.seed)
         check_downlink(
             self.downlink,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAdam, FedAvg
 
@@ -38,6 +40,14 @@ from flower_compress.strategies import (
     qadam,
 )
 from flower_compress.strategies.topology import ring
+from flower_compress.testing import InProcessGrid
+from tests.strategies.problem import (
+    INITIAL,
+    NUM_CLIENTS,
+    make_app,
+    to_record,
+    to_vector,
+)
 from tests.strategies.pulls import DIM, run
 
 OPERATOR = "compressor must be an operator, as RotatedQuantizer(step=1.5), got "
@@ -232,6 +242,34 @@ class Own(MCM):
     def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = rate
+
+
+def test_numbers_of_numpy_count_as_pythons(tmp_path: Path) -> None:
+    """As of a sweep over np.arange: in what both ends agree on, and in arithmetic."""
+
+    def model(whole: Any, real: Any) -> bytes:
+        operator = StochasticQuantizer(levels=whole(7), bucket_size=whole(8))
+        strategy = MCM(
+            operator,
+            downlink_rate=real(0.25),
+            seed=whole(3),
+            groups=whole(1),
+            fraction_evaluate=0.0,
+            checkpoint_dir=tmp_path / real.__name__,
+        )
+        grid = InProcessGrid(make_app(), NUM_CLIENTS)
+        return to_vector(strategy.start(grid, to_record(INITIAL), 2).arrays).tobytes()
+
+    assert model(np.int64, np.float32) == model(int, float)
+
+    def agreed(whole: Any, real: Any) -> Any:
+        relay = MalcomPSGD(
+            ring(3), l1=real(0.5), consensus_step=real(0.25), seed=whole(3)
+        )
+        relay._begin(to_record(INITIAL))
+        return relay._fingerprint()
+
+    assert agreed(np.int64, np.float32) == agreed(int, float)
 
 
 def test_a_subclass_takes_its_own() -> None:
