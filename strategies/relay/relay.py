@@ -30,7 +30,7 @@ from flower_compress.errors import ConfigurationError, WrongTypeError
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.ledger import EdgeLedger, Ledger
 from flower_compress.wire.mail import ZEROS_METRIC, Delivery, Posting
-from flower_compress.wire.records import records_of, uniform_mean
+from flower_compress.wire.records import records_of
 
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.model_arrays import check_arrays
@@ -41,6 +41,7 @@ from ..topology import Schedule, Topology
 from .checks import check_operator, topology_of
 from .contracts import Agreement
 from .departures import FORGET_AFTER
+from .metrics import mean_metrics
 from .session import RelaySession
 
 __all__ = ["Relay"]
@@ -336,8 +337,7 @@ class Relay(RunStrategy):
             session.departures.end_round()
         contents = [msg.content for _, msg in accepted.values()]
         self.zeros |= _shares_of_zeros(accepted)
-        with_metrics = [c for c in contents if any(records_of(c, MetricRecord))]
-        metrics = uniform_mean(with_metrics, "") if with_metrics else MetricRecord()
+        metrics = mean_metrics(contents)
         # Result keeps one record a round, and the first exchange may be what trains.
         metrics = MetricRecord({**earlier, **metrics})
         self._round_metrics = metrics
@@ -385,7 +385,7 @@ class Relay(RunStrategy):
         metrics = MetricRecord()
         if self.evaluate_at_nodes:
             contents = [msg.content for _, msg in accepted.values()]
-            metrics = uniform_mean(contents, "") if contents else metrics
+            metrics = mean_metrics(contents)
         postings = {
             node: posting
             for node, (posting, _) in accepted.items()
