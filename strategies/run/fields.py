@@ -15,6 +15,7 @@ __all__ = [
     "NUMBER",
     "OPTIONAL_COUNT",
     "OPTIONAL_INTEGER",
+    "OPTIONAL_NUMBER",
     "ROWS",
     "TABLE",
     "Kind",
@@ -47,6 +48,7 @@ OPTIONAL_INTEGER = Kind(
     "a whole number, or null", lambda v: v is None or _is_integer(v)
 )
 NUMBER = Kind("a finite number", lambda v: type(v) in (int, float) and math.isfinite(v))
+OPTIONAL_NUMBER = Kind("such a number, or null", lambda v: v is None or NUMBER.fits(v))
 FLAG = Kind("true or false", lambda v: type(v) is bool)
 TABLE = Kind("an object", lambda v: type(v) is dict)
 ROWS = Kind("a list", lambda v: type(v) is list)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from logging import getLogger
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from flwr.app import ArrayRecord
 
 from flower_compress.errors import NonFiniteError
 
+from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, OPTIONAL_NUMBER, TABLE, fields
 from ..run.saving import has_diverged
 from .session import Session
 from .watch import NoiseWatch
@@ -86,6 +89,27 @@ class Recovery:
         self._norm = math.inf  # Of steps of another size.
         return session.begin_again(self._arrays, damping)
 
+    def save(self, session: Session, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold; add the model to `arrays`."""
+        arrays["recovery/model"], exact = session.layout.flatten(self._arrays)
+        arrays["recovery/exact"] = np.frombuffer(exact, np.uint8)
+        norm = self._norm if math.isfinite(self._norm) else None
+        return {"norm": norm, "round": self._round}
+
+    def restore(self, session: Session, saved: Checkpoint, meta: object) -> None:
+        """Take over what :meth:`save` gave; without it, begin with the model of now."""
+        if meta is None:
+            self._arrays, self._round = session.arrays, saved.server_round
+            return
+        found = fields(meta, norm=OPTIONAL_NUMBER, round=COUNT)
+        layout = session.layout
+        self._arrays = layout.unflatten(
+            saved.array("recovery/model", (layout.dim,), np.float32),
+            saved.array("recovery/exact", dtype=np.uint8).tobytes(),
+        )
+        self._norm = math.inf if found["norm"] is None else found["norm"]
+        self._round = found["round"]
+
 
 class GuardedStep:
     """Steps, and goes back where the run diverges, if it is to repair itself.
@@ -145,7 +169,8 @@ class GuardedStep:
             return session
         if diverges:
             return self._go_back(session, self._recovery, server_round)
-        self._recovery.note(server_round, session.update_norm, before)
+        if session.update_norm:  # A step of size 0 says nothing of its model.
+            self._recovery.note(server_round, session.update_norm, before)
         return session
 
     def without_replies(
@@ -184,3 +209,19 @@ class GuardedStep:
     ) -> Session:
         self._watch.begin_again()
         return recovery.go_back(session, server_round, self._watch.bearable)
+
+    def save(self, session: Session, arrays: Arrays) -> dict[str, Any]:
+        """Return what JSON can hold; add the rest to `arrays`."""
+        saved = {"watch": self._watch.save()}
+        if self._recovery is not None:
+            saved["recovery"] = self._recovery.save(session, arrays)
+        return saved
+
+    def restore(self, session: Session, saved: Checkpoint) -> None:
+        """Take over what :meth:`save` gave, if the checkpoint has it."""
+        meta = saved.meta.get("step", {})
+        if meta:
+            meta = fields(saved.meta, step=TABLE)["step"]
+            self._watch.restore(fields(meta, watch=TABLE)["watch"])
+        if self._recovery is not None:
+            self._recovery.restore(session, saved, meta.get("recovery"))

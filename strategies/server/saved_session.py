@@ -25,6 +25,10 @@ def save_session(session: Session, arrays: Arrays) -> dict[str, Any]:
     arrays["model"] = session.model
     arrays["exact"] = np.frombuffer(session.exact, dtype=np.uint8)
     save_payload(arrays, "beginning", session.beginning.payload)
+    if session.begun_again is not None:
+        first, exact = session.layout.flatten(session.begun_again)
+        arrays["again/model"] = first
+        arrays["again/exact"] = np.frombuffer(exact, dtype=np.uint8)
     for name, vector in session.optimizer_state.items():
         arrays[f"optimizer/{name}"] = vector
     return {
@@ -44,8 +48,13 @@ def save_session(session: Session, arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def restore_session(session: Session, saved: Checkpoint, skip_to: int | None) -> None:
-    """Let a session that has just begun take over a saved one.
+def restore_session(
+    session: Session, saved: Checkpoint, skip_to: int | None
+) -> Session:
+    """Return the saved session, as one that has just begun, and has taken it over.
+
+    That is the one given, or if the run has gone back, one that begins as the saved one
+    did.
 
     Parameters
     ----------
@@ -74,6 +83,11 @@ def restore_session(session: Session, saved: Checkpoint, skip_to: int | None) ->
         roster=TABLE,
     )
     layout = session.layout
+    again = saved.find("again/model", (layout.dim,), np.float32)
+    if again is not None:
+        exact = saved.array("again/exact", dtype=np.uint8).tobytes()
+        arrays = layout.unflatten(again, exact)
+        session = session.begin_again(arrays, meta["damping"])
     session.id, session.damping = meta["session"], meta["damping"]
     session.model = saved.array("model", (layout.dim,), np.float32)
     session.exact = saved.array("exact", (len(session.exact),), np.uint8).tobytes()
@@ -95,6 +109,7 @@ def restore_session(session: Session, saved: Checkpoint, skip_to: int | None) ->
     if skip_to is not None:
         session.downlinks.skip_to(skip_to)
     session.arrays = layout.unflatten(session.model, session.exact)
+    return session
 
 
 def _beginning(session: Session, saved: Checkpoint) -> Beginning:

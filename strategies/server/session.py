@@ -93,6 +93,8 @@ class Session:
         ||u|| of the last round's update.
     damping : float
         What every update is multiplied with; 1 unless the run has diverged.
+    begun_again : ArrayRecord, optional
+        The model that it has begun with, if that is not the run's first one.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Session:
         self.refused, self.odd_metrics = Counter[int](), Counter[int]()
         self.optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
+        self.begun_again: ArrayRecord | None = None
         self.beginning = Beginning.of(
             composition.first_model,
             composition.downlink,
@@ -230,8 +233,9 @@ class Session:
             observers=self.observers,
         )
         session.refused, session.damping = self.refused, damping
-        session.odd_metrics = self.odd_metrics
+        session.odd_metrics, session.begun_again = self.odd_metrics, arrays
         session.roster.keep_claims(self.roster)
+        session.roster.in_arrays = self.roster.in_arrays
         return session
 
     # -- clients that leave ----------------------------------------------------------

@@ -13,6 +13,7 @@ from flower_compress.wire.identity import number_of
 from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
+from ..run.fields import COUNT, fields
 from ..run.strategy import RunStrategy
 from .composition import Composition
 from .evaluation import EvaluateOn
@@ -78,6 +79,8 @@ class SessionStrategy(RunStrategy):
         repairs = self.on_divergence == "repair"
         recovery = Recovery(session.arrays) if repairs else None
         self._step = GuardedStep(self._watch, recovery, weighted_by)
+        # A session that begins again is one of the same run.
+        self._number, self._first = session.id, session.fingerprint()
         return session
 
     @property
@@ -106,17 +109,26 @@ class SessionStrategy(RunStrategy):
 
     @property
     def _session_id(self) -> int:
-        return self._running.id
+        return self._number
 
     def _fingerprint(self) -> dict[str, Any]:
-        return self._running.fingerprint()
+        return self._first
 
     def _save(self, arrays: Arrays) -> dict[str, Any]:
-        return save_session(self._running, arrays)
+        session = self._running
+        return {
+            "number": self._number,
+            "step": self._step.save(session, arrays),
+            **save_session(session, arrays),
+        }
 
     def _restore(self, saved: Checkpoint, skip_to: int | None) -> ArrayRecord:
-        restore_session(self._running, saved, skip_to)
-        return self._running.arrays
+        self._session = session = restore_session(self._running, saved, skip_to)
+        self._number = fields({"number": session.id, **saved.meta}, number=COUNT)[
+            "number"
+        ]
+        self._step.restore(session, saved)
+        return session.arrays
 
     def forget(self, identity: int | str) -> None:
         """Forget a client at once, as one that was gone for ``forget_after`` rounds.

@@ -6,7 +6,9 @@ from collections import deque
 from logging import getLogger
 from math import inf, isfinite
 from statistics import median
+from typing import Any
 
+from ..run.fields import FLAG, OPTIONAL_NUMBER, ROWS, fields
 from .composition import Composition
 from .missed import tell_of_missed
 from .optimizers import GradientDescent
@@ -134,3 +136,31 @@ class NoiseWatch:
         """Forget the updates so far: the run goes on from an earlier model."""
         self._norms.clear()
         self._lowest, self._has_told = inf, False
+
+    def save(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        return {
+            "begun": self._has_begun,
+            "told": self._has_told,
+            "bearable": self.bearable,
+            "norms": list(self._norms),
+            "lowest": self._lowest if isfinite(self._lowest) else None,
+        }
+
+    def restore(self, meta: dict[str, Any]) -> None:
+        """Take over what :meth:`save` gave."""
+        meta = fields(
+            meta,
+            begun=FLAG,
+            told=FLAG,
+            bearable=OPTIONAL_NUMBER,
+            norms=ROWS,
+            lowest=OPTIONAL_NUMBER,
+        )
+        if not all(type(norm) is float for norm in meta["norms"]):
+            raise ValueError(f"expected lengths of updates, got {meta['norms']!r:.60}")
+        self._has_begun, self._has_told = meta["begun"], meta["told"]
+        self.bearable, lowest = meta["bearable"], meta["lowest"]
+        self._norms.clear()
+        self._norms.extend(meta["norms"])
+        self._lowest = inf if lowest is None else lowest

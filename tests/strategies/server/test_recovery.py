@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from flower_compress.errors import (
     UnknownNameError,
 )
 from flower_compress.strategies import MCM, Dore, RandMCM, compress
+from flower_compress.strategies.callbacks import JsonLines
 from flower_compress.testing import InProcessGrid
 
 DIM, CLIENTS = 600, 6
@@ -169,6 +172,73 @@ def test_a_resumed_run_keeps_its_step(tmp_path: Path) -> None:
     distance(again, 0.9, 30, grid)
     assert again.resumed_from == 30
     assert again._running.damping == damping
+
+
+class KilledError(Exception):
+    """What a server does that is killed."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "first_model"), [(MCM, 8), (of_flower, "dense")], ids=["mcm", "compress"]
+)
+def test_a_resumed_run_goes_back_as_one_that_never_stopped(
+    kind: Any, first_model: Any, tmp_path: Path
+) -> None:
+    """Killed before it has gone back, and after that: what it was told is kept."""
+    initial = ArrayRecord({"w": Array(np.zeros(DIM, np.float32))})
+
+    def run(folder: Path, killed_in: int = -1, **options: Any) -> Any:
+        models: dict[int, bytes] = {}
+
+        def note(server_round: int, arrays: ArrayRecord) -> None:
+            models[server_round] = arrays["w"].data
+            if server_round == killed_in:
+                raise KilledError
+
+        strategy = kind(
+            NOISY,
+            fraction_evaluate=0.0,
+            on_divergence="repair",
+            first_model=first_model,
+            checkpoint_dir=folder,
+            checkpoint_every=1,
+            callbacks=[JsonLines(folder / "told.jsonl")],
+            **options,
+        )
+        with suppress(KilledError):
+            strategy.start(make_grid(0.9), initial, 14, evaluate_fn=note)
+        return strategy, models
+
+    whole, models = run(tmp_path / "whole")
+    assert whole._running.damping < 1
+    for killed_in in (4, 13):
+        folder = tmp_path / str(killed_in)
+        run(folder, killed_in)
+        again, later = run(folder, resume=True)
+        assert again.resumed_from == killed_in - 1
+        assert later == {n: models[n] for n in range(killed_in, 15)}
+        assert again._running.damping == whole._running.damping
+        assert again._running.contract == whole._running.contract
+        told = (folder / "told.jsonl").read_text().splitlines()
+        rows = [json.loads(row) for row in told]
+        sessions = [row["session"] for row in rows if row["kind"] == "start"]
+        assert len(sessions) == 2 and len(set(sessions)) == 1
+
+
+def test_a_step_of_size_0_is_none_to_go_back_to() -> None:
+    initial = ArrayRecord({"w": Array(np.ones(DIM, np.float32))})
+    strategy = MCM(
+        step_size=lambda number: {1: 0.0, 9: 3e38}.get(number, 0.5),
+        fraction_evaluate=0.0,
+        on_divergence="repair",
+    )
+    models: dict[int, bytes] = {}
+
+    def note(server_round: int, arrays: ArrayRecord) -> None:
+        models[server_round] = arrays["w"].data
+
+    strategy.start(make_grid(0.5, 1000.0), initial, 9, evaluate_fn=note)
+    assert models[9] == models[7] != models[0]
 
 
 def test_another_word_is_refused() -> None:
