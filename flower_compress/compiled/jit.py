@@ -8,6 +8,9 @@ share. After a change of this file ``make clean`` is due.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -33,6 +36,8 @@ _SETTINGS: dict[str, Any] = {
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function when it is first called, and keep it on disk.
 
+    Where it is not there yet that takes seconds, and the log says so.
+
     Raises
     ------
     ImportError
@@ -46,7 +51,20 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
             "numba can write neither beside flower_compress nor into the user's cache: "
             "set NUMBA_CACHE_DIR to a folder to which it can"
         ) from error
+    file = Path(function.__code__.co_filename).stem
+    kept = Path(compiled.stats.cache_path).glob(f"{file}.{function.__name__}-*.nbi")
+    if not any(kept):
+        _tell()
     return compiled
+
+
+@cache
+def _tell() -> None:
+    """Say once that there is something to compile."""
+    getLogger("flower_compress").warning(
+        "numba compiles functions of flower_compress for this processor: that takes "
+        "some 20 seconds, once, and is kept on disk"
+    )
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,8 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -384,6 +386,26 @@ def test_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(jit.numba, "njit", without_a_place)
     with pytest.raises(ImportError, match="set NUMBA_CACHE_DIR"):
         jit.kernel(lambda x: x + 1)
+
+
+def test_what_is_to_be_compiled_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    jit = pytest.importorskip("flower_compress.compiled.jit")
+    caplog.clear()  # The import may have told, too.
+    made = SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)))
+    monkeypatch.setattr(jit.numba, "njit", lambda **_: lambda function: made)
+
+    def add(x: int) -> int:
+        return x + 1
+
+    for kept, said in ((False, 1), (True, 1)):
+        jit._tell.cache_clear()
+        if kept:
+            (tmp_path / "test_compiled.add-7.py311.nbi").touch()
+        for _ in range(2):
+            assert jit.kernel(add) is made
+        assert caplog.text.count("some 20 seconds, once") == said
 
 
 def test_no_memory_for_what_cannot_be_there() -> None:
