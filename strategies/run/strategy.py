@@ -278,6 +278,7 @@ class RunStrategy(Strategy):
             "run": self._fingerprint(),
             "newest_version": self._newest_version(),
             "failed_rounds": self._failures.in_a_row,
+            "answered": self._failures.has_begun,
             **self._save(arrays),
         }
 
@@ -285,6 +286,7 @@ class RunStrategy(Strategy):
         """Take over a checkpoint."""
         meta = fields(saved.meta, failed_rounds=COUNT, newest_version=COUNT)
         self._failures.in_a_row = meta["failed_rounds"]
+        self._failures.has_begun = saved.meta.get("answered") is not False
         clients, skip_to = saved.find("clients"), None
         if clients is not None and isinstance(grid, KeepsClients):
             grid.load_clients(clients.tobytes())

@@ -135,7 +135,9 @@ class AveragedMemory:
         self._num_gone, self._gone_since, self._newest_round = rest
         shape = self._origin.shape
         self._mean = checkpoint.array("downlink/mean", shape, np.float64)
-        self._origin = checkpoint.array("downlink/origin", shape, np.float32)
+        origin = checkpoint.array("downlink/origin", shape, np.float32)
+        if not np.array_equal(origin, self._origin):  # Else it is the initial model.
+            self._origin = origin
         for identity, version, channel in heard:
             name = f"downlink/heard/{identity}/{version}"
             payload = restore_payload(

@@ -319,7 +319,9 @@ class Downlinks:
         self._floor = meta["floor"]
         self._ahead = set(map(index, meta["ahead"]))
         shape = (self._dim,)
-        self._initial = checkpoint.array("downlink/initial", shape, np.float32)
+        initial = checkpoint.array("downlink/initial", shape, np.float32)
+        if not np.array_equal(initial, self._initial):  # Else it is known by identity.
+            self._initial = initial
         if self._averaged is not None:
             heard = [(i, v, self._channel(i)) for i, v in meta["heard"]]
             self._averaged.restore(heard, meta["averaged"], checkpoint)

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from hypothesis import HealthCheck, given, settings
@@ -170,6 +177,48 @@ def test_memories_are_given_back_after_a_resume_as_before(tmp_path: Path) -> Non
     with pytest.raises(KilledError):
         run(7, checkpoint_dir=tmp_path)
     assert run(12, checkpoint_dir=tmp_path, resume=True) == run(12)
+
+
+def test_a_client_first_drawn_after_a_resume_begins_as_before(tmp_path: Path) -> None:
+    """With what the others began with, which is not sent dense."""
+    extra = {
+        "memory": "average",
+        "reset_every": None,
+        "first_model": 8,
+        "fraction_train": 0.2,
+        "fraction_evaluate": 0.0,
+    }
+
+    def run(last: int, **more: Any) -> Any:
+        strategy = make(RandMCM, extra, min_train_nodes=1, sampling="fixed", **more)
+        result = start(strategy, last, rounds=14)
+        return comparable(result), strategy.ledger.as_dict()
+
+    with pytest.raises(KilledError):
+        run(5, checkpoint_dir=tmp_path)
+    assert run(14, checkpoint_dir=tmp_path, resume=True) == run(14)
+
+
+def test_one_round_of_mistakes_does_not_end_a_run_that_was_resumed(
+    tmp_path: Path,
+) -> None:
+    """All say what would end a new run at once, and this one was answered before."""
+
+    def mistaken(msg: Message, context: Context, call_next: Any) -> Message:
+        number = msg.content.config_records["config"]["server-round"]
+        if number == 6 and msg.metadata.message_type == MessageType.TRAIN:
+            raise ConfigurationError("a mistake")
+        reply: Message = call_next(msg, context)
+        return reply
+
+    def run(last: int, **more: Any) -> Any:
+        grid = InProcessGrid(make_app(inner=[mistaken]), NUM_CLIENTS)
+        return start(make(Diana, {}, **more), last, grid, 8)
+
+    with pytest.raises(KilledError):
+        run(5, checkpoint_dir=tmp_path)
+    resumed = run(8, checkpoint_dir=tmp_path, resume=True)
+    assert comparable(resumed) == comparable(run(8))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
