@@ -44,7 +44,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         If there is no folder for that.
     """
     try:
-        compiled: Callable[..., Any] = numba.njit(cache=True, **_SETTINGS)(function)
+        compiled: Any = numba.njit(cache=True, **_SETTINGS)(function)
     except RuntimeError as error:
         # Each process would compile anew, for seconds.
         raise ImportError(
@@ -55,7 +55,8 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     kept = Path(compiled.stats.cache_path).glob(f"{file}.{function.__name__}-*.nbi")
     if not any(kept):
         _tell()
-    return compiled
+    dispatcher: Callable[..., Any] = compiled
+    return dispatcher
 
 
 @cache
