@@ -82,13 +82,10 @@ def read_evaluations(
     Returns
     -------
     list[Message]
-        As the app gave them. Where clients say what they received: one of each client,
-        in the order of their identities.
+        As the app gave them, one of each client, in the order of their identities.
     """
     if evaluate_on != "received":
-        for msg in replies:
-            _bill(session, msg)
-        return replies
+        return _one_of_each(session, replies)
     answers: dict[int, Message] = {}
     for msg in replies:
         _bill(session, msg)
@@ -107,6 +104,25 @@ def read_evaluations(
             leave_out(session, msg, error)
     session.downlinks.pack()
     return [answers[identity] for identity in sorted(answers)]
+
+
+def _one_of_each(session: Session, replies: list[Message]) -> list[Message]:
+    """Bill replies and return them in an order that no network makes.
+
+    Those of nodes that are no clients any more come last.
+    """
+    answers: dict[tuple[bool, int], Message] = {}
+    for msg in replies:
+        _bill(session, msg)
+        node_id = msg.metadata.src_node_id
+        client = session.roster.find(node_id)
+        key = (True, node_id) if client is None else (False, client.identity)
+        if key in answers:
+            again = StalePacketError("a second answer of the same client")
+            leave_out(session, msg, again)
+        else:
+            answers[key] = msg
+    return [answers[key] for key in sorted(answers)]
 
 
 def _bill(session: Session, msg: Message) -> None:

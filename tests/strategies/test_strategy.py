@@ -258,6 +258,37 @@ def test_held_evaluation_uses_each_clients_own_model() -> None:
     assert held_norm != pytest.approx(final, rel=1e-6)
 
 
+@pytest.mark.parametrize("evaluate_on", ["received", "global", "held"])
+def test_evaluations_are_one_of_each_client_in_no_networks_order(
+    evaluate_on: Any,
+) -> None:
+    class Late(InProcessGrid):
+        """Evaluations come in the other order, and one of them twice."""
+
+        def send_and_receive(self, messages: Any, *, timeout: Any = None) -> Any:
+            replies = list(super().send_and_receive(messages))
+            if replies[0].metadata.message_type == "evaluate":
+                replies = [*reversed(replies), replies[0]]
+            return replies
+
+    def sign(msg: Message, context: Context, call_next: Any) -> Message:
+        reply: Message = call_next(msg, context)
+        if msg.metadata.message_type == "evaluate":
+            who = context.node_config["partition-id"]
+            reply.content.metric_records["metrics"]["who"] = int(who)
+        return reply
+
+    def note(contents: list[RecordDict], _: str) -> MetricRecord:
+        seen.append([c.metric_records["metrics"]["who"] for c in contents])
+        return MetricRecord()
+
+    seen: list[list[Any]] = []
+    strategy = MCM(evaluate_on=evaluate_on, evaluate_metrics_aggr_fn=note)
+    grid = Late(make_app(inner=[sign]), NUM_CLIENTS)
+    strategy.start(grid, to_record(INITIAL), 2)
+    assert seen == 2 * [list(range(NUM_CLIENTS))]
+
+
 def test_train_metrics_hold_the_rounds_traffic() -> None:
     strategy = SGD(step_size=GAMMA, fraction_evaluate=0.0)
     result = start(strategy, make_app(), rounds=3)
