@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ __all__ = [
     "check_count",
     "check_number",
     "folder_of",
-    "plain_fields",
     "plain_number",
 ]
 
@@ -29,14 +27,6 @@ def plain_number(value: Any) -> Any:
     JSON holds no others, and float32 times an int64 of NumPy's is a float64.
     """
     return value.item() if isinstance(value, np.generic) else value
-
-
-def plain_fields(instance: Any) -> None:
-    """Let the fields of a frozen dataclass be :func:`plain_number`, as it begins."""
-    for item in fields(instance):
-        value = getattr(instance, item.name)
-        if isinstance(value, np.generic):
-            object.__setattr__(instance, item.name, value.item())
 
 
 def check_number(

@@ -8,13 +8,12 @@ from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-from ..arguments import plain_fields
 from ..coding import Symbols
 from ..errors import ConfigurationError, NonFiniteError
 from ..streams import Draws, Stream
 from .arrays import NUMPY, Array, ArrayOps, array_ops
 from .base import Compressor
-from .checks import check_integer, require_finite
+from .checks import check_integer, plain_fields, require_finite
 from .compressed import Compressed
 from .tables import Part, Sizes, Tables, cut_symbols, cut_vector
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import numpy as np
 
 from ..errors import ConfigurationError, CorruptPacket, NonFiniteError
@@ -12,6 +15,7 @@ __all__ = [
     "check_integer",
     "check_probability",
     "check_scales",
+    "plain_fields",
     "require_finite",
     "require_scales",
 ]
@@ -56,6 +60,17 @@ def check_scales(scales: Array, ops: ArrayOps, bound: float = LARGEST) -> None:
         raise CorruptPacket(
             f"expected scales between 0 and {bound:.3g}, got some outside"
         )
+
+
+def plain_fields(instance: Any) -> None:
+    """Let the numbers of a frozen dataclass be Python's, as it begins.
+
+    JSON holds none of NumPy's, and float32 times an int64 of NumPy's is a float64.
+    """
+    for item in fields(instance):
+        value = getattr(instance, item.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(instance, item.name, value.item())
 
 
 def check_integer(name: str, value: object, highest: int) -> None:

@@ -22,9 +22,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from ..arguments import plain_fields
 from ..coding import CODE_NAMES
 from ..compressors import Compressor, Parts, Tied, Vector
+from ..compressors.checks import plain_fields
 from ..errors import OutOfSyncError, StalePacketError, UnknownNameError
 from ..streams import Stream
 from .checks import require_compressor

@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from flower_compress.arguments import check_count, check_number, plain_fields
+from flower_compress.arguments import check_count, check_number
 from flower_compress.compressors import Vector
+from flower_compress.compressors.checks import plain_fields
 from flower_compress.errors import (
     ConfigurationError,
     UnknownNameError,

@@ -369,7 +369,7 @@ class Renames(FedAvg):
     [
         (Personal(), ConfigurationError, "expected the same arrays for all"),
         (Twice(), ConfigurationError, "expected one message with a model"),
-        (Renames(), LayoutMismatchError, "expected 3 arrays, got 3: missing 'a'"),
+        (Renames(), LayoutMismatchError, "expected the names 'a', ..., got '0'"),
     ],
     ids=lambda value: getattr(type(value), "__name__", None),
 )
