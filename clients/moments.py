@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, MessageType
+from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
 from flower_compress.compressors import Vector
 from flower_compress.errors import FlowerCompressError
 from flower_compress.mods import CompressionMod
+from flower_compress.mods.client_mod import evaluates
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.packet import Packet, find_packet
 from flower_compress.wire.records import model_record, records_of
@@ -105,8 +106,7 @@ class MomentsMod(ABC):
 def _session(msg: Message) -> tuple[str, int] | None:
     """Return key and session of the packet to train with in a message, if any."""
     found = find_packet(msg.content)
-    evaluates = msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE
-    if found is None or evaluates:
+    if found is None or evaluates(msg):
         return None
     try:
         return found[0], Packet.parse(found[1]).session

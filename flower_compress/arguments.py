@@ -8,8 +8,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .errors import ConfigurationError, WrongTypeError, shown
 
 __all__ = [
@@ -17,16 +15,7 @@ __all__ = [
     "check_count",
     "check_number",
     "folder_of",
-    "plain_number",
 ]
-
-
-def plain_number(value: Any) -> Any:
-    """Return a number of NumPy's as Python's, and anything else as it is.
-
-    JSON holds no others, and float32 times an int64 of NumPy's is a float64.
-    """
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_number(

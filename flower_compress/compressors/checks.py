@@ -16,6 +16,7 @@ __all__ = [
     "check_probability",
     "check_scales",
     "plain_fields",
+    "plain_number",
     "require_finite",
     "require_scales",
 ]
@@ -62,15 +63,20 @@ def check_scales(scales: Array, ops: ArrayOps, bound: float = LARGEST) -> None:
         )
 
 
-def plain_fields(instance: Any) -> None:
-    """Let the numbers of a frozen dataclass be Python's, as it begins.
+def plain_number(value: Any) -> Any:
+    """Return a number of NumPy's as Python's, and anything else as it is.
 
-    JSON holds none of NumPy's, and float32 times an int64 of NumPy's is a float64.
+    JSON holds no others, and float32 times an int64 of NumPy's is a float64.
     """
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def plain_fields(instance: Any) -> None:
+    """Let the fields of a frozen dataclass be :func:`plain_number`, as it begins."""
     for item in fields(instance):
         value = getattr(instance, item.name)
         if isinstance(value, np.generic):
-            object.__setattr__(instance, item.name, value.item())
+            object.__setattr__(instance, item.name, plain_number(value))
 
 
 def check_integer(name: str, value: object, highest: int) -> None:

@@ -23,7 +23,7 @@ from .memory import memory_bytes
 from .recent_states import RecentStates
 from .state_store import StateStore
 
-__all__ = ["ClientMod", "Returns", "reply_with", "stable_identity"]
+__all__ = ["ClientMod", "Returns", "evaluates", "reply_with", "stable_identity"]
 
 Returns = Literal["weights", "gradient"]
 """What a train function returns."""
@@ -246,6 +246,11 @@ class ClientMod(ABC, Generic[_S]):
         self._store.save(context, identity, session, data)
         if state is not None:
             self._read.put(identity, data, state)
+
+
+def evaluates(msg: Message) -> bool:
+    """Whether a message asks for an evaluation."""
+    return msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE
 
 
 def reply_with(msg: Message, key: str, record: ArrayRecord | ConfigRecord) -> Message:

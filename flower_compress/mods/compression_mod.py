@@ -9,7 +9,7 @@ from functools import partial
 from logging import getLogger
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from ..arguments import check_callable
@@ -22,7 +22,7 @@ from ..wire.contract import BY_NODE, Contract
 from ..wire.layout import Layout
 from ..wire.packet import SESSION_KEY, Packet, find_packet, packet_record
 from ..wire.records import model_record, records_of
-from .client_mod import ClientMod, Returns, reply_with
+from .client_mod import ClientMod, Returns, evaluates, reply_with
 from .client_state import ClientState
 from .first_model import Build, first_model
 from .returned import ReturnedArrays
@@ -114,7 +114,7 @@ class CompressionMod(ClientMod[ClientState]):
         found = find_packet(msg.content)
         if found is not None:
             return self._answer_packet(msg, context, call_next, *found)
-        return self._evaluate_held(msg, context, call_next) if _evaluates(msg) else None
+        return self._evaluate_held(msg, context, call_next) if evaluates(msg) else None
 
     def _answer_packet(
         self,
@@ -124,7 +124,7 @@ class CompressionMod(ClientMod[ClientState]):
         key: str,
         data: bytes,
     ) -> Message:
-        packet, evaluates = Packet.parse(data), _evaluates(msg)
+        packet, is_evaluation = Packet.parse(data), evaluates(msg)
         identity = self._identity_of(context)
         state = self._find(context, identity, packet.session)
         if packet.greeting:
@@ -148,7 +148,7 @@ class CompressionMod(ClientMod[ClientState]):
         state = _on_channels(state, contract, number)
         first = partial(first_model, contract, packet.exact or b"", self.first_model)
         try:
-            state = _receive(state, packet, contract, first, trains=not evaluates)
+            state = _receive(state, packet, contract, first, trains=not is_evaluation)
         except StalePacketError:
             raise
         except FirstModelError as error:
@@ -169,7 +169,7 @@ class CompressionMod(ClientMod[ClientState]):
         reply = call_next(with_record(msg, key, arrays), context)
         if reply.has_error():
             return reply
-        if evaluates:
+        if is_evaluation:
             answer = Packet(packet.session, version=packet.version, dim=packet.dim)
             reply = with_record(reply, _HEARD_KEY, _record_like(msg, key, answer))
             self._keep(context, number, state, packet.dim)
@@ -278,10 +278,6 @@ class CompressionMod(ClientMod[ClientState]):
         arrays = contract.layout.unflatten(held, state.exact)
         key = str(config.get("arrayrecord-key", "arrays"))
         return call_next(with_record(msg, key, arrays), context)
-
-
-def _evaluates(msg: Message) -> bool:
-    return msg.metadata.message_type.split(".")[0] == MessageType.EVALUATE
 
 
 def _receive(

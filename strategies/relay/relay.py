@@ -24,8 +24,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from numpy.typing import ArrayLike
 
-from flower_compress.arguments import check_count, check_number, plain_number
+from flower_compress.arguments import check_count, check_number
 from flower_compress.compressors import Compressor
+from flower_compress.compressors.checks import plain_number
 from flower_compress.errors import ConfigurationError, WrongTypeError
 from flower_compress.wire.layout import EXACT_PATTERN, Layout
 from flower_compress.wire.ledger import EdgeLedger, Ledger

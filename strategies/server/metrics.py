@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
-from typing import TypeVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
@@ -14,6 +12,7 @@ from flower_compress.errors import ConfigurationError, shown
 from flower_compress.wire.building import new_record_dict, with_content
 from flower_compress.wire.records import records_of
 
+from ..run.metric_forms import Form, form_of, is_finite, most_common
 from .bounds import WeightCap
 from .session import Session
 from .weighting import UNIFORM, weight_of
@@ -33,14 +32,11 @@ _RAISED = (
     TypeError,
     ValueError,
 )
-_H = TypeVar("_H", bound=Hashable)
-_Form = tuple[int | None, bool]
-"""The length of a list, None for a number; whether all of it is finite."""
-_NUMBER: _Form = None, True
-_NOT_FINITE: _Form = None, False
+_NUMBER: Form = None, True
+_NOT_FINITE: Form = None, False
 _Outline = frozenset[tuple[str, str | None]]
 """Keys of records, and with them those within."""
-_Metrics = Mapping[str, Mapping[str, _Form]]
+_Metrics = Mapping[str, Mapping[str, Form]]
 """The form of each metric, by the keys of its record and its own."""
 
 
@@ -143,7 +139,7 @@ def _filled(session: Session, replies: Sequence[Message], key: str) -> list[Mess
             mended = {
                 metric: means[name, metric]
                 for metric, value in record.items()
-                if (name, metric) in means and _form(value) == _NOT_FINITE
+                if (name, metric) in means and form_of(value) == _NOT_FINITE
             }
             if mended:
                 content[name] = MetricRecord({**dict(record), **mended})
@@ -164,7 +160,7 @@ def _means_of_most(
             if isinstance(record, MetricRecord):
                 weight = record.get(key, 1.0)
                 for metric, value in record.items():
-                    if isinstance(value, (int, float)) and _is_finite(weight):
+                    if isinstance(value, (int, float)) and is_finite(weight):
                         pair = float(weight), float(value)  # type: ignore[arg-type]
                         columns.setdefault((name, metric), []).append(pair)
     means = {}
@@ -219,13 +215,13 @@ def _ordinary(
     if not replies or not (any(forms) or strict):
         return [], {}
     outlines = [_outline(msg.content, strict=strict) for msg in replies]
-    usual_outline = _most_common(outlines)
-    columns: dict[tuple[str, str], list[_Form]] = {}
+    usual_outline = most_common(outlines)
+    columns: dict[tuple[str, str], list[Form]] = {}
     for form in forms:
         for name, metrics in form.items():
             for metric, kind in metrics.items():
                 columns.setdefault((name, metric), []).append(kind)
-    usual = {where: _most_common(kinds) for where, kinds in columns.items()}
+    usual = {where: most_common(kinds) for where, kinds in columns.items()}
     needed = {key} - {UNIFORM}
     kept: list[Message] = []
     odd: dict[int, str] = {}
@@ -252,7 +248,7 @@ def _other_keys(outline: _Outline, usual: _Outline) -> str:
 
 
 def _other_form(
-    form: _Metrics, usual: Mapping[tuple[str, str], _Form], needed: set[str]
+    form: _Metrics, usual: Mapping[tuple[str, str], Form], needed: set[str]
 ) -> str:
     """Return which metric is unlike that of most replies, and what it is."""
     for name, metrics in form.items():
@@ -264,14 +260,14 @@ def _other_form(
     return ""
 
 
-def _unlike(metric: str, form: _Form, usual: _Form) -> str:
+def _unlike(metric: str, form: Form, usual: Form) -> str:
     return (
         f"its metric {shown(metric)} is {_in_words(form)}, that of most others "
         f"{_in_words(usual)}"
     )
 
 
-def _in_words(form: _Form) -> str:
+def _in_words(form: Form) -> str:
     length, finite = form
     if length is None:
         return "a number" if finite else "NaN or infinite"
@@ -294,7 +290,7 @@ def _weighted(msg: Message, key: str, weight: float) -> Message:
 def _forms(content: RecordDict) -> _Metrics:
     """Return the form of each metric."""
     return {
-        name: {metric: _form(value) for metric, value in record.items()}
+        name: {metric: form_of(value) for metric, value in record.items()}
         for name, record in content.items()
         if isinstance(record, MetricRecord)
     }
@@ -310,26 +306,6 @@ def _outline(content: RecordDict, *, strict: bool) -> _Outline:
         return frozenset((f"MetricRecord {1 + i}", None) for i in range(len(records)))
     within = {(name, key) for name, record in records for key in record}
     return frozenset(within | {(name, None) for name, _ in records})
-
-
-def _form(value: object) -> _Form:
-    if isinstance(value, list):
-        return len(value), all(map(_is_finite, value))
-    return None, _is_finite(value)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _most_common(items: Iterable[_H]) -> _H:
-    """Return the item that is there most often; of several a finite form, the first."""
-    counts = Counter(items)
-
-    def rank(item: _H) -> tuple[int, bool]:
-        return counts[item], isinstance(item, tuple) and bool(item[-1])
-
-    return max(counts, key=rank)
 
 
 def _identity(session: Session, node_id: int) -> int:
