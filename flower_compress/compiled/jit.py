@@ -99,7 +99,7 @@ def _zeros_below(_: Any, number: Any) -> Any:
 def collect(flags: Any, start: int, out: Any, place: int) -> int:
     """Write start + i for each flag i that is 1, not 0; return the place that follows.
 
-    Eight are looked at at a time. What does not fit is left out.
+    Eight are looked at at a time. What does not fit is left out, and counted.
     """
     eights = flags[: flags.size // 8 * 8].view(np.uint64)
     for n in range(eights.size):
@@ -107,10 +107,11 @@ def collect(flags: Any, start: int, out: Any, place: int) -> int:
         while left:
             if place < out.size:
                 out[place] = start + 8 * n + (_zeros_below(left) >> 3)
-                place += 1
+            place += 1
             left &= left - np.uint64(1)
     for i in range(eights.size * 8, flags.size):
-        if flags[i] and place < out.size:
-            out[place] = start + i
+        if flags[i]:
+            if place < out.size:
+                out[place] = start + i
             place += 1
     return place

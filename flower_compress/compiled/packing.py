@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import collect, kernel
+from .jit import collect, intrinsic, kernel, types
 
 __all__ = ["pack", "unpack"]
 
@@ -37,14 +37,15 @@ def _pack(
     places: Any,
 ) -> int:
     """Write the bytes, as many at a time as `work` has; see :func:`pack`."""
-    zero, escaped, found = values[0] - values[0], 0, 0
+    zero, found = values[0] - values[0], 0
     flags = np.empty(work.size, dtype=np.uint8)
     for start in range(0, values.size, group * block):
         part = values[start : start + group * block]
         size = -(-part.size // group)
         for first in range(0, size, work.size):
             to = out[start // group :][first : min(first + work.size, size)]
-            to[:] = 0
+            for i in range(to.size):
+                to[i] = 0
             weight = np.uint8(1)
             for k in range(group):
                 run = part[k * size + first : k * size + first + to.size]
@@ -61,19 +62,14 @@ def _pack(
                     if gap:
                         for i in range(u.size):
                             u[i] = last if run[i] == zero else u[i]
-                    some = np.int32(0)
                     for i in range(u.size):
                         u[i] = min(u[i], last)
                         flag[i] = u[i] == last
-                        some += np.int32(flag[i])
-                    if some:
-                        escaped += some
-                        at = start + k * size + first
-                        found = collect(flag, at, places, found)
+                    found = collect(flag, start + k * size + first, places, found)
                 for i in range(sums.size):
                     sums[i] = np.uint8(sums[i] + np.uint8(weight * np.uint8(u[i])))
                 weight = np.uint8(weight * (last + 1))
-    return escaped
+    return found
 
 
 def pack(
@@ -115,6 +111,37 @@ def pack(
         room = found
 
 
+@intrinsic
+def _quotient(_: Any, x: Any, inverse: Any) -> Any:
+    """Return floor(x / b) of a byte x, where inverse = floor(2^16 / b) + 1, b > 1.
+
+    It is above 2^16 / b by 1 at most, and 255 of that are less than the 2^16 / b that
+    the smallest part cut off is, for b up to 256.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        from llvmlite import ir
+
+        x, inverse = arguments
+        # Of integers numba makes 64 bits: a fourth of them are computed at a time.
+        product = builder.mul(builder.zext(x, ir.IntType(32)), inverse)
+        quotient = builder.lshr(product, ir.Constant(ir.IntType(32), 16))
+        return builder.trunc(quotient, ir.IntType(8))
+
+    return types.uint8(types.uint8, types.uint32), generate
+
+
+@intrinsic
+def _rest(_: Any, x: Any, quotient: Any, base: Any) -> Any:
+    """Return x - quotient base, in bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, quotient, base = arguments
+        return builder.sub(x, builder.mul(quotient, base))
+
+    return types.uint8(types.uint8, types.uint8, types.uint8), generate
+
+
 @kernel
 def _unpack(
     packed: Any,
@@ -131,11 +158,9 @@ def _unpack(
 
     Or -1 if a byte holds no `group` digits, -2 if a digit past the end is not 0.
     """
-    escaped, found, zero = 0, 0, values[0] - values[0]
+    found, zero = 0, values[0] - values[0]
     bound, most, last = base**group, np.uint8(base), np.uint8(base - 1)
-    # floor(x inverse) is floor(x / base) for every byte x: 256 of these errors are less
-    # than the smallest part that is cut off. Of integers numba makes 64 bits.
-    inverse = np.float32((1.0 + 2.0**-12) / base)
+    inverse = np.uint32((1 << 16) // base + 1)
     rest = np.empty(_BLOCK, dtype=np.uint8)
     digits = np.empty(_BLOCK, dtype=np.uint8)
     flags = np.empty(_BLOCK, dtype=np.uint8)
@@ -150,34 +175,33 @@ def _unpack(
         for first in range(0, size, _BLOCK):
             here = packed[start // group :][first : min(first + _BLOCK, size)]
             x, digit = rest[: here.size], digits[: here.size]
-            x[:] = here
+            # Loops: numba copies slices entry by entry.
+            for i in range(x.size):
+                x[i] = here[i]
             for k in range(group):
                 if k < group - 1:
                     for i in range(x.size):
-                        q = np.uint8(np.int32(np.float32(x[i]) * inverse))
-                        digit[i] = np.uint8(x[i] - np.uint8(q * most))
-                        x[i] = q
+                        quotient = _quotient(x[i], inverse)
+                        digit[i] = _rest(x[i], quotient, most)
+                        x[i] = quotient
                 else:
-                    digit[:] = x
+                    for i in range(x.size):
+                        digit[i] = x[i]
                 run = part[k * size + first : k * size + first + x.size]
                 for i in range(run.size, x.size):
                     if digits[i]:
                         return -2
                 if escape:
-                    some, flag = np.int32(0), flags[: run.size]
+                    flag = flags[: run.size]
                     for i in range(run.size):
                         flag[i] = digit[i] == last
-                        some += np.int32(flag[i])
-                    if some:
-                        escaped += some
-                        at = start + k * size + first
-                        found = collect(flag, at, places, found)
+                    found = collect(flag, start + k * size + first, places, found)
                 for i in range(run.size):
                     run[i] = digit[i] + low
                 if gap:
                     for i in range(run.size):
                         run[i] = run[i] + (run[i] >= zero)
-    return escaped
+    return found
 
 
 def unpack(

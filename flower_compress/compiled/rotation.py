@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from . import scratch
 from .jit import address, intrinsic, kernel, pointer_to, types
 
 __all__ = ["rotate_back", "round_rows"]
@@ -116,6 +117,21 @@ def _flip(
     return types.void(*places, types.uint8, types.float32), generate
 
 
+@intrinsic
+def _middle(_: Any, k: Any, j: Any) -> Any:
+    """Return 2^17 k - 2 j + 2^16 - 1, in no more bits than that takes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = _I32 if signature.args[0].bitwidth == 8 else ir.IntType(64)
+        k, j = arguments
+        whole = builder.shl(builder.sext(k, wide), ir.Constant(wide, 17))
+        part = builder.shl(builder.zext(j, wide), ir.Constant(wide, 1))
+        middle = builder.sub(builder.add(whole, ir.Constant(wide, 2**16 - 1)), part)
+        return builder.sitofp(middle, _F32)
+
+    return types.float32(k, types.uint16), generate
+
+
 def _everywhere(builder: Any, number: Any, kind: Any) -> Any:
     zero = ir.Constant(_I32, 0)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, zero)
@@ -197,9 +213,9 @@ def _round_rows(
     scales: Any,
     factor: Any,
     dither: Any,
+    x: Any,
 ) -> None:
     """Write k of some rows, flat, to `out`: rotated, scaled, dithered."""
-    x = np.empty(width, dtype=np.float32)
     one = np.float32(1.0)
     second = width - part
     for row in range(table.size // width):
@@ -210,18 +226,23 @@ def _round_rows(
             first = x[:part]
             for i in range(part):
                 first[i] *= root
-            x[part:] = table[start + part : start + width]
+            # A loop: numba copies slices entry by entry.
+            for i in range(part, width):
+                x[i] = table[start + i]
             _copy_flipped(x, second, x, second, more_signs, bit, part, one)
             _transform(x, second, part)
         # Slices: an index that might be negative keeps a loop from being vectorised.
-        last = x[second:]
-        for i in range(part):
-            last[i] *= root
+        last = x[second:width]
         scale = scales[row]
         j, k = dither[start : start + width], out[start : start + width]
-        for i in range(width):
+        # The sums in 32 bits, too: of integers numba makes 64.
+        for i in range(second):
             t = np.rint(x[i] / scale * factor)
-            k[i] = (np.int32(t) + np.int32(j[i])) >> np.int32(16)
+            k[i] = np.int32(np.int32(t) + np.int32(j[i])) >> np.int32(16)
+        j, k = j[second:], k[second:]
+        for i in range(part):
+            t = np.rint(last[i] * root / scale * factor)
+            k[i] = np.int32(np.int32(t) + np.int32(j[i])) >> np.int32(16)
 
 
 @kernel
@@ -236,23 +257,20 @@ def _rotate_back(
     root: Any,
     scales: Any,
     dither: Any,
-    wide: Any,
+    x: Any,
 ) -> None:
     """Write (k - u + 1/2) scale of some rows, flat, to `out`, rotated back."""
-    x = np.empty(width, dtype=np.float32)
     second = width - part
     for row in range(integers.size // width):
         start, bit, scale = row * width, (first_row + row) * part, scales[row]
         k, j = integers[start : start + width], dither[start : start + width]
         for i in range(width):
-            # `wide` is a zero of the dtype that holds the sum.
-            x[i] = (
-                np.float32(((wide + k[i]) << 17) - ((wide + j[i]) << 1) + 65535) * scale
-            )
+            x[i] = _middle(k[i], j[i]) * scale
         if second:
             _transform(x, second, part)
             _copy_flipped(x, second, x, second, more_signs, bit, part, root)
-            out[start + part : start + width] = x[part:]
+            for i in range(part, width):
+                out[start + i] = x[i]
         _transform(x, 0, part)
         _copy_flipped(out, start, x, 0, signs, bit, part, root)
 
@@ -299,6 +317,7 @@ def round_rows(
         scales,
         factor,
         dither,
+        _row(width),
     )
 
 
@@ -316,7 +335,6 @@ def rotate_back(
     """
     width, part, root = _shape(integers)
     flat, to = integers.reshape(-1), out.reshape(-1)
-    wide = np.int32(0) if integers.itemsize == 1 else np.int64(0)
     _rotate_back(
         flat,
         to,
@@ -328,8 +346,13 @@ def rotate_back(
         root,
         scales,
         dither,
-        wide,
+        _row(width),
     )
+
+
+def _row(width: int) -> Any:
+    """Return room for one row: to touch new memory takes longer than to fill it."""
+    return scratch("row", 4 * width).view(np.float32)
 
 
 def _shape(table: Any) -> tuple[int, int, Any]:

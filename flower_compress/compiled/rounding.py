@@ -79,14 +79,11 @@ def _round(
                     k[i] = whole[i] >> shift
             if nearest:
                 continue
-            flag, some = flags[: x.size], np.int32(0)
+            flag = flags[: x.size]
             for i in range(x.size):
                 flag[i] = np.int32(whole[i] & ones) == ones
-            for i in range(x.size):
-                some += np.int32(flag[i])
-            before = min(found, tied.size)
-            found += some
-            for n in range(before, collect(flag, start, tied, before)):
+            before, found = found, collect(flag, start, tied, found)
+            for n in range(before, min(found, tied.size)):
                 t = table[tied[n]]
                 if mode == 2:
                     t -= offset

@@ -132,7 +132,8 @@ class Payload:
     @property
     def compressor(self) -> Compressor:
         """The operator that made the payload."""
-        return self._made.compressor
+        compressor: Compressor | None = self.__dict__.get("_compressor")
+        return self._made.compressor if compressor is None else compressor
 
     @property
     def num_bits(self) -> int:
@@ -166,12 +167,16 @@ class Payload:
         return vector
 
     def used_once(self) -> Vector:
-        """Return :attr:`vector`, and do not hold it if it is long and was not held."""
+        """Return :attr:`vector`, and do not hold it if it is long and was not held.
+
+        The operator is known afterwards, without decoding once more.
+        """
         if self.is_decoded or self.dim <= _MAX_CACHED_DIM or _SHARED.num_bytes:
             return self.vector
         made: _Decoded | None = self.__dict__.get("_decoded")
         if made is None:
             made = _decode(self.data, self.dim, *_tensors(self.channel))
+            self.__dict__["_compressor"] = made.compressor
         return _vector(made, self.channel)
 
     def tensor(self, device: Any) -> Any:
@@ -215,7 +220,7 @@ class Payload:
     def compact(self) -> Payload:
         """Return the payload without its decoded vector, to be kept for long."""
         payload = Payload(self.data, self.dim, self.channel)
-        payload.__dict__["_num_bits"] = self.num_bits
+        payload.__dict__.update(_num_bits=self.num_bits, _compressor=self.compressor)
         return payload
 
     def lean(self) -> Payload:
