@@ -6,6 +6,7 @@ import importlib.util
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +34,10 @@ from flower_compress.links import (
     Payload,
     ReceiverState,
     SenderState,
+    fold,
     share_decoding,
 )
+from flower_compress.links import payload as payload_module
 from flower_compress.links.shared_vectors import SharedVectors
 from flower_compress.mods.client_state import ClientState
 from flower_compress.streams import Purpose, Stream
@@ -538,6 +541,28 @@ def test_long_vectors_are_decoded_once_where_receivers_share_them() -> None:
     assert receive(0) is not first
     with share_decoding(4 * dim - 1):
         assert receive(0) is not receive(0)
+
+
+def test_a_long_payload_is_decoded_once_where_it_is_folded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dim, channel = 1 << 15, Channel(Stream(1, Purpose.UPLINK, 0, 7))
+    sent = Payload.encode(vector(dim), StochasticQuantizer(4), "auto", channel)
+    calls, decode = [], payload_module._decode
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(payload_module, "_decode", counted)
+    received = Payload(bytes(sent.data), dim, channel)
+    step = fold(None, received, 0.25)
+    np.testing.assert_array_equal(step, np.float32(0.25) * sent.vector)
+    assert len(calls) == 1
+    assert received.compressor == sent.compressor and len(calls) == 1
+    assert not received.is_decoded  # what is long is not held
+    # Nor is anything decoded to know what is known already.
+    assert sent.compact().compressor == sent.compressor and len(calls) == 1
 
 
 def test_threads_decode_a_shared_vector_once() -> None:
