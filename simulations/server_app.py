@@ -31,7 +31,8 @@ def main(grid: Grid, context: Context) -> None:
     set_pull_interval(grid)
     config = dict(context.run_config)
     per_node = convert("clients-per-node", config.get("clients-per-node", 1), int)
-    clients = int(config.get("clients", 0)) or per_node * _count_nodes(grid)
+    clients = convert("clients", config.get("clients", 0), int)
+    clients = clients or per_node * _count_nodes(grid)
     if per_node != 1:
         grid = many_clients(grid, per_node, clients)
     settings = from_config(config, clients=clients)

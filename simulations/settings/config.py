@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from flower_compress.errors import ConfigurationError
@@ -70,6 +71,6 @@ def convert(key: str, value: Any, kind: type) -> Any:
         raise ConfigurationError(f"{key} must be true or false, got {value!r}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{key} must be a number, got {value!r}")
-    if kind is int and int(value) != value:
+    if kind is int and (not isfinite(value) or int(value) != value):
         raise ConfigurationError(f"{key} must be a whole number, got {value!r}")
     return kind(value)

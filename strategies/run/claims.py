@@ -61,6 +61,8 @@ class Claims:
         self._holders: dict[int, int] = {}
         self._identities: dict[int, int] = {}
         self._waiting: dict[int, Greeted] = {}
+        # Those of them whose client was believed to have moved to another node.
+        self._former: set[int] = set()
         # Nodes that had an identity before the run was resumed, and did not repeat it.
         self._unheard: set[int] = set()
         self._connected: set[int] = set()
@@ -107,6 +109,7 @@ class Claims:
         self._connected = set(node_ids)
         for node_id in self._waiting.keys() - self._connected:
             del self._waiting[node_id]
+        self._former &= self._waiting.keys()
 
     def take(self, answers: Mapping[int, Greeted]) -> list[Greeted]:
         """Take in what nodes say, by node id, and those whose turn it is.
@@ -139,6 +142,7 @@ class Claims:
     def _move(self, node_id: int, identity: int, holder: int) -> None:
         self.release(self._identities.get(node_id))  # It may have been another client.
         self._waiting.pop(node_id, None)
+        self._former.discard(node_id)
         if holder not in (NOWHERE, node_id):
             _log.warning(
                 "client %d moves from node %d to node %d", identity, holder, node_id
@@ -148,6 +152,7 @@ class Claims:
             if holder in self._connected:
                 # Asked again, it would take it back; what it holds then is not known.
                 self._waiting[holder] = Greeted(identity, 0, 0)
+                self._former.add(holder)
         self._identities[node_id] = identity
         self._holders[identity] = node_id
 
@@ -159,7 +164,12 @@ class Claims:
             self._unheard.discard(node_id)
 
     def tell(self, node_id: int) -> None:
-        """Log that a node waits, and what can be done about it."""
+        """Log that a node waits, and what can be done about it.
+
+        Not of one whose client has moved, as it was allowed to: that was said.
+        """
+        if node_id in self._former:
+            return
         _log.warning(
             "%s. A device that restarted is taken in once its former node is gone",
             self.why(node_id),

@@ -52,7 +52,7 @@ class Rounds:
 
     grid: Grid
     num_rounds: int
-    timeout: float
+    timeout: float | None
     train_config: ConfigRecord = field(default_factory=ConfigRecord)
     evaluate_config: ConfigRecord = field(default_factory=ConfigRecord)
     evaluate_fn: EvaluateFn | None = None

@@ -113,7 +113,7 @@ class RunStrategy(Strategy):
         grid: Grid,
         initial_arrays: ArrayRecord,
         num_rounds: int = 3,
-        timeout: float = 3600,
+        timeout: float | None = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
@@ -129,7 +129,7 @@ class RunStrategy(Strategy):
         Parameters
         ----------
         grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config
-            As Flower's.
+            As Flower's. A timeout of None waits until every client has answered.
         evaluate_fn : Callable[[int, ArrayRecord], MetricRecord | None], optional
             As Flower's: evaluates the model of each round, and the initial one as
             round 0.
@@ -153,7 +153,11 @@ class RunStrategy(Strategy):
                 "an ArrayRecord, as ArrayRecord(model.state_dict())",
                 initial_arrays,
             )
-        self._greeting_timeout = min(self.greeting_timeout, timeout)
+        check_count("num_rounds", num_rounds, 0)
+        self._greeting_timeout = self.greeting_timeout
+        if timeout is not None:
+            check_number("timeout", timeout, "be positive", lambda t: t > 0)
+            self._greeting_timeout = min(self.greeting_timeout, timeout)
         error: BaseException | None = None
         result = None
         try:
@@ -213,7 +217,7 @@ class RunStrategy(Strategy):
                 _log.info("\t├── %s, round %d: %s", name, last, dict(table[last]))
         ledger = self.ledger
         _log.info(
-            "\t├── Sent: %s up, %s down, dense vectors %s of it",
+            "\t├── Sent: %s up, %s down; first models and other snapshots %s of it",
             in_units(ledger.uplink.num_bytes),
             in_units(ledger.downlink.num_bytes),
             in_units(ledger.uplink.snapshot_bytes + ledger.downlink.snapshot_bytes),
@@ -255,6 +259,12 @@ class RunStrategy(Strategy):
 
     def _begin_without_start(self, arrays: ArrayRecord) -> None:
         """Begin a run whose rounds another loop configures."""
+        _log.warning(
+            "the rounds of %s are those of another start(), a wrapper's or a "
+            "subclass's own, which is given packets for replies. Flower's wrappers for "
+            "privacy read replies: they go inside, as compress(Wrapper(FedAvg(), ...))",
+            self._title,
+        )
         if self.saving.folder is not None:
             _log.warning(
                 "%s saves no checkpoints, and resumes from none: this run was begun by "

@@ -19,6 +19,7 @@ FORGET_AFTER = 50
 a row once in two million times; and one that is forgotten wrongly costs a dense model
 and about 1 / alpha noisy answers, three with the default operators."""
 _UNNAMED_AFTER = 1
+_SILENT_AFTER = 2
 _LARGE_SHARE = 0.25
 _ORPHANED_SHARE = 0.1
 
@@ -67,15 +68,17 @@ class Departures:
         self._connected: frozenset[int] = frozenset()
         self._forget_after = forget_after
         self._asked: frozenset[int] = frozenset()
+        self._silent: set[int] | None = set()
         self._share: float | None = None
         self._since_epoch = self._in_a_row = 0
         self._has_told = False
 
     @property
     def share(self) -> float | None:
-        """Share of the mean memory, by weight, of clients that are not connected.
+        """Share of the mean memory, by weight, of clients that are away or silent.
 
-        In the round that began last; None where no memory of an absent client is used.
+        Not connected, or asked twice in a row without an update that could be used. In
+        the round that began last; None where no memory of an absent client is used.
         """
         return self._share
 
@@ -103,8 +106,9 @@ class Departures:
         self._forget(gone)
         self._begin_epoch_if_due()
         if self._memories.has_mean:
-            forgotten = frozenset(gone)
-            self._share = self._share_of(c for c in away if c.identity not in forgotten)
+            missing = {c.identity for c in away} | self._silent_ones()
+            missing.difference_update(gone)
+            self._share = self._share_of(self._roster.some(sorted(missing)))
         self._tell_unnamed()
         self._tell_share()
         return gone
@@ -127,15 +131,26 @@ class Departures:
         answered, gone = frozenset(heard), set()
         for client in self._roster.some(answered):
             client.missed = 0
+        self._silent_ones().difference_update(answered)
         for client in self._roster.some(sorted(self._asked - answered)):
             client.missed += 1
+            if client.missed >= _SILENT_AFTER:
+                self._silent_ones().add(client.identity)
             if not self._observers.is_noted(client.identity):
-                self._lose(client, "no answer")
+                self._lose(client, "no answer in time")
             if answered and self._is_gone(client, is_connected=True):
                 gone.add(client.identity)
         self._asked = frozenset()
         if gone:  # In the order in which they came.
             self._forget([c.identity for c in self._roster if c.identity in gone])
+
+    def _silent_ones(self) -> set[int]:
+        """Return who gave no update when asked twice in a row, or was away."""
+        if self._silent is None:  # A checkpoint has it with each client.
+            self._silent = {
+                c.identity for c in self._roster if c.missed >= _SILENT_AFTER
+            }
+        return self._silent
 
     def _lose(self, client: Client, reason: str) -> None:
         reason = f"{reason}, {client.missed} rounds in a row"
@@ -152,6 +167,7 @@ class Departures:
     def _forget(self, gone: list[int]) -> None:
         if not gone:
             return
+        self._silent_ones().difference_update(gone)
         self._roster.forget(
             gone, "it is gone: its memory leaves the mean; it would begin as a new one"
         )
@@ -190,7 +206,9 @@ class Departures:
         after = self._forget_after
         _log.warning(
             "%.0f %% of the mean of the clients' memories, by weight, belong to "
-            "clients that are not connected, and pull the model to where they were: %s",
+            "clients that are not connected, or were asked twice without an update "
+            "in time, and pull the model to where they were: %s. Slow clients need a "
+            'longer timeout, or uplink_memory="sampled"',
             100 * self._share,
             "give forget_after a number of rounds"
             if after is None
@@ -225,3 +243,4 @@ class Departures:
         """Take over what :meth:`save` gave."""
         meta = fields(meta, since_epoch=COUNT, has_told=FLAG)
         self._since_epoch, self._has_told = meta["since_epoch"], meta["has_told"]
+        self._silent = None

@@ -170,6 +170,7 @@ class Inbox:
             packet = packet.on(session.contract.uplink_channel(client.identity))
             session.uplinks.require_form(packet)
             beside = 8 * (num_bytes - len(packet.data))
+            session.tell_of_others("up", beside // 8)
             payload_bits = packet.payload_bits + beside
             measured = measure_packet(packet, beside)
         finally:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from logging import getLogger
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from flower_compress.errors import ConfigurationError, shown
 from flower_compress.wire.building import new_record_dict, with_content
-from flower_compress.wire.records import records_of
+from flower_compress.wire.records import records_of, uniform_mean
 
 from ..run.metric_forms import Form, form_of, is_finite, most_common
 from .bounds import WeightCap
@@ -49,6 +52,8 @@ def mean_metrics(
 ) -> MetricRecord | None:
     """Return `mean` of the metrics of ordinary replies, None if there is none.
 
+    Flower's own mean, of a metric that some replies have not, is that of the others.
+
     Parameters
     ----------
     session : Session
@@ -69,7 +74,7 @@ def mean_metrics(
     if not replies:
         return None
     try:
-        return mean([msg.content for msg in replies], key)
+        return _mean(session, [msg.content for msg in replies], key, mean)
     except ZeroDivisionError:
         _log.warning("no mean of the metrics: %s is 0 in every reply", key)
     except _RAISED as error:
@@ -81,6 +86,55 @@ def mean_metrics(
             error,
         )
     return None
+
+
+def _mean(
+    session: Session, contents: list[RecordDict], key: str, mean: Mean
+) -> MetricRecord:
+    """Return `mean` of the contents, of each metric over those that hold it."""
+    rare = _held_by_some(contents)
+    if not rare or mean not in (aggregate_metricrecords, uniform_mean):
+        return mean(contents, key)
+    for metric, count in rare.items():
+        session.warn_once(
+            f"metric {metric}",
+            "metric %s is in %d of %d replies: its mean is that of those",
+            *(shown(metric), count, len(contents)),
+        )
+    if mean is uniform_mean:
+        return mean(contents, key)
+    # Flower's would take it for 0 in the others.
+    result = mean([_without(content, rare) for content in contents], key)
+    for metric in rare:
+        holders = [content for content in contents if metric in _keys(content)]
+        others = {other for each in holders for other in _keys(each)} - {key, metric}
+        with suppress(ZeroDivisionError):
+            result.update(mean([_without(each, others) for each in holders], key))
+    return result
+
+
+def _held_by_some(contents: Sequence[RecordDict]) -> dict[str, int]:
+    """Return in how many contents each metric is that is not in all."""
+    keys = [_keys(content) for content in contents]
+    if all(each == keys[0] for each in keys):
+        return {}
+    counts = Counter(key for each in keys for key in each)
+    return {key: count for key, count in counts.items() if count < len(contents)}
+
+
+def _keys(content: RecordDict) -> set[str]:
+    return {key for record in records_of(content, MetricRecord) for key in record}
+
+
+def _without(content: RecordDict, keys: Collection[str]) -> RecordDict:
+    """Return the metrics of a content but those."""
+    return new_record_dict(
+        {
+            name: MetricRecord({k: v for k, v in record.items() if k not in keys})
+            for name, record in content.items()
+            if isinstance(record, MetricRecord)
+        }
+    )
 
 
 def mean_of_evaluations(
@@ -99,8 +153,9 @@ def usual_replies(
 
     And why the others are left out, by node. It wants the same arrays and metrics under
     the same keys in every reply, and raises if one differs. Where a reply says NaN or
-    infinity and most others a number, it is given the others' mean: a client without
-    examples to evaluate on has an update all the same.
+    infinity, or nothing, and most others a number, it is given the others' mean, and
+    what most others do not say is taken out of it: a client without examples to
+    evaluate on has an update all the same.
 
     Parameters
     ----------
@@ -125,9 +180,12 @@ def usual_replies(
 
 
 def _filled(session: Session, replies: Sequence[Message], key: str) -> list[Message]:
-    """Return the replies with the others' mean where one is NaN or infinite alone."""
-    means = _means_of_most(replies, key)
-    if not means:
+    """Return the replies with the metrics that most have, and the others' mean of them.
+
+    Where one alone is NaN, infinite, or not there.
+    """
+    means, rare = _means_of_most(replies, key)
+    if not (means or rare):
         return list(replies)
     filled: list[Message] = []
     odd: dict[int, str] = {}
@@ -137,29 +195,51 @@ def _filled(session: Session, replies: Sequence[Message], key: str) -> list[Mess
             if not isinstance(record, MetricRecord):
                 continue
             mended = {
-                metric: means[name, metric]
-                for metric, value in record.items()
-                if (name, metric) in means and form_of(value) == _NOT_FINITE
+                metric: mean
+                for (where, metric), mean in means.items()
+                if where == name
+                and (metric not in record or form_of(record[metric]) == _NOT_FINITE)
             }
-            if mended:
-                content[name] = MetricRecord({**dict(record), **mended})
-                odd[node_id] = _unlike(next(iter(mended)), _NOT_FINITE, _NUMBER)
+            kept = {k: v for k, v in record.items() if (name, k) not in rare}
+            if mended or len(kept) < len(record):
+                content[name] = MetricRecord({**kept, **mended})
+                odd[node_id] = _why_mended(name, record, mended, rare)
         is_odd = node_id in odd
         filled.append(with_content(msg, new_record_dict(content)) if is_odd else msg)
     _tell(session, odd, len(replies))
     return filled
 
 
+def _why_mended(
+    name: str,
+    record: MetricRecord,
+    mended: Mapping[str, float],
+    rare: Collection[tuple[str, str]],
+) -> str:
+    for metric in mended:
+        if metric in record:
+            return _unlike(metric, _NOT_FINITE, _NUMBER)
+        return f"unlike most others it lacks {shown(metric)} in {shown(name)}"
+    metric = next(metric for metric in record if (name, metric) in rare)
+    return f"unlike most others it has {shown(metric)} in {shown(name)}"
+
+
 def _means_of_most(
     replies: Sequence[Message], key: str
-) -> dict[tuple[str, str], float]:
-    """Return the mean of each metric that is finite in most replies, but not in all."""
+) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
+    """Return the mean of each number that is finite in most replies, but not in all.
+
+    And which metrics are in half of them or fewer, of those that have such a record.
+    """
     columns: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    held, records = Counter[tuple[str, str]](), Counter[str]()
     for msg in replies:
         for name, record in msg.content.items():
             if isinstance(record, MetricRecord):
                 weight = record.get(key, 1.0)
+                records[name] += 1
                 for metric, value in record.items():
+                    held[name, metric] += 1
                     if isinstance(value, (int, float)) and is_finite(weight):
                         pair = float(weight), float(value)  # type: ignore[arg-type]
                         columns.setdefault((name, metric), []).append(pair)
@@ -167,9 +247,15 @@ def _means_of_most(
     for where, pairs in columns.items():
         finite = [pair for pair in pairs if math.isfinite(pair[1])]
         total = sum(weight for weight, _ in finite)
-        if total > 0.0 and len(pairs) < 2 * len(finite) < 2 * len(pairs):
+        of = records[where[0]]
+        if total > 0.0 and of < 2 * len(finite) < 2 * of:
             means[where] = sum(weight * value for weight, value in finite) / total
-    return means
+    rare = {
+        where
+        for where, count in held.items()
+        if where[1] != key and 2 * count <= records[where[0]]
+    }
+    return means, rare
 
 
 def _has_weight(msg: Message, key: str) -> bool:

@@ -109,6 +109,7 @@ class Outgoing:
             msg = with_content(entry.message, entry.key, record)
             dense = array_bytes(msg.content) - len(packet.data)
             if dense:  # Other arrays of the strategy, as they are.
+                session.tell_of_others("down", dense)
                 session.ledger.record_bytes(
                     "downlink", dense, 8 * dense, evaluation=not trains
                 )

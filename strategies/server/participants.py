@@ -45,7 +45,7 @@ class Participants:
     min_nodes : int
         Least number of clients.
     min_available : int
-        With fewer connected nodes the round waits.
+        With fewer connected nodes, or clients, the round waits.
     sampling : {"fixed", "bernoulli"}
         See :func:`~.sampling.sample`.
     seed : int
@@ -84,7 +84,7 @@ class Participants:
         ConfigurationError
             If there are too few nodes, and all nodes are in this process.
         """
-        waiting = Waiting()
+        waiting, least = Waiting(), max(self.min_available, self.min_nodes, 1)
         while True:
             node_ids = list(grid.get_node_ids())
             size = max(int(len(node_ids) * self.fraction), self.min_nodes)
@@ -92,9 +92,15 @@ class Participants:
             if len(node_ids) >= required:
                 roster.greet(grid, node_ids, keys.arrays, config, keys.config, timeout)
                 clients = roster.online(node_ids)
-                if clients:
+                # In this process no more will come.
+                if len(clients) >= (1 if isinstance(grid, KeepsClients) else least):
                     return clients
-                waiting.tell("Waiting for the first client to answer its greeting.")
+                waiting.tell(
+                    "Waiting for clients to answer their greeting: %d have (minimum: "
+                    "%d).",
+                    len(clients),
+                    least,
+                )
             elif isinstance(grid, KeepsClients):
                 raise ConfigurationError(
                     f"expected {required} nodes or more, got {len(node_ids)} in this "

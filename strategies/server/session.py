@@ -6,6 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from flower_compress.compressors import Parts, Tied, Vector
 from flower_compress.errors import ConfigurationError
 from flower_compress.wire.contract import Contract
 from flower_compress.wire.layout import Layout
-from flower_compress.wire.ledger import Ledger
+from flower_compress.wire.ledger import Ledger, in_units
 
 from ..callbacks.observers import Observers
 from ..run.model_arrays import check_arrays
@@ -30,6 +31,8 @@ from .uplink_end import Contribution
 from .vector_store import VectorStore
 
 __all__ = ["Session"]
+
+_log = getLogger("flwr")
 
 
 class Session:
@@ -118,6 +121,7 @@ class Session:
         self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
         self.refused, self.odd_metrics = Counter[int](), Counter[int]()
+        self._warned: set[str] = set()
         self.optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
         self.begun_again: ArrayRecord | None = None
@@ -234,9 +238,26 @@ class Session:
         )
         session.refused, session.damping = self.refused, damping
         session.odd_metrics, session.begun_again = self.odd_metrics, arrays
+        session._warned = self._warned
         session.roster.keep_claims(self.roster)
         session.roster.in_arrays = self.roster.in_arrays
         return session
+
+    def warn_once(self, about: str, text: str, *values: object) -> None:
+        """Log a warning, unless there was one about that in this run."""
+        if about not in self._warned:
+            self._warned.add(about)
+            _log.warning(text, *values)
+
+    def tell_of_others(self, direction: str, num_bytes: int) -> None:
+        """Warn once of arrays in a message beside the model's, if they are not few."""
+        if 10 * num_bytes > self.layout.num_bytes:
+            self.warn_once(
+                f"other arrays {direction}",
+                "a message %s holds %s of arrays in other records than the model's: "
+                "they travel as they are, only the model's are compressed",
+                *(direction, in_units(num_bytes)),
+            )
 
     # -- clients that leave ----------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections import Counter
 from logging import getLogger
 from typing import Any, ClassVar, get_args
 
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 
 from flower_compress.errors import ConfigurationError, UnknownNameError
 from flower_compress.wire.identity import number_of
@@ -154,13 +154,36 @@ class SessionStrategy(RunStrategy):
         return self._running.downlinks.newest
 
     def _add_counts(self, metrics: MetricRecord, refused_before: int) -> None:
-        """Add what a round has refused and sent, and who was away, to its metrics."""
+        """Add what a training refused and sent, and who was away, to its metrics."""
         metrics["refused-updates"] = self.refused.total() - refused_before
         share = None if self._session is None else self._session.departures.share
         if share is not None:
             metrics["absent-memory-share"] = share
         metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
         metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
+
+    def _tell_of_errors(self, replies: list[Message]) -> None:
+        """Warn if nobody has answered an evaluation but with an error."""
+        if not replies or not all(msg.has_error() for msg in replies):
+            return
+        reason = " ".join(str(replies[0].error.reason).split())
+        self._running.warn_once(
+            "evaluation",
+            "no evaluation: all %d clients answered with an error, the first with "
+            "%.300s. An app that gives its mod to @app.train alone cannot read what it "
+            "is to evaluate: expected ClientApp(mods=[...])",
+            *(len(replies), reason),
+        )
+
+    def _with_sent(self, metrics: MetricRecord | None) -> MetricRecord | None:
+        """Return an evaluation's metrics, if it has any, with what it has sent."""
+        if metrics is None:
+            return None
+        up = self.ledger.round_evaluation_uplink.num_bytes
+        down = self.ledger.round_evaluation_downlink.num_bytes
+        return MetricRecord(
+            {**dict(metrics), "uplink-bytes": up, "downlink-bytes": down}
+        )
 
     def _log_links(self, before: Composition, num_clients: int) -> None:
         """Log the links, before a session as the composition `before` has them."""

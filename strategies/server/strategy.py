@@ -295,11 +295,11 @@ class CompressedStrategy(SessionStrategy, FedAvg):
     ) -> Iterable[Message]:
         """Sample clients and send each the model over its downlink."""
         self._observers.begin_round(server_round)
+        self.ledger.begin_round()
         if self.fraction_train == 0.0:
             return []
         require_unclipped(config)
         session = self._of(arrays)
-        session.ledger.begin_round()
         config["server-round"] = server_round
         participants = self._participants(
             self.fraction_train, self.min_train_nodes, self.sampling
@@ -380,6 +380,8 @@ class CompressedStrategy(SessionStrategy, FedAvg):
             num_bytes = array_bytes(msg.content, beside=self.arrayrecord_key)
             evaluation = msg.metadata.message_type == MessageType.EVALUATE
             self.ledger.record_extra("downlink", num_bytes, evaluation=evaluation)
+            if num_bytes:
+                self._running.tell_of_others("down", num_bytes)
 
     # -- evaluation ------------------------------------------------------------------
 
@@ -412,13 +414,14 @@ class CompressedStrategy(SessionStrategy, FedAvg):
         session = self._session
         if session is None:
             return None
-        valid, _ = self._check_and_log_replies(
-            list(replies), is_train=False, validate=False
-        )
+        replies = list(replies)
+        self._tell_of_errors(replies)
+        valid, _ = self._check_and_log_replies(replies, is_train=False, validate=False)
         answers = read_evaluations(session, valid, self.evaluate_on, self._evaluating)
-        return mean_of_evaluations(
+        metrics = mean_of_evaluations(
             session, answers, self.weighted_by_key, self.evaluate_metrics_aggr_fn
         )
+        return self._with_sent(metrics)
 
     # -- what a user sees ------------------------------------------------------------
 

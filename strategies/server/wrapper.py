@@ -251,7 +251,8 @@ class Compressed(SessionStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Give the strategy the replies."""
-        session = self._running
+        session, replies = self._running, list(replies)
+        self._tell_of_errors(replies)
         answers: list[Message] = []
         others: list[Message] = []
         for msg in replies:
@@ -265,7 +266,8 @@ class Compressed(SessionStrategy):
         usual, odd = usual_replies(session, answers, key, cap)
         odd_ones = odd.keys() - {msg.metadata.src_node_id for msg in usual}
         others += unusable(self._evaluated, odd_ones)
-        return self.strategy.aggregate_evaluate(server_round, [*usual, *others])
+        metrics = self.strategy.aggregate_evaluate(server_round, [*usual, *others])
+        return self._with_sent(metrics)
 
     # -- what a user sees ------------------------------------------------------------
 

@@ -71,7 +71,7 @@ def test_lossless_links_give_the_figures_of_fedavg(fraction_train: float) -> Non
     assert len(evaluations(seen)) == 3 * NUM_CLIENTS, "those who never trained, too"
     assert all(reply.has_content() for _, reply in evaluations(seen))
     for server_round, metrics in figures.items():
-        assert metrics.keys() == {"norm"}
+        assert metrics.keys() == {"norm", "uplink-bytes", "downlink-bytes"}
         model_norm = expected.evaluate_metrics_clientapp[server_round]["norm"]
         if fraction_train == 1.0:
             assert metrics["norm"] == pytest.approx(model_norm, rel=1e-6)
@@ -111,10 +111,15 @@ def test_the_ledger_bills_evaluations_apart() -> None:
     assert ledger.evaluation_uplink.num_bytes == up == 4 * 3 * HEADER_BYTES
     assert ledger.evaluation_uplink.payload_bits == 0
     rows = result.train_metrics_clientapp
-    trained = sum(rows[k]["uplink-bytes"] for k in rows)
-    assert ledger.uplink.num_bytes == trained + up
-    trained = sum(rows[k]["downlink-bytes"] for k in rows)
-    assert ledger.downlink.num_bytes == trained + down
+    tables = rows, result.evaluate_metrics_clientapp
+    for key, traffic, evaluated in (
+        ("uplink-bytes", ledger.uplink, up),
+        ("downlink-bytes", ledger.downlink, down),
+    ):
+        # The metrics of a run add up to all that was sent.
+        trained, apart = (sum(t[k][key] for k in t) for t in tables)
+        assert apart == evaluated
+        assert traffic.num_bytes == trained + apart
     apart = ledger.round_evaluation_downlink.num_bytes
     of_round = ledger.round_downlink.num_bytes
     assert of_round == rows[4]["downlink-bytes"] + apart

@@ -13,7 +13,7 @@ from tests.strategies.server.test_uplink import Clients
 def test_a_small_share_of_forgotten_clients_waits_for_its_turn() -> None:
     clients, weights = Clients(3, "mean"), {0: 1.0, 1: 1.0, 2: 100.0}
     memories = clients.uplinks.memories
-    roster: Any = SimpleNamespace(others=lambda _: [], num_unnamed=0)
+    roster: Any = SimpleNamespace(others=lambda _: [], some=lambda _: [], num_unnamed=0)
     departures = Departures(roster, memories, 3, Observers())
     for leaves in (0, 1):
         clients.round(weights, {})
