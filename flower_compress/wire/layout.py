@@ -174,10 +174,11 @@ class Tensor:
         """Raise an error if the entries hold NaN or infinity."""
         bad = int(entries.size - np.count_nonzero(np.isfinite(entries)))
         if bad:
+            as_float32 = " as float32" if item_size(self.dtype) > 4 else ""
             raise NonFiniteError(
                 f"{what}: {bad} of {entries.size} entries of {self.name!r} are NaN or "
-                "infinite: expected finite values; lower the step size or check the "
-                "client's data"
+                f"infinite{as_float32}: expected finite values; lower the step size or "
+                "check the client's data"
             )
 
 

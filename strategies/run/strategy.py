@@ -259,12 +259,13 @@ class RunStrategy(Strategy):
 
     def _begin_without_start(self, arrays: ArrayRecord) -> None:
         """Begin a run whose rounds another loop configures."""
-        _log.warning(
-            "the rounds of %s are those of another start(), a wrapper's or a "
-            "subclass's own, which is given packets for replies. Flower's wrappers for "
-            "privacy read replies: they go inside, as compress(Wrapper(FedAvg(), ...))",
-            self._title,
-        )
+        if type(self).start is RunStrategy.start:  # Not a subclass's own loop.
+            _log.warning(
+                "%s is within a wrapper, which is given packets for replies. Flower's "
+                "wrappers for privacy read replies: they go inside, as "
+                "compress(Wrapper(FedAvg(), ...))",
+                self._title,
+            )
         if self.saving.folder is not None:
             _log.warning(
                 "%s saves no checkpoints, and resumes from none: this run was begun by "

@@ -124,6 +124,28 @@ WITH_MEMORY: dict[str, Callable[..., CompressedStrategy]] = {
 }
 
 
+def test_who_is_there_and_silent_counts_in_the_share(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A client that is always slower than the timeout, of two."""
+    fleet = Fleet(2)
+
+    def evaluate(server_round: int, _: ArrayRecord) -> None:
+        # Client 1 gives no answer in rounds 4 to 8, and one late in 10.
+        fleet.mute = {1002} if 3 <= server_round < 8 or server_round == 9 else set()
+
+    strategy = MCM(step_size=0.3, fraction_evaluate=0.0)
+    initial = ArrayRecord({"w": Array(np.zeros(DIM, dtype=np.float32))})
+    result = strategy.start(fleet, initial, 12, evaluate_fn=evaluate)
+    rows = result.train_metrics_clientapp
+    shares = [rows[k]["absent-memory-share"] for k in sorted(rows)]
+    # Asked twice in a row, in 4 and 5; heard again in 9. Once is not yet silence.
+    assert shares == [0.0] * 5 + [0.5] * 4 + [0.0] * 3
+    told = [text for text in caplog.messages if "50 % of the mean" in text]
+    assert len(told) == 3, "in the 1st, 2nd and 4th round in a row"
+    assert "longer timeout" in told[0]
+
+
 @pytest.mark.parametrize("make", WITH_MEMORY.values(), ids=WITH_MEMORY)
 def test_half_of_them_leave(make: Callable[..., CompressedStrategy]) -> None:
     """One is not there any more, and two say nothing any more."""

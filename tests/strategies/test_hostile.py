@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp.strategy import FedAvg
 
-from flower_compress import DitheredQuantizer, Identity, StochasticQuantizer
+from flower_compress import (
+    CompressionMod,
+    DitheredQuantizer,
+    Identity,
+    StochasticQuantizer,
+)
 from flower_compress.compressors import Parts, Tied
 from flower_compress.errors import RoundFailedError
 from flower_compress.links import Channel, Payload
@@ -180,6 +186,61 @@ def test_odd_metrics_are_left_out_of_the_mean(
     # that are not the others'.
     alike = name == "not finite" or not wrapped
     assert strategy.refused == ({} if alike else {LIAR: 2})
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("holders", [1, 4])
+def test_a_metric_that_only_some_report_is_the_mean_of_theirs(
+    holders: int, wrapped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def some(msg: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        client = int(context.node_config["partition-id"])
+        reply = call_next(msg, context)
+        says = {"num-examples": 1 + client, "loss": 1.0}
+        if client < holders:
+            says["auc"] = float(client)
+        reply.content["metrics"] = MetricRecord(says)
+        return reply
+
+    strategy: Any = compress(FedAvg()) if wrapped else MCM()
+    grid = InProcessGrid(make_app("weights", inner=[some]), NUM_CLIENTS)
+    result = strategy.start(grid, to_record(INITIAL), 2)
+    weights = np.arange(1, 1 + holders)
+    expected = np.average(np.arange(holders), weights=weights)
+    for rows in (result.train_metrics_clientapp, result.evaluate_metrics_clientapp):
+        for row in rows.values():
+            assert row["loss"] == pytest.approx(1.0)
+            if wrapped and 2 * holders <= NUM_CLIENTS:
+                assert "auc" not in row, "most do not report it"
+            else:
+                assert row["auc"] == pytest.approx(expected)
+    assert "num-examples" not in result.train_metrics_clientapp[2]
+    assert not strategy.refused, "an update counts whatever its metrics"
+    said = "'auc' in 'metrics'" if wrapped else "metric 'auc' is in"
+    assert said in caplog.text
+    if not wrapped:
+        assert caplog.text.count(said) == 1, "once a run"
+
+
+def test_evaluations_that_all_fail_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where the mod is given to the train function alone."""
+    app = ClientApp()
+
+    def answer(msg: Message, _: Context) -> Message:
+        norm = float(np.linalg.norm(to_vector(msg.content["arrays"])))
+        metrics = MetricRecord({"num-examples": 1, "norm": norm})
+        arrays = msg.content["arrays"]
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=msg)
+
+    app.train(mods=[CompressionMod()])(answer)
+    app.evaluate()(answer)
+    strategy = MCM(fraction_evaluate=1.0)
+    result = strategy.start(InProcessGrid(app, NUM_CLIENTS), to_record(INITIAL), 3)
+    assert not result.evaluate_metrics_clientapp
+    assert caplog.text.count("no evaluation: all 5 clients answered with an error") == 1
+    assert "ClientApp(mods=[...])" in caplog.text
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -19,6 +19,7 @@ from flower_compress.testing import InProcessGrid
 from tests.strategies.problem import INITIAL, NUM_CLIENTS, make_app, to_record
 
 TOLD = "saves no checkpoints, and resumes from none"
+GOES_INSIDE = "they go inside, as compress(Wrapper(FedAvg(), ...))"
 
 
 class OwnLoop(MCM):
@@ -57,6 +58,7 @@ def test_a_wrapper_with_its_own_loop_is_told(
     with suppress(Exception):  # Whether the two go together is not the question.
         run(wrapped)
     assert caplog.text.count(TOLD) == 1
+    assert caplog.text.count(GOES_INSIDE) == 1
 
 
 @pytest.mark.parametrize("strategy", [OwnLoop, CallsOurs])
@@ -66,4 +68,5 @@ def test_nothing_is_said_where_nothing_is_amiss(
     folder = tmp_path if strategy is CallsOurs else None
     run(strategy(checkpoint_dir=folder))
     assert TOLD not in caplog.text
+    assert GOES_INSIDE not in caplog.text
     assert len(list(tmp_path.glob("*.ckpt"))) == (strategy is CallsOurs)

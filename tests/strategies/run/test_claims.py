@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,7 +44,9 @@ def test_who_waits_takes_its_turn_and_the_first_may_come_back() -> None:
     assert claims.holder(0) == 1
 
 
-def test_a_trusted_claim_is_believed_at_once_and_never_back_and_forth() -> None:
+def test_a_trusted_claim_is_believed_at_once_and_never_back_and_forth(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     claims = claims_of([1, 2], trusted=True)
     claims.take({1: says(0)})
     assert claims.take({2: says(0, held=3)}) == [says(0, held=3)]
@@ -51,6 +54,8 @@ def test_a_trusted_claim_is_believed_at_once_and_never_back_and_forth() -> None:
         assert 1 not in claims.new()
         assert claims.take({}) == []
         assert claims.holder(0) == 2
+        claims.tell(1)
+    assert caplog.messages == ["client 0 moves from node 1 to node 2"], "and no more"
     claims.connect([1])
     claims.take({})
     assert claims.holder(0) == 1

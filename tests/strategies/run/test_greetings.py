@@ -112,6 +112,23 @@ def test_a_node_that_never_answers_costs_no_round_a_second() -> None:
     assert greeted.total() == NUM_CLIENTS - 1 + 7
 
 
+class Deployed(Clocked):
+    """Is no engine of this process: its nodes may come later."""
+
+    save_clients = load_clients = None  # type: ignore[assignment]
+
+
+def test_fewer_than_were_asked_for_do_not_train(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Connected is not enough: a node takes part once it has answered its greeting."""
+    grid = Deployed(make_app(), 3)
+    grid.slow, grid.answers_after = {SLOW}, 3
+    run(grid, min_available_nodes=3)
+    assert grid.trained(SLOW) == grid.trained(1001) == ROUNDS
+    assert "answer their greeting: 2 have (minimum: 3)" in caplog.text
+
+
 @pytest.mark.parametrize("answers_after", [1, 2, 5])
 def test_an_answer_that_comes_late_is_heard_and_costs_nothing(
     answers_after: int,
