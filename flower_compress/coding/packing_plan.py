@@ -142,9 +142,9 @@ def _plan_levels(
     `covers` says whether all symbols are among them.
     """
     best, least = Packing(1, lowest), math.inf
-    min_shift = _min_shift(counts)
+    min_shift, total = _min_shift(counts), counts.sum()
     for shift in range(min_shift, min_shift + _MORE_SHIFTS):
-        first, levels = _levels(counts, lowest, shift)
+        first, levels = _levels(counts, total, lowest, shift)
         occurring = levels[levels > 0]
         entropy = -float(occurring @ np.log2(occurring))
         base_cost = coarse + shift + (1 + coder.per_bit) * entropy + _PER_GAP * gap
@@ -156,7 +156,9 @@ def _plan_levels(
         for group, base in GROUPS:
             escape = not covers or levels.size > base
             window = min(base - escape, levels.size)
-            if window not in windows:  # Large bases have the same.
+            if window == levels.size:
+                windows[window] = 0, max(0.0, 1.0 - float(sums[-1]))
+            elif window not in windows:
                 mass = sums[window:] - sums[: sums.size - window]
                 start = int(mass.argmax())
                 windows[window] = start, max(0.0, 1.0 - float(mass[start]))
@@ -185,9 +187,11 @@ def _min_shift(counts: NDArray[np.int64]) -> int:
 
 
 def _levels(
-    counts: NDArray[np.int64], lowest: int, shift: int
+    counts: NDArray[np.int64], total: np.int64, lowest: int, shift: int
 ) -> tuple[int, NDArray[np.float64]]:
     """Return the least high part and the frequency of each from there on."""
+    if not shift:
+        return lowest, counts / total
     first = lowest >> shift
     edges = np.arange(first << shift, lowest + counts.size, 1 << shift) - lowest
-    return first, np.add.reduceat(counts, np.maximum(edges, 0)) / counts.sum()
+    return first, np.add.reduceat(counts, np.maximum(edges, 0)) / total
