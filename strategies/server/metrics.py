@@ -27,6 +27,8 @@ _log = getLogger("flwr")
 Mean = Callable[[list[RecordDict], str], MetricRecord]
 """Makes one record of the metrics of all replies, with the key of their weight."""
 
+_MEANS = aggregate_metricrecords, uniform_mean
+"""Those that a strategy has by default: Flower's, and that without weights."""
 _RAISED = (
     ArithmeticError,
     AttributeError,
@@ -92,45 +94,45 @@ def _mean(
     session: Session, contents: list[RecordDict], key: str, mean: Mean
 ) -> MetricRecord:
     """Return `mean` of the contents, of each metric over those that hold it."""
-    rare = _held_by_some(contents)
-    if not rare or mean not in (aggregate_metricrecords, uniform_mean):
+    keys = [_keys(content) for content in contents]
+    usual = set.intersection(*keys)
+    if mean not in _MEANS or all(each == usual for each in keys):
         return mean(contents, key)
-    for metric, count in rare.items():
-        session.warn_once(
-            f"metric {metric}",
-            "metric %s is in %d of %d replies: its mean is that of those",
-            *(shown(metric), count, len(contents)),
-        )
+    # By those that hold them: whoever invents many metrics makes one group.
+    where: dict[str, list[int]] = {}
+    for place, each in enumerate(keys):
+        for metric in sorted(each - usual):
+            where.setdefault(metric, []).append(place)
+    holders: dict[tuple[int, ...], set[str]] = {}
+    for metric, places in where.items():
+        holders.setdefault(tuple(places), set()).add(metric)
+    metric, places = next(iter(where.items()))
+    session.warn_once(
+        "metrics of some",
+        "metrics that not all clients report, as %s in %d of %d replies, are means of "
+        "those who do",
+        *(shown(metric), len(places), len(contents)),
+    )
     if mean is uniform_mean:
         return mean(contents, key)
-    # Flower's would take it for 0 in the others.
-    result = mean([_without(content, rare) for content in contents], key)
-    for metric in rare:
-        holders = [content for content in contents if metric in _keys(content)]
-        others = {other for each in holders for other in _keys(each)} - {key, metric}
+    # Flower's would take them for 0 in the others.
+    result = mean([_only(content, usual) for content in contents], key)
+    for those, metrics in holders.items():
         with suppress(ZeroDivisionError):
-            result.update(mean([_without(each, others) for each in holders], key))
+            held = [_only(contents[place], metrics | {key}) for place in those]
+            result.update(mean(held, key))
     return result
-
-
-def _held_by_some(contents: Sequence[RecordDict]) -> dict[str, int]:
-    """Return in how many contents each metric is that is not in all."""
-    keys = [_keys(content) for content in contents]
-    if all(each == keys[0] for each in keys):
-        return {}
-    counts = Counter(key for each in keys for key in each)
-    return {key: count for key, count in counts.items() if count < len(contents)}
 
 
 def _keys(content: RecordDict) -> set[str]:
     return {key for record in records_of(content, MetricRecord) for key in record}
 
 
-def _without(content: RecordDict, keys: Collection[str]) -> RecordDict:
-    """Return the metrics of a content but those."""
+def _only(content: RecordDict, keys: Collection[str]) -> RecordDict:
+    """Return those metrics of a content."""
     return new_record_dict(
         {
-            name: MetricRecord({k: v for k, v in record.items() if k not in keys})
+            name: MetricRecord({k: v for k, v in record.items() if k in keys})
             for name, record in content.items()
             if isinstance(record, MetricRecord)
         }

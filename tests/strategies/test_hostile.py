@@ -216,7 +216,7 @@ def test_a_metric_that_only_some_report_is_the_mean_of_theirs(
                 assert row["auc"] == pytest.approx(expected)
     assert "num-examples" not in result.train_metrics_clientapp[2]
     assert not strategy.refused, "an update counts whatever its metrics"
-    said = "'auc' in 'metrics'" if wrapped else "metric 'auc' is in"
+    said = "'auc' in 'metrics'" if wrapped else f"as 'auc' in {holders} of 5 replies"
     assert said in caplog.text
     if not wrapped:
         assert caplog.text.count(said) == 1, "once a run"
