@@ -222,9 +222,9 @@ def _figure(rows: list[Row]) -> bytes:
     ):
         axes.set_xlabel("N")
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0.0, 1.1 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
-    time_axes.legend(fontsize="small")
+    memory_axes.legend(fontsize="small", loc="lower right")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     return file.getvalue()
