@@ -954,6 +954,7 @@ class LockStep:
         i, link = client.identity, self.uplink
         sender = state.sender
         if isinstance(link, Memory) and sender.version and self.uplink_rate is not None:
+            assert (i, sender.version) in self.folded, "the server has not folded it"
             assert same(sender.vector, self.folded[i, sender.version])
             self.num_compared["uplink"] += 1
         version, crc = self.told(i)
