@@ -68,7 +68,6 @@ class Departures:
         self._connected: frozenset[int] = frozenset()
         self._forget_after = forget_after
         self._asked: frozenset[int] = frozenset()
-        self._silent: set[int] | None = set()
         self._share: float | None = None
         self._since_epoch = self._in_a_row = 0
         self._has_told = False
@@ -77,8 +76,8 @@ class Departures:
     def share(self) -> float | None:
         """Share of the mean memory, by weight, of clients that are away or silent.
 
-        Not connected, or asked twice in a row without an update that could be used. In
-        the round that began last; None where no memory of an absent client is used.
+        Not connected, or not heard since it missed two rounds or more in a row. In the
+        round that began last; None where no memory of an absent client is used.
         """
         return self._share
 
@@ -106,9 +105,12 @@ class Departures:
         self._forget(gone)
         self._begin_epoch_if_due()
         if self._memories.has_mean:
-            missing = {c.identity for c in away} | self._silent_ones()
-            missing.difference_update(gone)
-            self._share = self._share_of(self._roster.some(sorted(missing)))
+            forgotten = frozenset(gone)
+            online = self._roster.some(sorted(connected))
+            silent = (c for c in online if c.missed >= _SILENT_AFTER)
+            self._share = self._share_of(
+                c for c in (*away, *silent) if c.identity not in forgotten
+            )
         self._tell_unnamed()
         self._tell_share()
         return gone
@@ -131,11 +133,8 @@ class Departures:
         answered, gone = frozenset(heard), set()
         for client in self._roster.some(answered):
             client.missed = 0
-        self._silent_ones().difference_update(answered)
         for client in self._roster.some(sorted(self._asked - answered)):
             client.missed += 1
-            if client.missed >= _SILENT_AFTER:
-                self._silent_ones().add(client.identity)
             if not self._observers.is_noted(client.identity):
                 self._lose(client, "no answer in time")
             if answered and self._is_gone(client, is_connected=True):
@@ -143,14 +142,6 @@ class Departures:
         self._asked = frozenset()
         if gone:  # In the order in which they came.
             self._forget([c.identity for c in self._roster if c.identity in gone])
-
-    def _silent_ones(self) -> set[int]:
-        """Return who gave no update when asked twice in a row, or was away."""
-        if self._silent is None:  # A checkpoint has it with each client.
-            self._silent = {
-                c.identity for c in self._roster if c.missed >= _SILENT_AFTER
-            }
-        return self._silent
 
     def _lose(self, client: Client, reason: str) -> None:
         reason = f"{reason}, {client.missed} rounds in a row"
@@ -167,7 +158,6 @@ class Departures:
     def _forget(self, gone: list[int]) -> None:
         if not gone:
             return
-        self._silent_ones().difference_update(gone)
         self._roster.forget(
             gone, "it is gone: its memory leaves the mean; it would begin as a new one"
         )
@@ -243,4 +233,3 @@ class Departures:
         """Take over what :meth:`save` gave."""
         meta = fields(meta, since_epoch=COUNT, has_told=FLAG)
         self._since_epoch, self._has_told = meta["since_epoch"], meta["has_told"]
-        self._silent = None
