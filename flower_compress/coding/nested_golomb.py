@@ -27,8 +27,8 @@ __all__ = ["NESTED", "NestedGolomb"]
 NESTED = 8
 """The largest magnitude that has a support of its own."""
 
-_MAX_COUNTED = 1 << 20
-"""Of more entries 64 bits might not hold a product."""
+_LONGEST = 1 << 20
+"""Of more entries 64 bits might not hold a product of compiled functions."""
 
 
 class NestedGolomb(BitCode):
@@ -50,6 +50,42 @@ class NestedGolomb(BitCode):
 
     name: ClassVar[str] = "nested-golomb"
     wire_id: ClassVar[int] = 4
+
+    def encode(self, symbols: Symbols) -> tuple[bytes, int]:
+        """Return the code, padded with zeros to a byte, and its length in bits."""
+        fast = _compiled(symbols.dim) if symbols.positions is None else None
+        if fast is not None:
+            largest = max(-symbols.low, symbols.high)
+            entries = np.ascontiguousarray(symbols.entries)
+            data, num_bits = fast.encode(entries, symbols.low, largest, NESTED)
+            if num_bits >= 0:
+                return data.tobytes(), num_bits
+        return super().encode(symbols)
+
+    def decode(
+        self, data: memoryview, dim: int, low: int, high: int
+    ) -> tuple[Symbols, int]:
+        """Return the symbols at the front of `data` and how many bits they took.
+
+        Raises
+        ------
+        CorruptPacket
+            If the bytes are no code of `dim` symbols in [low, high].
+        """
+        fast = _compiled(dim)
+        if fast is not None:
+            side = np.empty(dim, dtype=np.int32)
+            entries: Integers = np.empty(dim, dtype=symbol_dtype(low, high))
+            found = np.frombuffer(data, dtype=np.uint8)
+            used, count = fast.decode(found, low, high, NESTED, side, entries)
+            if used >= 0 and 2 * count > dim:
+                return Symbols(dim, low, high, entries), used
+            if used >= 0:
+                # Copies: what they are cut from is longer.
+                positions = side[:count].astype(np.int64)
+                return Symbols(dim, low, high, entries[:count].copy(), positions), used
+            # NumPy says why, or it is too long a one.
+        return super().decode(data, dim, low, high)
 
     def _write(self, symbols: Symbols, writer: BitWriter) -> None:
         positions, entries = symbols.sparse()
@@ -85,14 +121,13 @@ class NestedGolomb(BitCode):
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""
-        if symbols.positions is None and symbols.dim <= _MAX_COUNTED:
-            fast = compiled("lengths", symbols.dim)
-            if fast is not None:
-                largest = max(-symbols.low, symbols.high)
-                entries = np.ascontiguousarray(symbols.entries)
-                num_bits = fast.nested_num_bits(entries, symbols.low, largest, NESTED)
-                if num_bits >= 0:
-                    return int(num_bits)
+        fast = _compiled(symbols.dim) if symbols.positions is None else None
+        if fast is not None:
+            largest = max(-symbols.low, symbols.high)
+            entries = np.ascontiguousarray(symbols.entries)
+            num_bits: int = fast.num_bits(entries, symbols.low, largest, NESTED)
+            if num_bits >= 0:
+                return num_bits
         positions, _ = symbols.sparse()
         total = support_num_bits(positions, symbols.dim)
         if symbols.low < 0:
@@ -107,6 +142,11 @@ class NestedGolomb(BitCode):
                 parameter = golomb_parameter(left.size, left.size + excess)
                 total += positions_num_bits(_excess_ends(left), parameter)
         return total
+
+
+def _compiled(dim: int) -> Any:
+    """Return the compiled functions, for few symbols too: NumPy's calls take longer."""
+    return compiled("nested_golomb", dim, shortest=1) if dim <= _LONGEST else None
 
 
 def _nested_supports(

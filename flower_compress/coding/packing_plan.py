@@ -120,7 +120,7 @@ def plan_packing(values: Integers, coder: ByteCoder) -> Packing:
 
 def _count_levels(sample: Integers, lowest: int, size: int) -> NDArray[np.int64]:
     """Return how often each of `size` levels from the lowest on occurs."""
-    fast = compiled("lengths", sample.size)
+    fast = compiled("counts", sample.size)
     if fast is not None:
         counts: NDArray[np.int64] = fast.count_levels(sample, lowest, size)
         return counts

@@ -44,7 +44,10 @@ An entry is counted about eight times in an encoding and a decoding.
 """
 
 SHORTEST = 1 << 11
-"""So many entries and more take the compiled path."""
+"""So many entries and more take the compiled path, where nothing else is said."""
+
+CALLS = 1 << 13
+"""Entries that NumPy works on while it is called a dozen times."""
 
 _MOST_HELD = 1 << 22
 """From so many bytes on NumPy asks for large pages, of which few are touched first."""
@@ -83,7 +86,7 @@ class _Loader:
                     SWITCH,
                     said,
                 )
-        self._seen += size
+        self._seen += max(size, CALLS)
         if not self.on or (self._seen < WORTH and not self.modules):
             return None
         try:
@@ -102,7 +105,7 @@ class _Loader:
 _LOADER = _Loader()
 
 
-def compiled(name: str, size: int) -> Any:
+def compiled(name: str, size: int, shortest: int | None = None) -> Any:
     """Return the module of compiled functions of that name, or None for NumPy's path.
 
     Parameters
@@ -110,9 +113,11 @@ def compiled(name: str, size: int) -> Any:
     name : str
         A module of this package.
     size : int
-        Number of entries to work on: few do not pay for the calls.
+        Number of entries to work on.
+    shortest : int, optional
+        Fewer entries than this do not pay for the call; SHORTEST by default.
     """
-    if size < SHORTEST or not _LOADER.on:
+    if size < (SHORTEST if shortest is None else shortest) or not _LOADER.on:
         return None
     module = _LOADER.modules.get(name)
     return _LOADER.module(name, size) if module is None else module

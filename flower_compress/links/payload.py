@@ -26,7 +26,7 @@ from ..compressors.arrays import NUMPY, Array
 from ..compressors.checks import LARGEST
 from ..errors import CorruptPacket
 from ..streams import Stream
-from .shared_vectors import SharedVectors
+from .shared_vectors import Opened, SharedVectors
 
 __all__ = ["Channel", "Payload", "share_decoding"]
 
@@ -160,7 +160,8 @@ class Payload:
                 vector = _vector_cached(self.data, self.dim, self.channel)
             elif _SHARED.num_bytes:
                 key = self.data, self.dim, self.channel
-                vector = _SHARED.get(key, lambda: _vector(self._made, self.channel))
+                vector, operator, num_bits = _SHARED.get(key, self._open)
+                self.__dict__.update(_compressor=operator, _num_bits=num_bits)
             else:
                 vector = _vector(self._made, self.channel)
             self.__dict__["_vector"] = vector
@@ -227,6 +228,10 @@ class Payload:
         """Return the payload without its decoded vector, if that is long."""
         is_long = self.is_decoded and self.dim > _MAX_CACHED_DIM
         return self.compact() if is_long else self
+
+    def _open(self) -> Opened:
+        made = self._made
+        return Opened(_vector(made, self.channel), made.compressor, made.num_bits)
 
     @property
     def _made(self) -> _Decoded:

@@ -5,10 +5,29 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
-from ..compressors import Vector
+from ..compressors import Compressor, Vector
 
-__all__ = ["SharedVectors"]
+__all__ = ["Opened", "SharedVectors"]
+
+
+class Opened(NamedTuple):
+    """What decoding a payload gives.
+
+    Attributes
+    ----------
+    vector : NDArray[np.float32]
+        The vector that it carries.
+    compressor : Compressor
+        The operator that made it.
+    num_bits : int
+        Its exact length in bits.
+    """
+
+    vector: Vector
+    compressor: Compressor
+    num_bits: int
 
 
 class SharedVectors:
@@ -25,41 +44,43 @@ class SharedVectors:
     def __init__(self) -> None:
         self.num_bytes = 0
         self._held = 0
-        self._vectors: OrderedDict[Hashable, Vector] = OrderedDict()
+        self._opened: OrderedDict[Hashable, Opened] = OrderedDict()
         self._decoding: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, decode: Callable[[], Vector]) -> Vector:
-        """Return the vector that is kept, else what `decode` returns, and keep it."""
+    def get(self, key: Hashable, decode: Callable[[], Opened]) -> Opened:
+        """Return what is kept, else what `decode` returns, and keep that."""
         with self._lock:
-            vector = self._vectors.get(key)
-            if vector is not None:
-                self._vectors.move_to_end(key)
-                return vector
+            opened = self._opened.get(key)
+            if opened is not None:
+                self._opened.move_to_end(key)
+                return opened
             decoding = self._decoding.setdefault(key, threading.Lock())
         with decoding:
-            vector = self._vectors.get(key)
-            if vector is not None:
-                return vector
+            opened = self._opened.get(key)
+            if opened is not None:
+                return opened
             try:
-                vector = decode()
-                self._put(key, vector)
+                opened = decode()
+                self._put(key, opened)
             finally:
                 self._decoding.pop(key, None)
-        return vector
+        return opened
 
     def clear(self) -> None:
         """Keep none of them any longer."""
         with self._lock:
-            self._vectors.clear()
+            self._opened.clear()
             self._held = 0
 
-    def _put(self, key: Hashable, vector: Vector) -> None:
+    def _put(self, key: Hashable, opened: Opened) -> None:
         with self._lock:
             # Where one was let go meanwhile, two threads may bring it.
-            before = self._vectors.pop(key, None)
-            self._vectors[key] = vector
-            self._held += vector.nbytes - (0 if before is None else before.nbytes)
-            while self._held > self.num_bytes and self._vectors:
-                _, oldest = self._vectors.popitem(last=False)
-                self._held -= oldest.nbytes
+            before = self._opened.pop(key, None)
+            self._opened[key] = opened
+            self._held += opened.vector.nbytes
+            if before is not None:
+                self._held -= before.vector.nbytes
+            while self._held > self.num_bytes and self._opened:
+                _, oldest = self._opened.popitem(last=False)
+                self._held -= oldest.vector.nbytes

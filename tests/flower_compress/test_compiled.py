@@ -22,6 +22,7 @@ from flower_compress.coding import Symbols
 from flower_compress.coding.nested_golomb import NestedGolomb
 from flower_compress.coding.packed_huffman import PackedHuffman
 from flower_compress.coding.packing import GROUPS, Packing
+from flower_compress.coding.symbols import symbol_dtype
 from flower_compress.compressors import get_compressor
 from flower_compress.compressors.arrays import NUMPY
 from flower_compress.errors import CorruptPacket, FlowerCompressError
@@ -293,6 +294,50 @@ def test_lengths_of_runs(entries: list[int], bound: int, signed: bool) -> None:
     symbols = Symbols(x.size, -bound if signed else 0, bound, x)
     expected, got = both(lambda: NestedGolomb().num_bits(symbols))
     assert got == expected == NestedGolomb().encode(symbols)[1]
+
+
+def read_runs(data: bytes, dim: int, low: int, high: int) -> Any:
+    """What decoding gives, to be compared."""
+    symbols, num_bits = NestedGolomb().decode(memoryview(data), dim, low, high)
+    positions = symbols.positions
+    where = None if positions is None else (positions.dtype, positions.tobytes())
+    return num_bits, where, symbols.entries.dtype, symbols.entries.tobytes()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 300),
+    st.sampled_from((0.02, 0.3, 0.5, 0.6, 0.97, 1.0)),
+    st.sampled_from((1.0, 1.5, 6.0, 90.0)),
+    st.sampled_from((1, 2, 7, 8, 9, 40, 127, 3000, 40_000)),
+    st.sampled_from((-1, 0, 1)),
+)
+def test_runs_bit_by_bit(
+    seed: int, dim: int, density: float, width: float, bound: int, kind: int
+) -> None:
+    """Written and read alike, and alike refused once bits are turned or cut off."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    x = np.minimum(generator.geometric(1.0 / width, dim), bound)
+    x *= generator.random(dim) < density
+    if kind:
+        x *= generator.choice([-1, 1], dim)
+    # Of signed symbols the alphabet may be longer on one side.
+    low, high = (0, bound) if not kind else (-bound, bound if kind > 0 else bound // 2)
+    x = np.minimum(x, high)
+    symbols = Symbols(dim, low, high, x.astype(symbol_dtype(low, high)))
+    expected, got = both(lambda: NestedGolomb().encode(symbols))
+    assert got == expected
+    data = expected[0]
+    expected, got = both(lambda: read_runs(data + b"\xa5\x01", dim, low, high))
+    assert got == expected
+    for _ in range(5):
+        damaged = np.frombuffer(data, dtype=np.uint8).copy()
+        damaged[generator.integers(damaged.size)] ^= 1 << generator.integers(8)
+        cut = damaged[: generator.integers(damaged.size + 1)].tobytes()
+        for each in (damaged.tobytes(), cut):
+            expected, got = both(lambda each=each: read_runs(each, dim, low, high))  # type: ignore[misc]
+            assert got == expected
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])

@@ -38,7 +38,7 @@ from flower_compress.links import (
     share_decoding,
 )
 from flower_compress.links import payload as payload_module
-from flower_compress.links.shared_vectors import SharedVectors
+from flower_compress.links.shared_vectors import Opened, SharedVectors
 from flower_compress.mods.client_state import ClientState
 from flower_compress.streams import Purpose, Stream
 from flower_compress.wire.packet import HEADER_BYTES
@@ -563,6 +563,15 @@ def test_a_long_payload_is_decoded_once_where_it_is_folded(
     assert not received.is_decoded  # what is long is not held
     # Nor is anything decoded to know what is known already.
     assert sent.compact().compressor == sent.compressor and len(calls) == 1
+    calls.clear()
+    with share_decoding(4 * dim):
+        for _ in range(3):
+            received = Payload(bytes(sent.data), dim, channel)
+            np.testing.assert_array_equal(fold(None, received, 0.25), step)
+            lean = received.lean()
+            assert lean.num_bits == sent.num_bits
+            assert lean.compressor == sent.compressor
+    assert len(calls) == 1  # as every receiver has the vector of the first
 
 
 def test_threads_decode_a_shared_vector_once() -> None:
@@ -570,10 +579,13 @@ def test_threads_decode_a_shared_vector_once() -> None:
     shared.num_bytes = 100
     start = threading.Barrier(4, timeout=20)
 
-    def decode() -> Vector:
+    def opened(size: int) -> Opened:
+        return Opened(np.ones(size, np.float32), Identity(), 32 * size)
+
+    def decode() -> Opened:
         calls.append(1)
         time.sleep(0.01)
-        return np.ones(10, np.float32)
+        return opened(10)
 
     def ask(_: int) -> int:
         start.wait()
@@ -583,15 +595,16 @@ def test_threads_decode_a_shared_vector_once() -> None:
         assert len(set(pool.map(ask, range(4)))) == 1
     assert len(calls) == 1
 
-    def fail() -> Vector:
+    def fail() -> Opened:
         raise CorruptPacket("nothing")
 
     with pytest.raises(CorruptPacket):
         shared.get("other", fail)
     # Whoever comes next tries again, and what is too much is not kept.
-    assert shared.get("other", lambda: np.ones(26, np.float32)).size == 26
-    assert shared.get("other", lambda: np.ones(2, np.float32)).size == 2
+    assert shared.get("other", lambda: opened(26)).vector.size == 26
+    assert shared.get("other", lambda: opened(2)).vector.size == 2
     # Two threads bring the same where it was let go between: it is counted once.
     for _ in range(2):
-        shared._put("twice", np.ones(10, np.float32))
-    assert shared._held == sum(each.nbytes for each in shared._vectors.values())
+        shared._put("twice", opened(10))
+    held = sum(each.vector.nbytes for each in shared._opened.values())
+    assert shared._held == held

@@ -1,0 +1,412 @@
+"""Nested Golomb runs, bit by bit, where NumPy makes a dozen arrays of each support.
+
+The bits are those of :mod:`~flower_compress.coding.nested_golomb`. Of dense symbols, at
+most 2^20 of them, whose excesses add up to no more: beyond, 64 bits might not hold a
+product. What is too long for that, and bits that are no code, are left to NumPy, which
+also says what is wrong with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .jit import kernel
+
+__all__ = ["LONGEST", "decode", "encode", "num_bits"]
+
+LONGEST = 1 << 20
+
+
+@kernel
+def _gamma(number: int) -> int:
+    bits = 0
+    while number >> bits:
+        bits += 1
+    return 2 * bits - 1
+
+
+@kernel
+def _parameter(k: int, n: int) -> int:
+    """Return golomb_parameter, for numbers whose products 64 bits hold."""
+    return max(1, (45426 * n * n + 10055 * n * k + 5450 * k * k) // (65536 * n * k))
+
+
+@kernel
+def _width(M: int) -> int:
+    bits = 0
+    while (M - 1) >> bits:
+        bits += 1
+    return bits
+
+
+@kernel
+def _support_num_bits(magnitudes: Any, size: int, level: int, count: int) -> int:
+    """Return the length of the support of those of at least `level`."""
+    total = _gamma(count + 1)
+    inside = 2 * count <= size
+    k = count if inside else size - count
+    if k == 0:
+        return total
+    M = _parameter(k, size)
+    if M == 1:
+        # A bit for each place up to the last.
+        last = size - 1
+        while (magnitudes[last] >= level) != inside:
+            last -= 1
+        return total + last + 1
+    b = _width(M)
+    short = 2 * M - (1 << b)
+    total += k * b
+    last, quotients = -1, 0
+    # Most runs are short: no division for them.
+    for i in range(size):
+        if (magnitudes[i] >= level) == inside:
+            r = i - last - 1 + short
+            last = i
+            if r >= M:
+                quotients += 1 if r < 2 * M else r // M
+    return total + quotients
+
+
+@kernel
+def num_bits(entries: Any, low: int, largest: int, nested: int) -> int:
+    """Return the length of dense symbols; -1 if their excesses are too large."""
+    size = entries.size
+    left = np.empty(size, dtype=np.int32)
+    for i in range(size):
+        left[i] = abs(np.int32(entries[i]))
+    total, level = 0, 1
+    while True:
+        count = 0
+        for i in range(size):
+            count += left[i] >= level
+        total += _support_num_bits(left, size, level, count)
+        if level == 1 and low < 0:
+            total += count
+        place = 0
+        for i in range(size):
+            left[place] = left[i]
+            place += left[i] >= level
+        size = count
+        level += 1
+        if size == 0 or level > min(largest, nested):
+            break
+    if size and largest > nested:
+        excess = 0
+        for i in range(size):
+            excess += left[i] - nested
+        if excess > LONGEST:
+            return -1
+        total += _gamma(excess + 1)
+        if excess:
+            M = _parameter(size, size + excess)
+            b = _width(M)
+            total += size * b
+            for i in range(size):
+                total += (left[i] - nested + 2 * M - (1 << b)) // M
+    return total
+
+
+@kernel
+def _put(out: Any, at: int, numbers: Any, count: int, bit: int) -> int:
+    """Write bit `bit` of each number; return the place that follows, as all do."""
+    if count == 0:
+        return at
+    place, have = at >> 3, at & 7
+    held = np.uint32(out[place]) >> np.uint32(8 - have)
+    for i in range(count):
+        held = held << np.uint32(1) | np.uint32(numbers[i] >> bit & 1)
+        have += 1
+        if have == 8:
+            out[place] = held
+            place, have, held = place + 1, 0, np.uint32(0)
+    if have:
+        out[place] = held << np.uint32(8 - have)
+    return at + count
+
+
+@kernel
+def _put_gamma(out: Any, at: int, number: int) -> int:
+    width = _gamma(number)
+    for bit in range(width - 1, -1, -1):
+        out[at >> 3] |= np.uint8((number >> bit & 1) << (7 - (at & 7)))
+        at += 1
+    return at
+
+
+@kernel
+def _put_runs(out: Any, at: int, runs: Any, lasts: Any, count: int, M: int) -> int:
+    """Write `count` runs, Golomb-coded with M; they are written over."""
+    b = _width(M)
+    c = (1 << b) - M
+    longs = 0
+    for i in range(count):
+        r = np.int64(runs[i])
+        quotient = 0
+        # Most quotients are small: no division for them.
+        if r >= M:
+            quotient = 1 if r < 2 * M else r // M
+        at += quotient
+        out[at >> 3] |= np.uint8(0x80 >> (at & 7))
+        at += 1
+        s = r - quotient * M
+        if c and s >= c:
+            lasts[longs] = (s + c) & 1
+            longs += 1
+            s = (s + c) >> 1
+        runs[i] = s
+    width = b - 1 if c else b
+    for bit in range(width - 1, -1, -1):
+        at = _put(out, at, runs, count, bit)
+    return _put(out, at, lasts, longs, 0)
+
+
+@kernel
+def _put_support(
+    out: Any, at: int, magnitudes: Any, size: int, level: int, runs: Any, lasts: Any
+) -> int:
+    """Write the support of those of at least `level`."""
+    count = 0
+    for i in range(size):
+        count += magnitudes[i] >= level
+    at = _put_gamma(out, at, count + 1)
+    inside = 2 * count <= size
+    k = count if inside else size - count
+    if k == 0:
+        return at
+    last, place = -1, 0
+    for i in range(size):
+        if (magnitudes[i] >= level) == inside:
+            runs[place] = i - last - 1
+            last = i
+            place += 1
+    return _put_runs(out, at, runs, lasts, k, _parameter(k, size))
+
+
+@kernel
+def encode(entries: Any, low: int, largest: int, nested: int) -> Any:
+    """Return the code of dense symbols and its bits; -1 if excesses are too large."""
+    total = num_bits(entries, low, largest, nested)
+    out = np.zeros(max(total + 7, 0) >> 3, dtype=np.uint8)
+    if total < 0:
+        return out, total
+    size = entries.size
+    left = np.empty(size, dtype=np.int32)
+    runs = np.empty(size, dtype=np.int32)
+    lasts = np.empty(size, dtype=np.uint8)
+    for i in range(size):
+        left[i] = abs(np.int32(entries[i]))
+    at = _put_support(out, 0, left, size, 1, runs, lasts)
+    if low < 0:
+        count = 0
+        for i in range(size):
+            lasts[count] = entries[i] < 0
+            count += entries[i] != 0
+        at = _put(out, at, lasts, count, 0)
+    level = 1
+    while True:
+        place = 0
+        for i in range(size):
+            left[place] = left[i]
+            place += left[i] >= level
+        size = place
+        level += 1
+        if size == 0 or level > min(largest, nested):
+            break
+        at = _put_support(out, at, left, size, level, runs, lasts)
+    if size and largest > nested:
+        excess = 0
+        for i in range(size):
+            runs[i] = left[i] - nested
+            excess += left[i] - nested
+        at = _put_gamma(out, at, excess + 1)
+        if excess:
+            _put_runs(out, at, runs, lasts, size, _parameter(size, size + excess))
+    return out, total
+
+
+@kernel
+def _bit(data: Any, at: int) -> int:
+    return (data[at >> 3] >> np.uint8(7 - (at & 7))) & np.uint8(1)
+
+
+@kernel
+def _take_gamma(data: Any, at: int, limit: int) -> Any:
+    """Return the place that follows, -1 if there is none, and a number up to `limit`.
+
+    Bits past the end count as zeros until the number is known.
+    """
+    end, longest = 8 * data.size, _gamma(limit)
+    zeros = 0
+    while 2 * zeros + 1 <= longest:
+        if at + zeros < end and _bit(data, at + zeros):
+            break
+        zeros += 1
+    length = 2 * zeros + 1
+    if length > longest or at + length > end:
+        return -1, 0
+    number = 0
+    for i in range(at + zeros, at + length):
+        number = number << 1 | _bit(data, i)
+    return (at + length, number) if number <= limit else (-1, 0)
+
+
+@kernel
+def _take_runs(data: Any, at: int, k: int, n: int, M: int, out: Any) -> int:
+    """Read k positions in [0, n), Golomb-coded with M; return the place that follows.
+
+    -1 if there are none.
+    """
+    bits = 8 * data.size
+    end = min(at + k + (n - k) // M, bits)
+    found, last = 0, at - 1
+    while found < k:
+        if at >= end:
+            return -1
+        if _bit(data, at):
+            out[found] = (at - last - 1) * M
+            last = at
+            found += 1
+        at += 1
+    b = _width(M)
+    c = (1 << b) - M
+    width = b - 1 if c else b
+    if at + k * width > bits:
+        return -1
+    last_bit = at + k * width
+    position = np.int64(-1)
+    for i in range(k):
+        s = np.int64(0)
+        for plane in range(width):
+            s = s << 1 | _bit(data, at + plane * k + i)
+        if c and s >= c:
+            if last_bit >= bits:
+                return -1
+            s = (s << 1 | _bit(data, last_bit)) - c
+            last_bit += 1
+        position += 1 + np.int64(out[i]) + s
+        out[i] = position
+    return last_bit if position < n else -1
+
+
+@kernel
+def _take_support(data: Any, at: int, size: int, side: Any) -> Any:
+    """Return the place that follows or -1, the size of a set, of its smaller side."""
+    at, number = _take_gamma(data, at, size + 1)
+    if at < 0:
+        return -1, 0, 0
+    count = number - 1
+    k = min(count, size - count)
+    if k:
+        at = _take_runs(data, at, k, size, _parameter(k, size), side)
+    return at, count, k
+
+
+@kernel
+def _take_magnitudes(
+    data: Any, at: int, count: int, largest: int, nested: int, side: Any, found: Any
+) -> int:
+    """Read the magnitudes of `count` symbols; return the place that follows, or -1."""
+    index = np.empty(count, dtype=np.int32)
+    for i in range(count):
+        index[i] = i
+    level, left = 1, count
+    while left and level < min(largest, nested):
+        level += 1
+        at, inner, k = _take_support(data, at, left, side)
+        if at < 0:
+            return -1
+        inside = 2 * inner <= left
+        place = other = 0
+        for i in range(left):
+            is_side = other < k and side[other] == i
+            other += is_side
+            if is_side == inside:
+                each = index[i]
+                found[each] = level
+                index[place] = each
+                place += 1
+        left = inner
+    if left and largest > nested:
+        at, number = _take_gamma(data, at, left * (largest - nested) + 1)
+        total = number - 1
+        if at < 0 or total > LONGEST:
+            return -1
+        if total:
+            size = left + total
+            at = _take_runs(data, at, left, size, _parameter(left, size), side)
+            if at < 0 or side[left - 1] != size - 1:
+                return -1
+            last = -1
+            for i in range(left):
+                excess = side[i] - last - 1
+                last = side[i]
+                if excess > largest - nested:
+                    return -1
+                found[index[i]] = nested + excess
+    return at
+
+
+@kernel
+def decode(
+    data: Any, low: int, high: int, nested: int, side: Any, entries: Any
+) -> Any:
+    """Read symbols in [low, high] at the front of bytes.
+
+    Parameters
+    ----------
+    data : NDArray[np.uint8]
+        The bytes.
+    low, high, nested : int
+        The alphabet, and the largest magnitude that has a support of its own.
+    side : NDArray[np.int32]
+        Room for the positions of the nonzeros, or for those of the zeros if they are
+        fewer; shape (d,).
+    entries : NDArray, integer
+        Room for the symbols, shape (d,): all of them if the zeros are fewer, else the
+        nonzeros.
+
+    Returns
+    -------
+    tuple[int, int]
+        How many bits they take, -1 if the bits are no code or too long a one, and how
+        many are not zero.
+    """
+    size = entries.size
+    at, count, k = _take_support(data, 0, size, side)
+    if at < 0:
+        return -1, 0
+    signs = at
+    if low < 0:
+        at += count
+    if at > 8 * data.size:
+        return -1, 0
+    largest = max(-low, high)
+    magnitudes = np.ones(count, dtype=np.int32)
+    if count and largest > 1:
+        room = np.empty(count, dtype=np.int32)
+        at = _take_magnitudes(data, at, count, largest, nested, room, magnitudes)
+        if at < 0:
+            return -1, 0
+    inside = 2 * count <= size
+    place = other = 0
+    for i in range(count):
+        symbol = magnitudes[i]
+        if low < 0 and _bit(data, signs + i):
+            symbol = -symbol
+        if symbol < low or symbol > high:
+            return -1, 0
+        if not inside:
+            while other < k and side[other] == place:
+                entries[place] = 0
+                place, other = place + 1, other + 1
+        entries[place] = symbol
+        place += 1
+    if not inside:
+        for i in range(place, size):
+            entries[i] = 0
+    if at & 7 and data[at >> 3] & np.uint8(0xFF >> (at & 7)):
+        return -1, 0
+    return at, count
