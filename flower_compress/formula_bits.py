@@ -25,11 +25,18 @@ __all__ = [
 
 _GOLOMB = 2.914
 _SUM_ERROR = 1e-9
+_FEW = 16
+"""So few numbers are no work for NumPy."""
 _Numbers = Sequence[float] | NDArray[np.float64]
 
 
 def entropy_bits(counts: Sequence[int] | NDArray[np.int64]) -> float:
     """Return d H, the zero-order entropy of d symbols in bits, from their counts."""
+    if len(counts) <= _FEW:
+        numbers = counts.tolist() if isinstance(counts, np.ndarray) else counts
+        few = [float(count) for count in numbers if count > 0]
+        whole = math.log2(sum(few)) if few else 0.0
+        return math.fsum([count * (whole - math.log2(count)) for count in few])
     found = np.asarray(counts, dtype=np.float64)
     found = found[found > 0]
     total = float(found.sum())

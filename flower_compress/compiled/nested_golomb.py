@@ -350,9 +350,7 @@ def _take_magnitudes(
 
 
 @kernel
-def decode(
-    data: Any, low: int, high: int, nested: int, side: Any, entries: Any
-) -> Any:
+def decode(data: Any, low: int, high: int, nested: int, side: Any, entries: Any) -> Any:
     """Read symbols in [low, high] at the front of bytes.
 
     Parameters

@@ -5,10 +5,12 @@ Counting symbols takes time, so that it is done only where it is asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,18 +68,32 @@ def measure(payloads: Iterable[Payload]) -> tuple[int, int]:
     """
     entropy = formula = 0.0
     for payload in payloads:
-        try:
-            contents = list(payload.contents())
-        except CorruptPacket:
-            continue
-        for operator, compressed in contents:
-            dense = 32.0 * len(compressed.values)
-            counts = _counts(compressed.symbols)
-            own = dense + entropy_bits(counts)
-            entropy += own
-            given = _formula(operator, compressed, counts)
-            formula += own if given is None else given
-    return int(np.ceil(entropy)), int(np.ceil(formula))
+        measured = _MEASURED.get(payload)
+        if measured is None:
+            measured = _MEASURED[payload] = _measure_one(payload)
+        entropy += measured[0]
+        formula += measured[1]
+    return math.ceil(entropy), math.ceil(formula)
+
+
+_MEASURED: WeakKeyDictionary[Payload, tuple[float, float]] = WeakKeyDictionary()
+"""Of each payload that lives: one that many clients are sent is measured once."""
+
+
+def _measure_one(payload: Payload) -> tuple[float, float]:
+    entropy = formula = 0.0
+    try:
+        contents = list(payload.contents())
+    except CorruptPacket:
+        return 0.0, 0.0
+    for operator, compressed in contents:
+        dense = 32.0 * len(compressed.values)
+        counts = _counts(compressed.symbols)
+        own = dense + entropy_bits(counts)
+        entropy += own
+        given = _formula(operator, compressed, counts)
+        formula += own if given is None else given
+    return entropy, formula
 
 
 def measure_packet(packet: Packet, beside_bits: int = 0) -> tuple[int, int]:

@@ -71,20 +71,21 @@ class _Packed(Array):
 
 def mark_packed(reply: Message) -> Message:
     """Return the reply, whose packet (or mail) is a :class:`PackedArrays` from now."""
-    if reply.has_content():
-        for find, remedy in ((find_packet, _PACKET), (find_mail, _MAIL)):
-            found = find(reply.content)
-            if found is not None:
-                key, data = found
-                record, saved = reply.content[key], 0
-                if isinstance(record, PackedArrays):
-                    continue
-                if not isinstance(record, ArrayRecord):
-                    record, before = array_of(data), num_objects({key: record})
-                    saved = num_objects({key: record}) - before
-                packed = PackedArrays.of(record, remedy, saved)
-                reply = with_record(reply, key, packed)
-    return reply
+    if not reply.has_content():
+        return reply
+    found, remedy = find_packet(reply.content), _PACKET
+    if found is None:
+        found, remedy = find_mail(reply.content), _MAIL
+    if found is None:
+        return reply
+    key, data = found
+    record, saved = reply.content[key], 0
+    if isinstance(record, PackedArrays):
+        return reply
+    if not isinstance(record, ArrayRecord):
+        record, before = array_of(data), num_objects({key: record})
+        saved = num_objects({key: record}) - before
+    return with_record(reply, key, PackedArrays.of(record, remedy, saved))
 
 
 def objects_of(content: RecordDict) -> int:

@@ -25,6 +25,9 @@ STREAM = Stream(3, Purpose.UPLINK)
 def test_by_hand() -> None:
     assert entropy_bits([2, 0, 1, 1]) == pytest.approx(4 * 1.5)
     assert entropy_bits([0, 7]) == entropy_bits([]) == 0.0
+    # Few counts and many are summed differently.
+    many = [2, 0, 1, 1, *[0] * 100]
+    assert entropy_bits(np.array(many)) == pytest.approx(4 * 1.5)
     # f_0 = 1/2 is implicit; 1/4 of 1, then 1/4 of the 3/4 that are left.
     expected = 0.25 * (2.914 + 2) + 0.25 * (2.914 + math.log2(3))
     assert malcom_bits([0.25, 0.5, 0.25], 8) == pytest.approx(8 * expected)

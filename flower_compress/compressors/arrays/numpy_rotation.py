@@ -109,7 +109,7 @@ def round_rotated(
     # Any positive scale gives the zeros of a row of zeros.
     scales = np.maximum(np.asarray(scales, dtype=np.float32), np.float32(_SMALLEST))
     factor = np.float32(levels * 2.0**16)
-    fast = compiled("rotation", table.size)
+    fast = compiled("rotation", table.size, shortest=1)
     if fast is not None and table.flags.c_contiguous and out.flags.c_contiguous:
         scales = scales.reshape(-1)
         for r, _ in blocks(rows, width, whole_rows=True):
@@ -151,7 +151,7 @@ def rotate_scaled_back(
     result = np.empty((rows, width), dtype=np.float32) if out is None else out
     wide = np.int32 if integers.itemsize == 1 else np.int64
     scales = column(scales) * np.float32(2.0**-17)
-    fast = compiled("rotation", integers.size)
+    fast = compiled("rotation", integers.size, shortest=1)
     if fast is not None and integers.flags.c_contiguous and result.flags.c_contiguous:
         flat = np.asarray(scales, dtype=np.float32).reshape(-1)
         for r, _ in blocks(rows, width, whole_rows=True):

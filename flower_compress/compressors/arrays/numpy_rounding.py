@@ -41,7 +41,7 @@ def round_table(
         scales = np.maximum(scales, _SMALLEST)[:, None]
     shifts = None if offsets is None else column(offsets)
     factor = levels * 256.0**dither.itemsize
-    fast = compiled("rounding", table.size)
+    fast = compiled("rounding", table.size, shortest=1)
     if fast is not None and table.flags.c_contiguous:
         result = np.empty((rows, width), dtype) if out is None else out
         if result.flags.c_contiguous:

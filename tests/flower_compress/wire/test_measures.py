@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from flower_compress import (
     DitheredQuantizer,
@@ -23,6 +25,7 @@ from flower_compress.links import Channel, Payload
 from flower_compress.strategies import MCM, SGD, CompressedStrategy
 from flower_compress.streams import Purpose, Stream
 from flower_compress.testing import InProcessGrid
+from flower_compress.wire import measures
 from flower_compress.wire.measures import is_measuring, measure, measuring
 from tests.cases import in_one_test
 from tests.strategies.problem import INITIAL, make_app, to_record
@@ -48,6 +51,24 @@ def quantized(operator: Compressor) -> tuple[float, float]:
     assert symbols is not None
     bits = 32.0 * len(operator.compress(X, CHANNEL.stream, SIZES).values)
     return bits + entropy(symbols.dense()), bits
+
+
+def test_a_payload_that_many_are_sent_is_measured_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, count = [], measures._counts
+    monkeypatch.setattr(
+        measures, "_counts", lambda symbols: (calls.append(1), count(symbols))[1]
+    )
+    sent, other = payload(StochasticQuantizer(2)), payload(StochasticQuantizer(4))
+    alone = measure([sent])
+    assert measure([sent]) == alone and measure([other]) != alone
+    assert len(calls) == 2
+    both = measure([sent, other])
+    assert both[0] <= alone[0] + measure([other])[0] <= both[0] + 1
+    del sent, other
+    gc.collect()
+    assert not measures._MEASURED  # nothing is held that nobody else holds
 
 
 def test_by_hand() -> None:
