@@ -65,7 +65,7 @@ class Contract(Agreement):
     held: bool = False
     first_model: str | None = None
 
-    @property
+    @cached_property
     def num_kept_vectors(self) -> int:
         """How many vectors of float32 a client remembers once its links have begun."""
         rate = self.uplink.memory_rate(self.layout.dim)

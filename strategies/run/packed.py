@@ -15,7 +15,7 @@ from flower_compress.wire.building import (
 )
 from flower_compress.wire.mail import find_mail
 from flower_compress.wire.packet import array_of, find_packet
-from flower_compress.wire.records import num_objects, records_of
+from flower_compress.wire.records import bytes_objects, num_objects, records_of
 
 __all__ = ["PackedArrays", "mark_packed", "objects_of"]
 
@@ -83,8 +83,8 @@ def mark_packed(reply: Message) -> Message:
     if isinstance(record, PackedArrays):
         return reply
     if not isinstance(record, ArrayRecord):
-        record, before = array_of(data), num_objects({key: record})
-        saved = num_objects({key: record}) - before
+        record = array_of(data)
+        saved = bytes_objects(len(data), plain=False) - 1
     return with_record(reply, key, PackedArrays.of(record, remedy, saved))
 
 

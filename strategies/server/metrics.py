@@ -13,7 +13,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from flower_compress.errors import ConfigurationError, shown
 from flower_compress.wire.building import new_record_dict, with_content
-from flower_compress.wire.records import records_of, uniform_mean
+from flower_compress.wire.records import is_record, records_of, uniform_mean
 
 from ..run.metric_forms import Form, form_of, is_finite, most_common
 from .bounds import WeightCap
@@ -302,6 +302,9 @@ def _ordinary(
     forms = [_forms(msg.content) for msg in replies]
     if not replies or not (any(forms) or strict):
         return [], {}
+    needed = {key} - {UNIFORM}
+    if not strict and _agree(forms, needed):
+        return list(replies), {}  # as nearly always
     outlines = [_outline(msg.content, strict=strict) for msg in replies]
     usual_outline = most_common(outlines)
     columns: dict[tuple[str, str], list[Form]] = {}
@@ -310,7 +313,6 @@ def _ordinary(
             for metric, kind in metrics.items():
                 columns.setdefault((name, metric), []).append(kind)
     usual = {where: most_common(kinds) for where, kinds in columns.items()}
-    needed = {key} - {UNIFORM}
     kept: list[Message] = []
     odd: dict[int, str] = {}
     for msg, form, outline in zip(replies, forms, outlines, strict=True):
@@ -321,6 +323,13 @@ def _ordinary(
             kept.append(msg)
     _tell(session, odd, len(replies))
     return kept, odd
+
+
+def _agree(forms: list[_Metrics], needed: set[str]) -> bool:
+    """Whether all replies have metrics of one form, the needed ones among them."""
+    if any(form != forms[0] for form in forms):
+        return False
+    return all(needed <= metrics.keys() for metrics in forms[0].values())
 
 
 def _other_keys(outline: _Outline, usual: _Outline) -> str:
@@ -380,7 +389,7 @@ def _forms(content: RecordDict) -> _Metrics:
     return {
         name: {metric: form_of(value) for metric, value in record.items()}
         for name, record in content.items()
-        if isinstance(record, MetricRecord)
+        if is_record(record, MetricRecord)
     }
 
 
