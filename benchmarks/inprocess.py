@@ -5,7 +5,8 @@ stands around the arithmetic. The engine makes, sends and reads every byte both 
 a deployed run does; the loop has no packets, no states and no Flower. A round of the
 one follows a round of the other, in one process, so that noise meets both alike. What
 is measured is processor time. What Flower's own objects take of it shows FedAvg on the
-same engine, uncompressed, whose clients return what they received.
+same engine, uncompressed, whose clients return what they received. Where numba is
+installed the same is measured with the compiled path.
 
 And MCM on a network, d = 20,490, one gradient of 128 examples a client, where the
 engine may call several clients at a time: by the clock, against a loop of one thread.
@@ -17,6 +18,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flower_compress import compiled
 from flower_compress.testing.deliveries import num_cores
 
 from .markdown import Column, columns
@@ -121,12 +124,19 @@ def _flat(arrays: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
 def _measure(settings: Settings, num_clients: int, threads: int) -> list[Row]:
     from simulations.settings import Settings as Run
 
-    if not threads:
-        rounds = max(_FEWEST, _CLIENT_ROUNDS // num_clients)
-        return [_row(num_clients, rounds, 1, time.process_time, Run, _PARITY)]
-    return [
-        _row(num_clients, _NETWORK_ROUNDS, threads, time.perf_counter, Run, _NETWORK)
-    ]
+    if threads:
+        clock, rounds = time.perf_counter, _NETWORK_ROUNDS
+        return [_row(num_clients, rounds, threads, clock, Run, _NETWORK)]
+    rounds = max(_FEWEST, _CLIENT_ROUNDS // num_clients)
+    rows = []
+    try:
+        for on in (False, True) if find_spec("numba") else (False,):
+            compiled.switch(on=on)
+            row = _row(num_clients, rounds, 1, time.process_time, Run, _PARITY)
+            rows.append({**row, "compiled": on})
+    finally:
+        compiled.switch(on=False)
+    return rows
 
 
 def _row(
@@ -236,6 +246,7 @@ SUITE = Suite(
         Column("N", "num_clients", ","),
         Column("d", "dim", ","),
         Column("threads", lambda row: row.get("threads", 1)),
+        Column("compiled", lambda row: "yes" if row.get("compiled") else "no"),
         Column("engine, ms a round", "engine_ms", ".2f"),
         Column("bare loop, ms a round", "bare_ms", ".2f"),
         Column("engine / loop", "times_bare", ".2f"),

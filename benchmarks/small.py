@@ -1,9 +1,11 @@
-"""Whole packets of a short vector, all Python included."""
+"""Whole packets of a short vector, all Python included, with and without numba."""
 
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 
+from flower_compress import compiled
 from flower_compress.compressors import Compressor, get_compressor
 from flower_compress.links import Payload
 from flower_compress.links import payload as module
@@ -35,15 +37,23 @@ def _measure(settings: Settings, label: str) -> list[Row]:
     compressor = get_compressor(OPERATORS[label])
     data = encode(compressor)
     batches = partial(best_of_batches, batch=200, repeats=7 * settings.repeats)
-    return [
-        {
-            "operator": label,
-            "dim": DIM,
-            "packet_bytes": len(data),
-            "encode_us": 1e6 * batches(partial(encode, compressor)),
-            "decode_us": 1e6 * batches(partial(decode, data)),
-        }
-    ]
+    row: Row = {"operator": label, "dim": DIM, "packet_bytes": len(data)}
+    try:
+        for prefix in ("", "compiled_") if find_spec("numba") else ("",):
+            compiled.switch(on=bool(prefix))
+            row[f"{prefix}encode_us"] = 1e6 * batches(partial(encode, compressor))
+            row[f"{prefix}decode_us"] = 1e6 * batches(partial(decode, data))
+    finally:
+        compiled.switch(on=False)
+    return [row]
+
+
+def _compiled(what: str) -> Column:
+    def show(row: Row) -> str:
+        value = row.get(f"compiled_{what}_us")
+        return "" if value is None else f"{value:.0f}"
+
+    return Column(f"compiled, {what}", show)
 
 
 SUITE = Suite(
@@ -57,5 +67,7 @@ SUITE = Suite(
         Column("packet, bytes", "packet_bytes"),
         Column("encode, us", "encode_us", ".0f"),
         Column("decode, us", "decode_us", ".0f"),
+        _compiled("encode"),
+        _compiled("decode"),
     ),
 )

@@ -3,8 +3,9 @@
 With the extra ``fast`` (numba, which compiles Python for the processor at hand) long
 vectors go through the functions of this package in place of NumPy's. Every float
 operation is the same one in the same order, none fused and none reordered, so packets
-and vectors do not change by a bit. Nothing needs it: without numba, for short vectors
-and with ``FLOWER_COMPRESS_COMPILED=0`` in the environment NumPy does all of it.
+and vectors do not change by a bit; so do a few steps of short ones, of which NumPy's
+calls take longer than the work. Nothing needs it: without numba and with
+``FLOWER_COMPRESS_COMPILED=0`` in the environment NumPy does all of it.
 
 numba rather than an extension module: the wheel stays one for every machine, and what
 is compiled uses the vector units that are there. ``import flower_compress`` does not
@@ -12,7 +13,7 @@ import it, nor does a process that handles a few vectors and ends: loading takes
 seconds and 130 MB, and is done once NumPy has worked on as many entries as make up for
 it (at once with ``FLOWER_COMPRESS_COMPILED=1``). What was compiled is kept on disk,
 beside this package or where numba keeps what has no such place; without either there is
-no compiled path, since to compile takes 20 seconds. One thread, without the
+no compiled path, since to compile takes half a minute. One thread, without the
 interpreter's lock: cores are for other clients.
 """
 

@@ -36,7 +36,8 @@ _SETTINGS: dict[str, Any] = {
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function when it is first called, and keep it on disk.
 
-    Where it is not there yet that takes seconds, and the log says so.
+    That takes seconds. Where none of its file is there yet the log says so: of a file
+    that was used before, some functions may never be.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
             "set NUMBA_CACHE_DIR to a folder to which it can"
         ) from error
     file = Path(function.__code__.co_filename).stem
-    kept = Path(compiled.stats.cache_path).glob(f"{file}.{function.__name__}-*.nbi")
+    kept = Path(compiled.stats.cache_path).glob(f"{file}.*.nbi")
     if not any(kept):
         _tell()
     dispatcher: Callable[..., Any] = compiled
@@ -64,7 +65,7 @@ def _tell() -> None:
     """Say once that there is something to compile."""
     getLogger("flower_compress").warning(
         "numba compiles functions of flower_compress for this processor: that takes "
-        "some 20 seconds, once, and is kept on disk"
+        "up to half a minute, once, and is kept on disk"
     )
 
 

@@ -447,10 +447,11 @@ def test_what_is_to_be_compiled_is_told_once(
     for kept, said in ((False, 1), (True, 1)):
         jit._tell.cache_clear()
         if kept:
-            (tmp_path / "test_compiled.add-7.py311.nbi").touch()
+            # Of the same file: it may be that nothing ever calls this one.
+            (tmp_path / "test_compiled.other-7.py311.nbi").touch()
         for _ in range(2):
             assert jit.kernel(add) is made
-        assert caplog.text.count("some 20 seconds, once") == said
+        assert caplog.text.count("half a minute, once") == said
 
 
 def test_no_memory_for_what_cannot_be_there() -> None:
