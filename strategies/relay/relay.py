@@ -35,6 +35,7 @@ from flower_compress.wire.records import records_of
 
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.model_arrays import check_arrays
+from ..run.own_metrics import add_own
 from ..run.rounds import EvaluateFn, Rounds
 from ..run.step_size import StepSize, check_step_size, step_size_of
 from ..run.strategy import RunStrategy
@@ -188,6 +189,7 @@ class Relay(RunStrategy):
         self.forget_after = forget_after
         self.zeros: dict[int, float] = {}
         self._session: RelaySession | None = None
+        self._taken_names: set[str] = set()
 
     @property
     def ledger(self) -> Ledger:
@@ -251,6 +253,7 @@ class Relay(RunStrategy):
         )
         self.zeros = {}
         self._phase, self._round_metrics = 0, MetricRecord()
+        self._taken_names = set()
 
     @property
     def _running(self) -> RelaySession:
@@ -340,11 +343,13 @@ class Relay(RunStrategy):
         self.zeros |= _shares_of_zeros(accepted)
         metrics = mean_metrics(contents)
         # Result keeps one record a round, and the first exchange may be what trains.
-        metrics = MetricRecord({**earlier, **metrics})
-        self._round_metrics = metrics
-        metrics["uplink-bytes"] = session.ledger.round_uplink.num_bytes
-        metrics["downlink-bytes"] = session.ledger.round_downlink.num_bytes
-        return None, metrics
+        own = {
+            "uplink-bytes": session.ledger.round_uplink.num_bytes,
+            "downlink-bytes": session.ledger.round_downlink.num_bytes,
+        }
+        add_own(metrics, own, self._taken_names)
+        self._round_metrics = MetricRecord({**earlier, **metrics})
+        return None, self._round_metrics
 
     # -- evaluation ------------------------------------------------------------------
 

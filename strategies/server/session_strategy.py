@@ -14,6 +14,7 @@ from flower_compress.wire.ledger import Ledger
 
 from ..run.checkpoint import Arrays, Checkpoint
 from ..run.fields import COUNT, fields
+from ..run.own_metrics import add_own
 from ..run.strategy import RunStrategy
 from .composition import Composition
 from .evaluation import EvaluateOn
@@ -66,12 +67,14 @@ class SessionStrategy(RunStrategy):
         super().__init__(**kwargs)
         self.evaluate_on: EvaluateOn = evaluate_on
         self.on_divergence: OnDivergence = on_divergence
+        self._taken_names: set[str] = set()
 
     def _begin_session(
         self, composition: Composition, arrays: ArrayRecord, weighted_by: str = ""
     ) -> Session:
         """Begin a session from a model, with what watches over its steps."""
         held = self.evaluate_on == "held"
+        self._taken_names = set()
         self._session = session = Session(
             composition, arrays, keeps_held=held, observers=self._observers
         )
@@ -155,12 +158,15 @@ class SessionStrategy(RunStrategy):
 
     def _add_counts(self, metrics: MetricRecord, refused_before: int) -> None:
         """Add what a training refused and sent, and who was away, to its metrics."""
-        metrics["refused-updates"] = self.refused.total() - refused_before
+        own: dict[str, int | float] = {
+            "refused-updates": self.refused.total() - refused_before,
+            "uplink-bytes": self.ledger.round_uplink.num_bytes,
+            "downlink-bytes": self.ledger.round_downlink.num_bytes,
+        }
         share = None if self._session is None else self._session.departures.share
         if share is not None:
-            metrics["absent-memory-share"] = share
-        metrics["uplink-bytes"] = self.ledger.round_uplink.num_bytes
-        metrics["downlink-bytes"] = self.ledger.round_downlink.num_bytes
+            own["absent-memory-share"] = share
+        add_own(metrics, own, self._taken_names)
 
     def _tell_of_errors(self, replies: list[Message]) -> None:
         """Warn if nobody has answered an evaluation but with an error."""
@@ -179,11 +185,13 @@ class SessionStrategy(RunStrategy):
         """Return an evaluation's metrics, if it has any, with what it has sent."""
         if metrics is None:
             return None
-        up = self.ledger.round_evaluation_uplink.num_bytes
-        down = self.ledger.round_evaluation_downlink.num_bytes
-        return MetricRecord(
-            {**dict(metrics), "uplink-bytes": up, "downlink-bytes": down}
-        )
+        own = {
+            "uplink-bytes": self.ledger.round_evaluation_uplink.num_bytes,
+            "downlink-bytes": self.ledger.round_evaluation_downlink.num_bytes,
+        }
+        metrics = MetricRecord(dict(metrics))
+        add_own(metrics, own, self._taken_names)
+        return metrics
 
     def _log_links(self, before: Composition, num_clients: int) -> None:
         """Log the links, before a session as the composition `before` has them."""
