@@ -30,6 +30,9 @@ NESTED = 8
 _LONGEST = 1 << 20
 """Of more entries 64 bits might not hold a product of compiled functions."""
 
+_LONGEST_WRITTEN, _LONGEST_READ = 1 << 14, 1 << 15
+"""Up to here NumPy's calls take longer than to look at every bit."""
+
 
 class NestedGolomb(BitCode):
     """Supports nested by magnitude, each as Golomb-coded runs, and one bit a sign.
@@ -53,7 +56,9 @@ class NestedGolomb(BitCode):
 
     def encode(self, symbols: Symbols) -> tuple[bytes, int]:
         """Return the code, padded with zeros to a byte, and its length in bits."""
-        fast = _compiled(symbols.dim) if symbols.positions is None else None
+        fast = None
+        if symbols.positions is None:
+            fast = _compiled(symbols.dim, _LONGEST_WRITTEN)
         if fast is not None:
             largest = max(-symbols.low, symbols.high)
             entries = np.ascontiguousarray(symbols.entries)
@@ -72,7 +77,7 @@ class NestedGolomb(BitCode):
         CorruptPacket
             If the bytes are no code of `dim` symbols in [low, high].
         """
-        fast = _compiled(dim)
+        fast = _compiled(dim, _LONGEST_READ)
         if fast is not None:
             side = np.empty(dim, dtype=np.int32)
             entries: Integers = np.empty(dim, dtype=symbol_dtype(low, high))
@@ -144,9 +149,9 @@ class NestedGolomb(BitCode):
         return total
 
 
-def _compiled(dim: int) -> Any:
-    """Return the compiled functions, for few symbols too: NumPy's calls take longer."""
-    return compiled("nested_golomb", dim, shortest=1) if dim <= _LONGEST else None
+def _compiled(dim: int, longest: int = _LONGEST) -> Any:
+    """Return the compiled functions for at most so many symbols, however few."""
+    return compiled("nested_golomb", dim, shortest=1) if dim <= longest else None
 
 
 def _nested_supports(

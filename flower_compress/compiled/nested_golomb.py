@@ -11,12 +11,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba.core import cgutils
 
-from .jit import kernel
+from .jit import intrinsic, kernel, types
 
 __all__ = ["LONGEST", "decode", "encode", "num_bits"]
 
 LONGEST = 1 << 20
+
+_ALL, _TOP = np.uint64(2**64 - 1), np.uint64(1 << 63)
+
+
+@intrinsic
+def _zeros_above(_: Any, number: Any) -> Any:
+    """Return how many bits lie above the highest one, of a number that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], cgutils.true_bit)
+
+    return types.int64(types.uint64), generate
 
 
 @kernel
@@ -254,41 +267,72 @@ def _take_gamma(data: Any, at: int, limit: int) -> Any:
 
 
 @kernel
+def _word(data: Any, at: int) -> Any:
+    """Return 64 bits from byte `at` on, the first one highest; zeros past the end."""
+    word = np.uint64(0)
+    if at + 8 <= data.size:
+        for i in range(8):
+            word = word << np.uint64(8) | np.uint64(data[at + i])
+        return word
+    for i in range(8):
+        byte = data[at + i] if at + i < data.size else np.uint8(0)
+        word = word << np.uint64(8) | np.uint64(byte)
+    return word
+
+
+@kernel
+def _take_ones(data: Any, at: int, end: int, k: int, out: Any) -> int:
+    """Write how many zeros are before each of the next k ones, before bit `end`.
+
+    Return the place that follows, -1 if they are fewer.
+    """
+    found, last, byte = 0, at - 1, at >> 3
+    word = _word(data, byte) & (_ALL >> np.uint64(at & 7))
+    while found < k:
+        base = 8 * byte
+        if base >= end:
+            return -1
+        while word and found < k:
+            zeros = _zeros_above(word)
+            out[found] = base + zeros - last - 1
+            last = base + zeros
+            found += 1
+            word &= ~(_TOP >> np.uint64(zeros))
+        byte += 8
+        word = _word(data, byte)
+    return last + 1 if last < end else -1
+
+
+@kernel
 def _take_runs(data: Any, at: int, k: int, n: int, M: int, out: Any) -> int:
     """Read k positions in [0, n), Golomb-coded with M; return the place that follows.
 
     -1 if there are none.
     """
     bits = 8 * data.size
-    end = min(at + k + (n - k) // M, bits)
-    found, last = 0, at - 1
-    while found < k:
-        if at >= end:
-            return -1
-        if _bit(data, at):
-            out[found] = (at - last - 1) * M
-            last = at
-            found += 1
-        at += 1
+    at = _take_ones(data, at, min(at + k + (n - k) // M, bits), k, out)
+    if at < 0:
+        return -1
     b = _width(M)
     c = (1 << b) - M
     width = b - 1 if c else b
-    if at + k * width > bits:
-        return -1
     last_bit = at + k * width
+    if last_bit > bits:
+        return -1
     position = np.int64(-1)
     for i in range(k):
         s = np.int64(0)
         for plane in range(width):
             s = s << 1 | _bit(data, at + plane * k + i)
-        if c and s >= c:
-            if last_bit >= bits:
-                return -1
-            s = (s << 1 | _bit(data, last_bit)) - c
-            last_bit += 1
-        position += 1 + np.int64(out[i]) + s
+        if c:
+            # No jump, which would be foretold wrongly for one in two.
+            is_long = np.int64(s >= c)
+            more = s - c + _bit(data, min(last_bit, bits - 1))
+            s += is_long * more
+            last_bit += is_long
+        position += 1 + np.int64(out[i]) * M + s
         out[i] = position
-    return last_bit if position < n else -1
+    return last_bit if position < n and last_bit <= bits else -1
 
 
 @kernel
@@ -305,11 +349,28 @@ def _take_support(data: Any, at: int, size: int, side: Any) -> Any:
 
 
 @kernel
+def _leave(index: Any, size: int, side: Any, k: int, to: Any) -> None:
+    """Write an index without the entries at the k places `side`."""
+    place = start = 0
+    for n in range(k + 1):
+        end = side[n] if n < k else size
+        for i in range(start, end):
+            to[place + i - start] = index[i]
+        place += end - start
+        start = end + 1
+
+
+@kernel
 def _take_magnitudes(
     data: Any, at: int, count: int, largest: int, nested: int, side: Any, found: Any
 ) -> int:
-    """Read the magnitudes of `count` symbols; return the place that follows, or -1."""
+    """Read the magnitudes of `count` symbols; return the place that follows, or -1.
+
+    A symbol is written where it leaves the nest, so that the many that stay in it are
+    moved along and no more.
+    """
     index = np.empty(count, dtype=np.int32)
+    other = np.empty(count, dtype=np.int32)
     for i in range(count):
         index[i] = i
     level, left = 1, count
@@ -318,17 +379,20 @@ def _take_magnitudes(
         at, inner, k = _take_support(data, at, left, side)
         if at < 0:
             return -1
-        inside = 2 * inner <= left
-        place = other = 0
-        for i in range(left):
-            is_side = other < k and side[other] == i
-            other += is_side
-            if is_side == inside:
-                each = index[i]
-                found[each] = level
-                index[place] = each
-                place += 1
+        if 2 * inner <= left:
+            for i in range(left):
+                found[index[i]] = level - 1
+            for i in range(inner):
+                other[i] = index[side[i]]
+            index, other = other, index
+        elif k:
+            for i in range(k):
+                found[index[side[i]]] = level - 1
+            _leave(index, left, side, k, other)
+            index, other = other, index
         left = inner
+    for i in range(left):
+        found[index[i]] = level
     if left and largest > nested:
         at, number = _take_gamma(data, at, left * (largest - nested) + 1)
         total = number - 1
@@ -388,23 +452,27 @@ def decode(data: Any, low: int, high: int, nested: int, side: Any, entries: Any)
         at = _take_magnitudes(data, at, count, largest, nested, room, magnitudes)
         if at < 0:
             return -1, 0
-    inside = 2 * count <= size
-    place = other = 0
+    least = most = 0
     for i in range(count):
-        symbol = magnitudes[i]
-        if low < 0 and _bit(data, signs + i):
-            symbol = -symbol
-        if symbol < low or symbol > high:
-            return -1, 0
-        if not inside:
-            while other < k and side[other] == place:
-                entries[place] = 0
-                place, other = place + 1, other + 1
-        entries[place] = symbol
-        place += 1
-    if not inside:
-        for i in range(place, size):
-            entries[i] = 0
+        sign = np.int32(_bit(data, signs + i)) if low < 0 else np.int32(0)
+        symbol = (magnitudes[i] ^ -sign) + sign
+        least, most = min(least, symbol), max(most, symbol)
+        magnitudes[i] = symbol
+    if least < low or most > high:
+        return -1, 0
+    if 2 * count <= size:
+        for i in range(count):
+            entries[i] = magnitudes[i]
+    else:
+        taken = start = 0
+        for n in range(k + 1):
+            end = side[n] if n < k else size
+            for i in range(start, end):
+                entries[i] = magnitudes[taken + i - start]
+            taken += end - start
+            if end < size:
+                entries[end] = 0
+            start = end + 1
     if at & 7 and data[at >> 3] & np.uint8(0xFF >> (at & 7)):
         return -1, 0
     return at, count
