@@ -141,7 +141,7 @@ def _plan_levels(
     `counts` are those of lowest, lowest + 1, ... after `coarse` low bits are taken off;
     `covers` says whether all symbols are among them.
     """
-    best, least = Packing(1, lowest), math.inf
+    best, least = (1, lowest, 0, False, False), math.inf
     min_shift, total = _min_shift(counts), counts.sum()
     for shift in range(min_shift, min_shift + _MORE_SHIFTS):
         first, levels = _levels(counts, total, lowest, shift)
@@ -170,10 +170,9 @@ def _plan_levels(
             cost += coder.packing_bits(group, digits, max(top, outside), size)
             if cost < least:
                 least = cost
-                best = Packing(
-                    window + escape, first + start, coarse + shift, gap, escape
-                )
-    return best, least
+                low = first + start
+                best = window + escape, low, coarse + shift, gap, escape
+    return Packing(*best), least
 
 
 def _min_shift(counts: NDArray[np.int64]) -> int:
