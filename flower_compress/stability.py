@@ -410,11 +410,14 @@ def largest_share(
     carries_update: bool = False,
     preserved: bool = True,
     private: bool = False,
+    most: float = 1.0,
 ) -> float:
-    """Return the largest c in [0, 1] up to which a run does not diverge.
+    """Return the largest c in [0, most] up to which a run does not diverge.
 
-    It is 1 for links that bear any local training, to three digits. Parameters are
-    those of :func:`moment_factor`.
+    To three digits. It is 1, or `most`, for links that bear any local training that
+    stops at the clients' optima. Clients that overshoot them, by momentum or too large
+    a step, go further than that: uncompressed a run bears c < 2. The other parameters
+    are those of :func:`moment_factor`.
     """
 
     def diverges(share: float) -> bool:
@@ -430,9 +433,11 @@ def largest_share(
         )
         return factor > 1.0 + 1e-9
 
-    if not diverges(1.0):
-        return 1.0
-    low, high = 0.0, 1.0
+    if not diverges(most):
+        return most
+    low, high = 0.0, most
+    if most > 1.0 and not diverges(1.0):
+        low = 1.0
     while high - low > _PRECISION:
         middle = (low + high) / 2
         low, high = (low, middle) if diverges(middle) else (middle, high)

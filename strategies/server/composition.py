@@ -36,6 +36,8 @@ from .uplink_memories import UplinkMemory
 __all__ = ["Composition"]
 
 _MANY_CLIENTS = 12
+_UNCOMPRESSED = 2.0
+"""So far clients may go where nothing is compressed: twice the way, short of it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Composition:
         }
 
     def largest_share(
-        self, dim: int, num_clients: int, num_active: int
+        self, dim: int, num_clients: int, num_active: int, most: float = 1.0
     ) -> float | None:
         """Return how far clients may go in a round before noise feeds itself.
 
@@ -162,6 +164,8 @@ class Composition:
             Length d of the model.
         num_clients, num_active : int
             How many clients there are, and how many take part in a round.
+        most : float
+            The most that is looked at: 1 where clients stop at their optima.
         """
         # More clients than these are borne better, and take longer to work out.
         counted = min(num_clients, _MANY_CLIENTS)
@@ -169,7 +173,7 @@ class Composition:
         links = self._in_theory(dim)
         if links is None:
             return None
-        return largest_share(**links, num_clients=counted, num_active=active)
+        return largest_share(**links, num_clients=counted, num_active=active, most=most)
 
     def level(
         self,
@@ -257,12 +261,17 @@ class Composition:
         """Say how far clients may go in a round, where that is known."""
         if dim is None:
             return []
-        largest = self.largest_share(dim, num_clients, num_clients)
+        largest = self.largest_share(dim, num_clients, num_clients, _UNCOMPRESSED)
         if largest is None:
             return []
-        borne = "any"
+        borne, way = "any", "the way to the clients' own optima a round"
         if largest < 1.0:
-            borne = f"up to {largest:.2g} of the way to the clients' own optima a round"
+            borne = f"up to {largest:.2g} of {way}"
+        elif largest < _UNCOMPRESSED:
+            borne = (
+                f"any up to {largest:.2f} times {way}, beyond which only momentum or "
+                "too large a step leads"
+            )
         return [f"Local training that {num_clients} clients may do: {borne}"]
 
 

@@ -42,6 +42,8 @@ __all__ = [
 
 _log = getLogger("flwr")
 _SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
+_OF_APP = ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.MOD_FAILED_PRECONDITION
+"""Errors of a client that was reached, and failed."""
 _LONGEST_REASON = 300
 MOST_DECODED = 1 << 28
 """Bytes of decoded vectors: those of a hundred clients with 670,000 entries."""
@@ -98,6 +100,8 @@ class Inbox:
         reasons += session.sync_budget.left_out()
         for msg, reason in zip(errors, reasons, strict=False):
             client = session.roster.find(msg.metadata.src_node_id)
+            if client is not None and msg.error.code in _OF_APP:
+                self._count_failed(client)
             if reason.startswith(_SPOILT):  # The client's own mod refused it.
                 self._count_refused(msg)
                 tell(session, "refused", client, msg, reason)
@@ -200,6 +204,12 @@ class Inbox:
         if self._session.uplinks.ends_epoch(part) and budget.rests(client.identity):
             raise OutOfSyncError(*budget.left_out())
         return Accepted(client.identity, part, exact, msg)
+
+    def _count_failed(self, client: Client) -> None:
+        """Let a client that fails where it is sent all wait, if it does so often."""
+        session, downlink = self._session, client.downlink
+        if downlink.held is None and downlink.sent is not None:
+            session.sync_budget.ask(client.identity, downlink.sent)
 
     def _may_keep(self) -> bool:
         if self._most_decoded is None:

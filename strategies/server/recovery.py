@@ -164,7 +164,7 @@ class GuardedStep:
                 self._weighted_by,
             )
             return session
-        diverges = self._watch.note(server_round, session.update_norm)
+        diverges = self._watch.note(server_round, session.update_norm, session.model)
         if self._recovery is None:
             return session
         if diverges:
@@ -198,7 +198,7 @@ class GuardedStep:
             "round %d: every update is NaN, infinite or far too large. If the clients' "
             "own training does not diverge (a smaller learning rate) and honest "
             "updates are shorter than max_update_norm, the noise of compression does: "
-            "RotatedQuantizer(step=1.5), a smaller step_size, or "
+            "an operator of less noise, a smaller step_size, or "
             'on_divergence="repair", which goes back to an earlier model',
             server_round,
         )

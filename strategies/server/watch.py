@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from logging import getLogger
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 from statistics import median
 from typing import Any
+
+import numpy as np
+
+from flower_compress.compressors import Vector
 
 from ..run.fields import FLAG, OPTIONAL_NUMBER, ROWS, fields
 from .composition import Composition
@@ -20,6 +24,14 @@ _REMEDY = (
     "take an operator of less noise, as RotatedQuantizer(step=1.5), fewer local steps, "
     "or a smaller step_size"
 )
+_REMEDY_OF_FINE = (
+    "their operators are fine ones, so clients may overshoot their optima, by momentum "
+    "or too large a step, or the server does: take less of either, a smaller "
+    "step_size, or RotatedQuantizer(step=0.5)"
+)
+_FINE = 0.25
+"""The omega of an operator that bears any training up to the clients' optima."""
+_OF_MODEL = 0.5
 _WINDOW = 8
 _GROWTH = 2.0
 _MIDDLE_OF, _FAR = 4, 30.0
@@ -30,7 +42,9 @@ class NoiseWatch:
 
     A run in which the noise of compression feeds itself grows exponentially. So the
     norm of the server's update doubles within a few rounds, again and again, where
-    without compression it would stay or shrink.
+    without compression it would stay or shrink. Links that bear any training up to the
+    clients' optima do so only where clients overshoot them; of these runs an update has
+    to be as long as half of the model too, which no other growth leads to.
 
     Parameters
     ----------
@@ -82,10 +96,18 @@ class NoiseWatch:
             self._name,
             num_clients,
             self.bearable,
-            _REMEDY,
+            self._remedy,
         )
 
-    def note(self, server_round: int, update_norm: float) -> bool:
+    @property
+    def _remedy(self) -> str:
+        operator = self._composition.uplink.compressor
+        is_fine = operator.unbiased and operator.omega(self._dim) <= _FINE
+        return _REMEDY_OF_FINE if is_fine else _REMEDY
+
+    def note(
+        self, server_round: int, update_norm: float, model: Vector | None = None
+    ) -> bool:
         """Look at a round's update; say once, and return, that the run diverges.
 
         Parameters
@@ -94,14 +116,20 @@ class NoiseWatch:
             The round.
         update_norm : float
             ||u||, the Euclidean norm of the server's update.
+        model : NDArray[np.float32], optional
+            The model after it, shape (d,).
         """
         if update_norm == 0:  # A round without a step.
             return False
         self._norms.append(update_norm)
         growth = self._growth()
-        bears_anything = self.bearable is not None and self.bearable >= 1.0
-        if growth is None or self._has_told or bears_anything:
+        if growth is None or self._has_told:
             return False
+        if self.bearable is not None and self.bearable >= 1.0 and model is not None:
+            # In float64, where no square overflows.
+            squares = float(np.square(model, dtype=np.float64).sum())
+            if update_norm < _OF_MODEL * sqrt(squares):
+                return False
         self._has_told = True
         _log.warning(
             "round %d: the updates of %s have grown %.3g times, as if the noise of "
@@ -109,7 +137,7 @@ class NoiseWatch:
             server_round,
             self._name,
             growth,
-            _REMEDY,
+            self._remedy,
         )
         return True
 

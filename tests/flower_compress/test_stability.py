@@ -333,6 +333,21 @@ def test_little_noise_bears_any_local_training(name: str) -> None:
     assert largest_share(up, down, num_clients=4, num_active=2, **kind) == 1.0
 
 
+@pytest.mark.parametrize("name", ["mcm", "diana", "artemis"])
+def test_clients_that_overshoot_their_optima(name: str) -> None:
+    """Uncompressed c < 2 converges, with little noise somewhat less does."""
+    up, down, kind = ALGORITHMS[name](3.0 / 16.0)
+    limit = largest_share(up, down, num_clients=4, most=2.0, **kind)
+    assert 1.0 < limit < 2.0
+    at, beyond = (factor_of(name, 3.0 / 16.0, limit + d, 4) for d in (0.0, 0.01))
+    assert at < 1 < beyond
+    assert largest_share(DENSE, DENSE, num_clients=4, most=2.0) == 2.0
+    # And where not even the optima are borne, as much as before.
+    up, down, kind = ALGORITHMS[name](5.7)
+    limits = [largest_share(up, down, num_clients=4, most=m, **kind) for m in (1, 2)]
+    assert limits[0] == pytest.approx(limits[1], abs=3e-3) or limits[0] == 1.0
+
+
 def test_more_take_part_than_there_are() -> None:
     for active in (-1, 4):
         with pytest.raises(ConfigurationError, match="at most all of them"):

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 
+import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
+from flower_compress import CompressionMod
+from flower_compress.strategies import MCM
 from flower_compress.strategies.server.sync_budget import SyncBudget
+from flower_compress.testing import InProcessGrid
 
 
 def dense_models(rounds: int, answers: str) -> int:
@@ -62,3 +69,47 @@ def test_it_is_told_who_is_left_out_and_what_is_paid_is_forgotten() -> None:
     for _ in range(10):
         budget.pay(3)
     assert budget.save() == []
+
+
+@pytest.mark.parametrize("fault", ["raises", "NaN"])
+def test_a_client_that_always_fails_is_sent_the_model_ever_more_rarely(
+    fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs a dense model a few times, is told of once, and is asked again."""
+    rounds, dim, asked = 120, 500, []
+    app = ClientApp(mods=[CompressionMod()])
+
+    @app.train()
+    def train(msg: Message, context: Context) -> Message:
+        w = msg.content.array_records["arrays"]["w"].numpy()
+        if context.node_config["partition-id"] == 1:
+            asked.append(int(msg.content.config_records["config"]["server-round"]))
+            if len(asked) < 8:
+                if fault == "raises":
+                    raise ValueError("no data")
+                w = w * np.float32(np.nan)
+        content = RecordDict(
+            {
+                "arrays": ArrayRecord({"w": Array(0.9 * w)}),
+                "metrics": MetricRecord({"num-examples": 1}),
+            }
+        )
+        return Message(content, reply_to=msg)
+
+    strategy = MCM(fraction_evaluate=0.0)
+    logger = logging.getLogger("flwr")
+    logger.addHandler(caplog.handler)
+    try:
+        grid = InProcessGrid(app, 3)
+        initial = ArrayRecord({"w": Array(np.ones(dim, np.float32))})
+        strategy.start(grid, initial, rounds)
+    finally:
+        logger.removeHandler(caplog.handler)
+    # Five times at once, then after 2, 4 and 8 rounds; well again it takes part in all.
+    assert asked[:9] == [1, 2, 3, 4, 5, 8, 13, 22, 23]
+    assert asked[-1] == rounds and len(asked) == 8 + (rounds - 22)
+    dense = 4 * dim
+    assert strategy.ledger.downlink.snapshot_bytes <= (3 + 8) * dense
+    told = {r.getMessage() for r in caplog.records if r.levelno == logging.WARNING}
+    assert sum("again and again" in text for text in told) == 1
+    assert not any("no answer in time" in r.getMessage() for r in caplog.records)

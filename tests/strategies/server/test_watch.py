@@ -209,6 +209,41 @@ def test_norms_that_do_not_grow_exponentially(
     assert not caplog.records
 
 
+def test_fine_operators_and_clients_that_overshoot(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """FedAvg bears them; what grows as training begins, in small steps, is no noise."""
+    fine = Memory(RotatedQuantizer(step=1.5))
+    norms = [1.1**k for k in range(80)]
+    for of_model, is_told in ((0.1, False), (0.9, True)):
+        watch = NoiseWatch("MCM", Composition(fine, fine), DIM)
+        watch.begin(CLIENTS, CLIENTS)
+        assert watch.bearable == 1.0
+        told = [
+            watch.note(k, norm, np.full(1, norm / of_model, np.float32))
+            for k, norm in enumerate(norms)
+        ]
+        assert sum(told) == is_told
+    (record,) = (r for r in caplog.records if DURING in r.getMessage())
+    assert "overshoot their optima" in record.getMessage()
+    assert "RotatedQuantizer(step=0.5)" in record.getMessage()
+
+
+def test_a_run_of_clients_that_overshoot(caplog: pytest.LogCaptureFixture) -> None:
+    """It diverges, and is told; with steps of half the size it converges."""
+    ends = {}
+    for on_divergence in ("warn", "repair"):
+        caplog.clear()
+        strategy = MCM(fraction_evaluate=0.0, on_divergence=on_divergence)
+        initial = ArrayRecord({"w": Array(np.zeros(DIM, np.float32))})
+        grid = InProcessGrid(make_app(1.7), CLIENTS)
+        w = strategy.start(grid, initial, 120).arrays["w"].numpy()
+        ends[on_divergence] = float(np.linalg.norm(w))
+        assert "any up to 1." in caplog.text
+        assert sum(DURING in each.getMessage() for each in caplog.records) == 1
+    assert ends["repair"] < 20 < 1e3 < ends["warn"]
+
+
 @pytest.mark.parametrize(
     ("norms", "latest"),
     [
