@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 
 from flower_compress.errors import ConfigurationError
+from flower_compress.strategies.run.folder_lock import FolderLock
 
 from .checkpointing import Checkpointing
 from .engines import run_all
@@ -38,6 +39,7 @@ _Key = tuple[str, int]
 _SETTINGS = "settings.json"
 _LAST_LINES = 10
 _LARGE = 1e6
+_ASIDE = "earlier"
 _FILES = ("summary.json", "report.html", "report.png", "nodes.csv", "edges.csv")
 
 
@@ -133,10 +135,11 @@ class Experiment:
 
     def __enter__(self) -> Self:
         self.out.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.out, "--out")
+        if not self.checkpointing.resume:
+            self._set_aside()
         for name in _FILES:
             (self.out / name).unlink(missing_ok=True)  # of an earlier experiment
-        if not self.checkpointing.resume:
-            self.log.unlink(missing_ok=True)
         write_json(self.out / _SETTINGS, self._settings)
         self._csv = RoundsCsv(self.out / "rounds.csv").__enter__()
         totals = dict.fromkeys((job.label for job in self.jobs), 0)
@@ -157,6 +160,7 @@ class Experiment:
     ) -> None:
         self._display.stop()
         self._csv.__exit__(kind, error, trace)
+        self._lock.release()
         if isinstance(error, Exception):
             for line in last_lines(self.log, _LAST_LINES):
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -260,6 +264,18 @@ class Experiment:
         self._print_path("Flower's log", self.log)
         self.console.print(f"Time: {duration(self._display.seconds)}")
         return path
+
+    def _set_aside(self) -> None:
+        """Keep the results of an earlier experiment, of which there is a summary."""
+        if (self.out / "summary.json").exists():
+            aside = self.out / _ASIDE
+            aside.mkdir(exist_ok=True)
+            for name in (*_FILES, "rounds.csv", _SETTINGS, FILE_NAME):
+                (aside / name).unlink(missing_ok=True)
+                if (self.out / name).exists():
+                    (self.out / name).rename(aside / name)
+            self._print_path("The results that were here", aside)
+        self.log.unlink(missing_ok=True)
 
     def _origins(self) -> list[str]:
         """Return what stands in for the examples that the tasks are named after."""

@@ -12,6 +12,7 @@ from .arrays import NUMPY, Array, ArrayOps
 
 __all__ = [
     "LARGEST",
+    "check_flag",
     "check_integer",
     "check_probability",
     "check_scales",
@@ -85,6 +86,12 @@ def check_integer(name: str, value: object, highest: int) -> None:
         raise ConfigurationError(
             f"{name} must be an integer between 1 and {highest}, got {value!r}"
         )
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise ConfigurationError unless `value` is true or false, as 1 or 0 too."""
+    if not isinstance(value, (bool, np.bool_, int, np.integer)) or value not in (0, 1):
+        raise ConfigurationError(f"{name} must be true or false, got {value!r}")
 
 
 def check_probability(name: str, value: object) -> None:

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, CorruptPacket
 from ..streams import Draws
 from .arrays import Array, ArrayOps
 from .bucketed import Bucketed
-from .checks import check_integer, check_scales, require_scales
+from .checks import check_flag, check_integer, check_scales, require_scales
 from .tables import Part
 
 __all__ = ["DitheredQuantizer"]
@@ -71,6 +71,7 @@ class DitheredQuantizer(Bucketed):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("levels", self.levels, 32766)
+        check_flag("subtractive", self.subtractive)
         if self.tau not in _TAUS:
             raise ConfigurationError(f"tau must be one of {_TAUS}, got {self.tau!r}")
 

@@ -16,7 +16,13 @@ from ..errors import ConfigurationError
 from ..streams import Draws
 from .arrays import Array, ArrayOps
 from .bucketed import Bucketed
-from .checks import LARGEST, check_integer, check_scales, require_scales
+from .checks import (
+    LARGEST,
+    check_flag,
+    check_integer,
+    check_scales,
+    require_scales,
+)
 from .tables import Part
 
 __all__ = ["StochasticQuantizer"]
@@ -60,6 +66,7 @@ class StochasticQuantizer(Bucketed):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("levels", self.levels, 32767)
+        check_flag("subtractive", self.subtractive)
         if self.norm not in _NORMS:
             raise ConfigurationError(f'norm must be 2 or "inf", got {self.norm!r}')
 

@@ -147,6 +147,8 @@ class _Measure:
     of: Callable[[_Rows, float], float | None]
     ratio: bool = False
     goal: str | None = None
+    total: bool = False
+    """Whether a run that ends early has less of it, so that nothing compares."""
 
 
 def judge(
@@ -211,7 +213,7 @@ def _value(claim: Claim, rows: _Rows, others: _Rows | None) -> float | None:
     if others is None or own is None:
         return own
     other = measure.of(others, goal)
-    if other is None or math.isinf(own) and math.isinf(other):
+    if other is None or math.isinf(other) and (measure.total or math.isinf(own)):
         return None
     if not measure.ratio:
         return own - other
@@ -296,9 +298,13 @@ MEASURES: Final[Mapping[str, _Measure]] = {
     "second-half": _Measure(_second_half),
     "loss": _Measure(_last(lambda row: row.loss)),
     "accuracy": _Measure(_last(lambda row: row.accuracy)),
-    "bits": _Measure(_sent(_bits), ratio=True),
-    "uplink-bits": _Measure(_sent(lambda row: float(row.uplink_bits)), ratio=True),
-    "downlink-bits": _Measure(_sent(lambda row: float(row.downlink_bits)), ratio=True),
+    "bits": _Measure(_sent(_bits), ratio=True, total=True),
+    "uplink-bits": _Measure(
+        _sent(lambda row: float(row.uplink_bits)), ratio=True, total=True
+    ),
+    "downlink-bits": _Measure(
+        _sent(lambda row: float(row.downlink_bits)), ratio=True, total=True
+    ),
     "bits-to-accuracy": _Measure(
         _until(_bits, _is_accurate), ratio=True, goal="accuracy"
     ),

@@ -50,10 +50,10 @@ class AlgorithmSummary(TypedDict):
 
     ``log10_excess_loss`` is of each seed the mean of log10(F(w) - min F) over the
     logged rounds of the last tenth of its run; the other spreads are of the last
-    logged round. ``bits_fraction_of_sgd`` is the mean of the payload bits in both
-    directions, over SGD's (DPSGD's); None without it. Entropy and formula bits are
-    those of :mod:`flower_compress.wire.measures`. ``nodes`` is there for decentralized
-    runs.
+    logged round, and not known where a seed diverged, whose run ended early.
+    ``bits_fraction_of_sgd`` is the mean of the payload bits in both directions, over
+    SGD's (DPSGD's); None without it. Entropy and formula bits are those of
+    :mod:`flower_compress.wire.measures`. ``nodes`` is there for decentralized runs.
     """
 
     seeds: list[int]
@@ -183,29 +183,37 @@ def _summarise_algorithm(
     runs: dict[int, list[RoundRecord]], digests: dict[int, str]
 ) -> AlgorithmSummary:
     last = [rows[-1] for rows in runs.values()]
+
+    def at_end(name: str) -> Spread:
+        return _spread([_known(record, name) for record in last])
+
     summary: AlgorithmSummary = {
         "seeds": list(runs),
         "rounds": max(record.round for record in last),
         "final_loss": _spread([record.loss for record in last]),
         "log10_excess_loss": _spread([log10_level(rows) for rows in runs.values()]),
-        "accuracy": _spread([record.accuracy for record in last]),
-        "uplink_bytes": _spread([record.uplink_bytes for record in last]),
-        "downlink_bytes": _spread([record.downlink_bytes for record in last]),
-        "uplink_bits": _spread([record.uplink_bits for record in last]),
-        "downlink_bits": _spread([record.downlink_bits for record in last]),
+        "accuracy": at_end("accuracy"),
+        "uplink_bytes": at_end("uplink_bytes"),
+        "downlink_bytes": at_end("downlink_bytes"),
+        "uplink_bits": at_end("uplink_bits"),
+        "downlink_bits": at_end("downlink_bits"),
         "bits_fraction_of_sgd": None,
         "model_sha256": {str(seed): digest for seed, digest in digests.items()},
     }
     measured: dict[str, Spread] = {}
     for name in _MEASURED:
-        values = [getattr(record, name) for record in last]
-        if None not in values:
-            measured[name] = _spread(values)
+        if None not in [getattr(record, name) for record in last]:
+            measured[name] = at_end(name)
     summary |= measured  # type: ignore[typeddict-item]
     nodes = [record.nodes for record in last if record.nodes is not None]
     if nodes:
         summary["nodes"] = _summarise_nodes(nodes)
     return summary
+
+
+def _known(record: RoundRecord, name: str) -> float:
+    """Return a value of a run's last round, NaN if the run diverged."""
+    return float(getattr(record, name)) if math.isfinite(record.loss) else math.nan
 
 
 def _summarise_nodes(last: list[Nodes]) -> NodesSummary:

@@ -94,7 +94,8 @@ def node_panels(curves: Sequence[NodeCurve]) -> bytes:
             shown = np.isfinite(values)
             if name in ("distance", "bits"):
                 shown &= values > 0.0
-                panel.set_yscale("log")
+                if shown.any():  # One node has no distance to any other.
+                    panel.set_yscale("log")
             kept = _thin(np.flatnonzero(shown))
             panel.plot(
                 curve.rounds[kept],
@@ -150,11 +151,13 @@ def panel_pair(curves: Sequence[Curve], axis: Axis, loss: Loss) -> bytes:
 def _draw(
     panel: Axes, curves: Sequence[Curve], axis: Axis, loss: Loss, *, is_loss: bool
 ) -> None:
+    # A node alone sends nothing.
+    is_log = axis.log and any((curve.costs[axis] > 0.0).any() for curve in curves)
     for i, curve in enumerate(curves):
         band = curve.loss if is_loss else curve.accuracy
         costs = curve.costs[axis]
         shown = np.isfinite(band.middle) & np.isfinite(costs)
-        if axis.log:
+        if is_log:
             shown &= costs > 0.0
         kept = _thin(np.flatnonzero(shown))
         style = _style(i)
@@ -162,7 +165,7 @@ def _draw(
             costs[kept],
             band.middle[kept],
             label=curve.algorithm,
-            markevery=_marks(costs[kept], i, log=axis.log),
+            markevery=_marks(costs[kept], i, log=is_log),
             **style,
         )
         if curve.num_seeds > 1:
@@ -174,7 +177,7 @@ def _draw(
                 alpha=0.12,
                 linewidth=0,
             )
-    if axis.log:
+    if is_log:
         panel.set_xscale("log")
         panel.xaxis.set_minor_formatter(FuncFormatter(_between_powers(panel)))
     panel.set_xlabel(axis.label, fontsize=11)

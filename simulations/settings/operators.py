@@ -33,7 +33,7 @@ def parse_operator(text: str) -> Compressor:
     if name not in COMPRESSORS:
         raise UnknownNameError("operator", name, COMPRESSORS)
     known = {dashed(each.name): each.name for each in fields(COMPRESSORS[name])}
-    parameters: dict[str, int | float | str] = {}
+    parameters: dict[str, bool | int | float | str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if dashed(key) not in known:
@@ -42,6 +42,8 @@ def parse_operator(text: str) -> Compressor:
             raise ConfigurationError(
                 f"expected {name}:{key}=VALUE, got {text!r}: give the parameter a value"
             )
+        if known[dashed(key)] in parameters:
+            raise ConfigurationError(f"expected {key} once in {text!r}, got it twice")
         parameters[known[dashed(key)]] = _number(value)
     try:
         return COMPRESSORS[name](**parameters)
@@ -49,7 +51,9 @@ def parse_operator(text: str) -> Compressor:
         raise ConfigurationError(f"operator {text!r}: {error}") from error
 
 
-def _number(value: str) -> int | float | str:
+def _number(value: str) -> bool | int | float | str:
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
     for kind in (int, float):
         try:
             number = kind(value)

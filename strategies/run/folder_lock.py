@@ -40,6 +40,8 @@ class FolderLock:
     ----------
     folder : Path
         The folder, which exists. The file ``run.lock`` in it says who has it.
+    name : str
+        What errors call the argument that names it.
 
     Raises
     ------
@@ -49,7 +51,7 @@ class FolderLock:
         If the file cannot be opened.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "checkpoint_dir") -> None:
         path = folder / _NAME
         self._file: BinaryIO | None = None
         if fcntl is None:
@@ -59,7 +61,7 @@ class FolderLock:
         except OSError as error:
             raise CheckpointError(
                 f"cannot open {path} ({error}): let the files of the folder belong to "
-                "the user that runs this, or give another checkpoint_dir"
+                f"the user that runs this, or give another {name}"
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,7 +72,7 @@ class FolderLock:
                 file.close()
                 raise FolderTakenError(
                     f"{folder} is in use by {holder}: expected one run at a time in a "
-                    "folder; end that one, or give another checkpoint_dir"
+                    f"folder; end that one, or give another {name}"
                 ) from error
             _log.warning(
                 "%s cannot be locked (%s): see to it that no other run uses it",

@@ -44,6 +44,7 @@ _log = getLogger("flwr")
 _SPOILT = (NonFiniteError.__name__, LayoutMismatchError.__name__)
 _OF_APP = ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.MOD_FAILED_PRECONDITION
 """Errors of a client that was reached, and failed."""
+_OFTEN = 5
 _LONGEST_REASON = 300
 MOST_DECODED = 1 << 28
 """Bytes of decoded vectors: those of a hundred clients with 670,000 entries."""
@@ -101,7 +102,7 @@ class Inbox:
         for msg, reason in zip(errors, reasons, strict=False):
             client = session.roster.find(msg.metadata.src_node_id)
             if client is not None and msg.error.code in _OF_APP:
-                self._count_failed(client)
+                self._count_failed(client, reason)
             if reason.startswith(_SPOILT):  # The client's own mod refused it.
                 self._count_refused(msg)
                 tell(session, "refused", client, msg, reason)
@@ -113,6 +114,7 @@ class Inbox:
         for msg in valid:
             try:
                 client, packet = self._open(msg)
+                session.failed.pop(client.identity, None)
                 if packet.resync:
                     # A second answer to a message that reached it twice says nothing
                     # new; if it has lost its state since, it will say so again.
@@ -205,11 +207,19 @@ class Inbox:
             raise OutOfSyncError(*budget.left_out())
         return Accepted(client.identity, part, exact, msg)
 
-    def _count_failed(self, client: Client) -> None:
-        """Let a client that fails where it is sent all wait, if it does so often."""
-        session, downlink = self._session, client.downlink
-        if downlink.held is None and downlink.sent is not None:
-            session.sync_budget.ask(client.identity, downlink.sent)
+    def _count_failed(self, client: Client, reason: str) -> None:
+        """Warn once of a client that fails round after round."""
+        session, identity = self._session, client.identity
+        session.failed[identity] += 1
+        if session.failed[identity] < _OFTEN:
+            return
+        all_of_it = "" if client.downlink.held is not None else ", the whole model"
+        session.warn_once(
+            f"fails {identity}",
+            "client %d (node %d) has failed %d times in a row, and is sent what it lacks "
+            "each time%s: %s",
+            *(identity, client.node_id, _OFTEN, all_of_it, reason),
+        )
 
     def _may_keep(self) -> bool:
         if self._most_decoded is None:

@@ -69,15 +69,15 @@ def messages_with_model(
 
 
 def rests(session: Session, client: Client) -> bool:
-    """Whether a client needs the whole model too often to be sent it now."""
+    """Whether a client asks for the whole model too often to be sent it now."""
     identity, node_id = client.identity, client.node_id
     if client.downlink.held is not None or not session.sync_budget.rests(identity):
         return False
     session.observers.note("lost", identity, node_id, "rests: not sent the model again")
     session.warn_once(
         f"rests {identity}",
-        "client %d (node %d) fails, or asks for the whole model, again and again: it is "
-        "sent that ever more rarely, at least once in 65 rounds. Its log says why",
+        "client %d (node %d) asks for the whole model again and again: it is sent that "
+        "ever more rarely, at least once in 65 rounds. Its log says why",
         *(identity, node_id),
     )
     return True

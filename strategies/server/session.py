@@ -121,6 +121,8 @@ class Session:
         self.composition = composition = composition.resolve(layout, self.model)
         self.ledger = Ledger() if ledger is None else ledger
         self.refused, self.odd_metrics = Counter[int](), Counter[int]()
+        self.failed = Counter[int]()
+        """How often in a row clients' apps have failed."""
         self._warned: set[str] = set()
         self.optimizer_state = composition.optimizer.init(layout.dim)
         self.update_norm, self.damping = 0.0, 1.0
@@ -237,6 +239,7 @@ class Session:
             observers=self.observers,
         )
         session.refused, session.damping = self.refused, damping
+        session.failed = self.failed
         session.odd_metrics, session.begun_again = self.odd_metrics, arrays
         session._warned = self._warned
         session.roster.keep_claims(self.roster)
@@ -280,7 +283,7 @@ class Session:
     def _forget_counts(self, identity: int) -> None:
         self.sync_budget.forget(identity)
         self.epoch_budget.forget(identity)
-        for counter in (self.refused, self.odd_metrics):
+        for counter in (self.refused, self.odd_metrics, self.failed):
             counter.pop(identity, None)
 
     # -- the server's step -----------------------------------------------------------

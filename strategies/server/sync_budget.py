@@ -16,8 +16,7 @@ _DEEPEST = 6
 class SyncBudget:
     """Requests of a client, each of which costs a dense model, or others' memories.
 
-    An error of its app in answer to a dense model is one too: it will need it again. A
-    request is a debt of 1, an update that is taken in pays off half of it. A client
+    A request is a debt of 1, an update that is taken in pays off half of it. A client
     with a debt of more than 4 is left out of 2, 4, 8, ... and at most 64 messages each
     time that it asks: so one that goes on asking costs no more than a dense model in 65
     of them, and one that restarts after every other update is never left out.
@@ -28,7 +27,7 @@ class SyncBudget:
         What the log says that a client does too often.
     """
 
-    def __init__(self, what: str = "needed the whole model too often") -> None:
+    def __init__(self, what: str = "asked too often to be synchronised") -> None:
         self._what = what
         self._debts: dict[int, float] = {}
         self._rests: dict[int, int] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flower_compress.strategies.run.folder_lock import FolderLock
 from simulations.settings import OPTIONS, dashed
 from tests.command import Command
 
@@ -175,6 +176,41 @@ def test_a_new_experiment_begins_a_new_log(tmp_path: Path, simulate: Command) ->
     (tmp_path / "flower.log").write_text("of an earlier run\n")
     assert simulate("run", *SMALL, "--out", str(tmp_path)).returncode == 0
     assert "earlier" not in (tmp_path / "flower.log").read_text()
+
+
+def test_earlier_results_are_set_aside(tmp_path: Path, simulate: Command) -> None:
+    """What is refused late, as a device that is not there, has lost nothing."""
+    aside, wrong = tmp_path / "earlier", ("--algorithm", "sgd", "--step-size", "1e38")
+    out = ("--out", str(tmp_path))
+    done = simulate("run", "--algorithm", "mcm", *SMALL, *out)
+    before = (tmp_path / "rounds.csv").read_bytes()
+    assert done.returncode == 0 and not aside.exists()
+    for _ in range(2):  # The second time there is nothing to set aside.
+        assert simulate("run", *wrong, *SMALL, *out).returncode == 1
+        assert (aside / "rounds.csv").read_bytes() == before
+        assert (aside / "summary.json").exists() and (aside / "flower.log").exists()
+        assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_folder_has_one_experiment(tmp_path: Path, simulate: Command) -> None:
+    lock = FolderLock(tmp_path, "--out")
+    (tmp_path / "summary.json").write_text("of the other")
+    done = simulate("run", *SMALL, "--out", str(tmp_path))
+    assert done.returncode == 1 and "give another --out" in done.stderr
+    assert (tmp_path / "summary.json").read_text() == "of the other"
+    lock.release()
+    assert simulate("run", *SMALL, "--out", str(tmp_path)).returncode == 0
+
+
+def test_flags_of_operators(tmp_path: Path, simulate: Command) -> None:
+    operator = "stochastic-quantizer:levels=4,subtractive"
+    command = ("run", *SMALL, "--algorithm", "qsgd", "--out", str(tmp_path), "--uplink")
+    for value, said in (("false", "omega 2.0"), ("True", "omega 0.33")):
+        done = simulate(*command, f"{operator}={value}")
+        assert done.returncode == 0, done.stderr
+        assert said in (tmp_path / "flower.log").read_text()
+    done = simulate(*command, f"{operator}=true,levels=2")
+    assert done.returncode == 1 and "levels once" in done.stderr
 
 
 def test_a_failure_shows_the_end_of_the_log(tmp_path: Path, simulate: Command) -> None:

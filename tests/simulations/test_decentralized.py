@@ -99,6 +99,14 @@ def test_the_files_agree_with_each_other(tmp_path: Path) -> None:
     assert summary["malcom"]["bits_fraction_of_sgd"] == bits["malcom"] / bits["dpsgd"]
 
 
+@pytest.mark.usefixtures("with_report")
+def test_a_node_alone_has_a_report(tmp_path: Path) -> None:
+    """It sends nothing, and is at no distance from the mean."""
+    run([SMALL.but(algorithm="malcom", clients=1, topology="complete")], tmp_path)
+    assert (tmp_path / "report.html").exists()
+    assert read_rounds(tmp_path / "rounds.csv")[-1].uplink_bits == 0
+
+
 def test_a_node_that_has_made_no_step_leaves_the_files_whole(tmp_path: Path) -> None:
     relay, task = SMALL.strategy(), SMALL.task
     assert isinstance(relay, Relay)

@@ -884,6 +884,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("rotated-quantizer", {"step": math.nan}, "nan"),
     ("rotated-quantizer", {"step": "two"}, "two"),
     *(
+        (name, {"subtractive": value}, "subtractive must be true or false")
+        for name in ("stochastic-quantizer", "dithered-quantizer")
+        for value in ("false", -1, 2, None, 0.5, math.nan, [1])
+    ),
+    *(
         entry
         for name in ("top-k", "rand-k")
         for entry in (

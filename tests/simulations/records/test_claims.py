@@ -80,6 +80,9 @@ def test_a_run_that_diverges_is_above_every_bound() -> None:
     # It ends early, and has saved nothing by that.
     sent = verdict(lost, rows("sgd", [0, -1, -2]), measure="bits")
     assert sent["holds"] is False and sent["value"] is None
+    # Nor is anything told by what the other one sent until then.
+    sent = verdict(rows("sgd", [0, -1, -2]), lost, measure="bits")
+    assert sent["holds"] is None and sent["value"] is None
 
 
 def test_what_is_not_known_is_not_judged() -> None:

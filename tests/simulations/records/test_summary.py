@@ -56,6 +56,9 @@ def test_unknown_and_diverged_are_null(tmp_path: Path) -> None:
     entry = summary["algorithms"]["sgd"]
     assert entry["final_loss"] == {"mean": None, "std": None}
     assert entry["log10_excess_loss"] == {"mean": None, "std": None}
+    # The run that diverged ended early, without a model to be measured.
+    for name in ("accuracy", "uplink_bytes", "downlink_bytes", "uplink_bits"):
+        assert entry[name] == {"mean": None, "std": None}  # type: ignore[literal-required]
     # No payload bits at all: no fraction of them.
     assert entry["bits_fraction_of_sgd"] is None
     assert (
