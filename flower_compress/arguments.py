@@ -65,6 +65,6 @@ def folder_of(name: str, value: str | os.PathLike[str] | None) -> Path | None:
     """
     if value is None:
         return None
-    if not isinstance(value, (str, os.PathLike)):
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise WrongTypeError(name, "the path of a folder", value)
     return Path(os.path.expanduser(value))

@@ -56,9 +56,10 @@ class UntrainedArrays:
         self._told.add(session)
         _log.warning(
             "CompressionMod: training left %d of %d arrays as they were (%s%s), and "
-            "the noise of compression lands on them. Where they are frozen, give the "
-            "strategy an operator that takes each array by itself, which keeps them to "
-            'the bit: MCM(RotatedQuantizer(step=1.5, per="tensor"))',
+            "the noise of compression lands on them. Where they are frozen from the "
+            "first round on, an operator that takes each array by itself keeps them to "
+            'the bit, as the default, RotatedQuantizer(step=1.5, per="tensor"); of what '
+            "was trained before the noise fades within some rounds",
             len(noisy),
             len(layout.sizes),
             noisy[0],

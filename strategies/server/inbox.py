@@ -216,8 +216,8 @@ class Inbox:
         all_of_it = "" if client.downlink.held is not None else ", the whole model"
         session.warn_once(
             f"fails {identity}",
-            "client %d (node %d) has failed %d times in a row, and is sent what it lacks "
-            "each time%s: %s",
+            "client %d (node %d) has failed %d times in a row, and is sent what it "
+            "lacks each time%s: %s",
             *(identity, client.node_id, _OFTEN, all_of_it, reason),
         )
 

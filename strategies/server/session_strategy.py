@@ -166,6 +166,10 @@ class SessionStrategy(RunStrategy):
         share = None if self._session is None else self._session.departures.share
         if share is not None:
             own["absent-memory-share"] = share
+        else:
+            metrics.pop(
+                "absent-memory-share", None
+            )  # A client's would be taken for it.
         add_own(metrics, own, self._taken_names)
 
     def _tell_of_errors(self, replies: list[Message]) -> None:
@@ -176,8 +180,8 @@ class SessionStrategy(RunStrategy):
         self._running.warn_once(
             "evaluation",
             "no evaluation: all %d clients answered with an error, the first with "
-            "%.300s. An app that gives its mod to @app.train alone cannot read what it "
-            "is to evaluate: expected ClientApp(mods=[...])",
+            "%.300s. If it is that the model cannot be read, the app may give its mod to "
+            "@app.train alone: expected ClientApp(mods=[...])",
             *(len(replies), reason),
         )
 
