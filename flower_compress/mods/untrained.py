@@ -58,8 +58,8 @@ class UntrainedArrays:
             "CompressionMod: training left %d of %d arrays as they were (%s%s), and "
             "the noise of compression lands on them. Where they are frozen from the "
             "first round on, an operator that takes each array by itself keeps them to "
-            'the bit, as the default, RotatedQuantizer(step=1.5, per="tensor"); of what '
-            "was trained before the noise fades within some rounds",
+            'the bit, as the default, RotatedQuantizer(step=1.5, per="tensor"). On '
+            "what was trained before, the noise fades within some rounds",
             len(noisy),
             len(layout.sizes),
             noisy[0],

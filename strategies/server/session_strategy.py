@@ -180,7 +180,7 @@ class SessionStrategy(RunStrategy):
         self._running.warn_once(
             "evaluation",
             "no evaluation: all %d clients answered with an error, the first with "
-            "%.300s. If it is that the model cannot be read, the app may give its mod to "
+            "%.300s. If the model cannot be read, the app may give its mod to "
             "@app.train alone: expected ClientApp(mods=[...])",
             *(len(replies), reason),
         )
