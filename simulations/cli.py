@@ -275,6 +275,8 @@ def report(
     ),
 ) -> None:
     """Join results in one page, with time to a goal on a network that you describe."""
+    if out.suffix not in (".html", ".htm"):
+        raise ConfigurationError(f"expected a page, as --out runs/all.html, got {out}")
     path = merge_reports([(read_result(each), each) for each in folders], out)
     Console(soft_wrap=True, highlight=False).print(f"Report: {path.resolve()}")
 

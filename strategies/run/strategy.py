@@ -147,6 +147,8 @@ class RunStrategy(Strategy):
             If the folder holds checkpoints and the run is not to be resumed, or they
             are of a run with another model or other links.
         """
+        if not isinstance(grid, Grid):
+            raise WrongTypeError("grid", "a Grid, as the server app is given", grid)
         if not isinstance(initial_arrays, ArrayRecord):
             raise WrongTypeError(
                 "initial_arrays",

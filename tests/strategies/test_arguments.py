@@ -300,3 +300,10 @@ def test_a_switch_is_no_number_and_a_number_no_folder() -> None:
             compress(FedAvg(), **{name: True})
     with pytest.raises(WrongTypeError, match=r"^spill_dir must be the path.*got 3$"):
         compress(FedAvg(), spill_dir=3)  # type: ignore[arg-type]
+
+
+def test_a_run_needs_a_grid() -> None:
+    grids: tuple[Any, ...] = (None, "grid", [])
+    for grid in grids:
+        with pytest.raises(WrongTypeError, match="^grid must be a Grid"):
+            MCM().start(grid, to_record(INITIAL))

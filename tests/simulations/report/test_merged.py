@@ -109,6 +109,17 @@ def test_the_page_joins_folders_and_refers_to_nothing(
     assert "<i>&co</i>" in costs and len(costs["sgd"]) == 3
 
 
+def test_a_page_takes_the_place_of_no_results(
+    tmp_path: Path, simulate: Command
+) -> None:
+    write(tmp_path)
+    rounds = tmp_path / "rounds.csv"
+    before = rounds.read_bytes()
+    done = simulate("report", str(tmp_path), "--out", str(rounds))
+    assert done.returncode == 1 and "expected a page" in done.stderr
+    assert rounds.read_bytes() == before
+
+
 def test_folders_are_told_apart_and_a_page_needs_a_place(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("a/run", "b/run", "c", "a/../a/run")]
     results = [(write(folder), folder) for folder in folders]
