@@ -350,9 +350,12 @@ def test_a_checkpoint_of_another_run_is_refused(
     saved: dict[str, Any] = {"checkpoint_dir": tmp_path, "checkpoint_every": 2}
     start(make_relay(**saved), in_process(), dies_after=5)
     with pytest.raises(ConfigurationError, match="of another run"):
-        start(make_relay(algorithm, topology, **keywords, **saved, resume=True), None)
+        start(
+            make_relay(algorithm, topology, **keywords, **saved, resume=True),
+            in_process(),
+        )
     with pytest.raises(ConfigurationError, match="expected an empty folder"):
-        start(make_relay(**saved), None)
+        start(make_relay(**saved), in_process())
 
 
 def test_a_checkpoint_of_another_strategy_is_refused(tmp_path: Path) -> None:
