@@ -166,10 +166,8 @@ class SessionStrategy(RunStrategy):
         share = None if self._session is None else self._session.departures.share
         if share is not None:
             own["absent-memory-share"] = share
-        else:
-            metrics.pop(
-                "absent-memory-share", None
-            )  # A client's would be taken for it.
+        else:  # A client's would be taken for it.
+            metrics.pop("absent-memory-share", None)
         add_own(metrics, own, self._taken_names)
 
     def _tell_of_errors(self, replies: list[Message]) -> None:
