@@ -436,8 +436,6 @@ def largest_share(
     if not diverges(most):
         return most
     low, high = 0.0, most
-    if most > 1.0 and not diverges(1.0):
-        low = 1.0
     while high - low > _PRECISION:
         middle = (low + high) / 2
         low, high = (low, middle) if diverges(middle) else (middle, high)

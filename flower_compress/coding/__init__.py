@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from ..errors import CorruptPacket, UnknownNameError
 from .base import Code
+from .bit_reader import BitReader
 from .bits import FEW
 from .chosen import may_be_runs
 from .elias import Elias
@@ -18,7 +19,7 @@ from .packed_huffman import PackedHuffman
 from .sampling import SAMPLE_SIZE, sample_symbols
 from .support_vector import SupportVector
 from .symbols import Symbols
-from .universal import first_gamma
+from .universal import take_gamma
 
 __all__ = [
     "CODE_NAMES",
@@ -149,7 +150,7 @@ def nonzeros_said(code_id: int, data: memoryview, dim: int) -> int | None:
     """
     if not isinstance(code_by_wire_id(code_id), Elias | Indices | NestedGolomb):
         return None
-    return first_gamma(data, dim + 1) - 1
+    return take_gamma(BitReader(data), dim + 1) - 1
 
 
 def _runs_code(symbols: Symbols) -> Code:

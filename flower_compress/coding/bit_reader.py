@@ -33,7 +33,6 @@ class BitReader:
         self.position = 0
         self._data = data
         self._size = 8 * len(data)
-        self._bytes = np.frombuffer(data, dtype=np.uint8)
         self._window = _NO_BITS
         self._window_start = self._window_end = 0
 
@@ -147,7 +146,8 @@ class BitReader:
             # A little more than asked for: a short code is unpacked at once.
             first = start >> 3
             last = max((end + 7) >> 3, first + _WINDOW_BYTES)
-            self._window = np.unpackbits(self._bytes[first:last])
+            chunk = np.frombuffer(self._data[first:last], dtype=np.uint8)
+            self._window = np.unpackbits(chunk)
             self._window_start = 8 * first
             self._window_end = self._window_start + self._window.size
         return self._window[start - self._window_start : end - self._window_start]

@@ -56,13 +56,9 @@ class NestedGolomb(BitCode):
 
     def encode(self, symbols: Symbols) -> tuple[bytes, int]:
         """Return the code, padded with zeros to a byte, and its length in bits."""
-        fast = None
-        if symbols.positions is None:
-            fast = _compiled(symbols.dim, _LONGEST_WRITTEN)
-        if fast is not None:
-            largest = max(-symbols.low, symbols.high)
-            entries = np.ascontiguousarray(symbols.entries)
-            data, num_bits = fast.encode(entries, symbols.low, largest, NESTED)
+        fast = _compiled(symbols.dim, _LONGEST_WRITTEN)
+        if fast is not None and symbols.positions is None:
+            data, num_bits = fast.encode(*_of_dense(symbols))
             if num_bits >= 0:
                 return data.tobytes(), num_bits
         return super().encode(symbols)
@@ -126,11 +122,9 @@ class NestedGolomb(BitCode):
 
     def num_bits(self, symbols: Symbols) -> int:
         """Return the exact length of the code in bits, without writing it."""
-        fast = _compiled(symbols.dim) if symbols.positions is None else None
-        if fast is not None:
-            largest = max(-symbols.low, symbols.high)
-            entries = np.ascontiguousarray(symbols.entries)
-            num_bits: int = fast.num_bits(entries, symbols.low, largest, NESTED)
+        fast = _compiled(symbols.dim, _LONGEST)
+        if fast is not None and symbols.positions is None:
+            num_bits: int = fast.num_bits(*_of_dense(symbols))
             if num_bits >= 0:
                 return num_bits
         positions, _ = symbols.sparse()
@@ -149,9 +143,15 @@ class NestedGolomb(BitCode):
         return total
 
 
-def _compiled(dim: int, longest: int = _LONGEST) -> Any:
+def _compiled(dim: int, longest: int) -> Any:
     """Return the compiled functions for at most so many symbols, however few."""
     return compiled("nested_golomb", dim, shortest=1) if dim <= longest else None
+
+
+def _of_dense(symbols: Symbols) -> tuple[Integers, int, int, int]:
+    """Return what the compiled functions take: entries, low, the largest, NESTED."""
+    largest = max(-symbols.low, symbols.high)
+    return np.ascontiguousarray(symbols.entries), symbols.low, largest, NESTED
 
 
 def _nested_supports(
@@ -210,7 +210,7 @@ def _spread(
 
     `side` holds the positions of the set, or those that are not in it.
     """
-    fast = compiled("supports", size) if is_outside else None
+    fast = compiled("nested_golomb", size) if is_outside else None
     if fast is not None:
         entries: Integers = np.empty(size, dtype=inner.dtype)
         fast.fill_around(side, other, inner, entries)

@@ -25,7 +25,6 @@ from .bit_reader import BitReader
 from .bits import BitWriter, Numbers
 
 __all__ = [
-    "first_gamma",
     "floor_log2",
     "gamma_num_bits",
     "gammas_num_bits",
@@ -65,37 +64,14 @@ def take_gamma(reader: BitReader, limit: int) -> int:
     CorruptPacket
         If the number is larger, or its bits are cut off.
     """
-    number, length = _gamma(reader.peek(gamma_num_bits(limit)), limit)
-    reader.skip(length)
-    return number
-
-
-def first_gamma(data: memoryview, limit: int) -> int:
-    """Return the number in [1, limit] at the front of bytes, in gamma.
-
-    Raises
-    ------
-    CorruptPacket
-        If the number is larger, or its bits are cut off.
-    """
     longest = gamma_num_bits(limit)
-    size = (longest + 7) >> 3
-    chunk = data[:size]
-    bits = int.from_bytes(chunk, "big") << 8 * (size - len(chunk))
-    number, length = _gamma(bits >> (8 * size - longest), limit)
-    if length > 8 * len(chunk):
-        raise CorruptPacket(f"expected {length} bits, got {8 * len(chunk)}")
-    return number
-
-
-def _gamma(bits: int, limit: int) -> tuple[int, int]:
-    """Return a number and its length, from as many bits as the longest one has."""
-    longest = gamma_num_bits(limit)
+    bits = reader.peek(longest)
     length = 2 * (longest - bits.bit_length()) + 1
     number = bits >> (longest - length) if length <= longest else limit + 1
     if number > limit:
         raise CorruptPacket(f"a number in gamma exceeds its limit {limit}")
-    return number, length
+    reader.skip(length)
+    return number
 
 
 def gammas_num_bits(numbers: Numbers) -> int:

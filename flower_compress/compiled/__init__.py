@@ -47,7 +47,7 @@ An entry is counted about eight times in an encoding and a decoding.
 SHORTEST = 1 << 11
 """So many entries and more take the compiled path, where nothing else is said."""
 
-CALLS = 1 << 13
+_CALLS = 1 << 13
 """Entries that NumPy works on while it is called a dozen times."""
 
 _MOST_HELD = 1 << 22
@@ -87,7 +87,7 @@ class _Loader:
                     SWITCH,
                     said,
                 )
-        self._seen += max(size, CALLS)
+        self._seen += max(size, _CALLS)
         if not self.on or (self._seen < WORTH and not self.modules):
             return None
         try:

@@ -19,7 +19,15 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic as _intrinsic
 
-__all__ = ["address", "collect", "intrinsic", "kernel", "pointer_to", "types"]
+__all__ = [
+    "address",
+    "collect",
+    "intrinsic",
+    "kernel",
+    "pointer_to",
+    "types",
+    "zeros_above",
+]
 
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
@@ -86,14 +94,23 @@ def pointer_to(builder: Any, pointer: Any, kind: Any) -> Any:
     return builder.bitcast(pointer, kind.as_pointer())
 
 
-@intrinsic
-def _zeros_below(_: Any, number: Any) -> Any:
-    """Return how many bits lie below the lowest one, of a number that is not 0."""
+def _zeros(instruction: str) -> Callable[..., Any]:
+    """Return a function of LLVM's count of the zeros on one side of 64 bits."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], cgutils.true_bit)
+    @intrinsic
+    def zeros(_: Any, number: Any) -> Any:
+        """Count them, of a number that is not 0."""
 
-    return types.int64(types.uint64), generate
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, instruction)(arguments[0], cgutils.true_bit)
+
+        return types.int64(types.uint64), generate
+
+    return zeros
+
+
+zeros_above, _zeros_below = _zeros("ctlz"), _zeros("cttz")
+"""How many bits lie above the highest one, and below the lowest."""
 
 
 @kernel

@@ -11,33 +11,27 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.core import cgutils
 
-from .jit import intrinsic, kernel, types
+from .jit import kernel, zeros_above
 
-__all__ = ["LONGEST", "decode", "encode", "num_bits"]
+__all__ = ["LONGEST", "decode", "encode", "fill_around", "num_bits"]
 
 LONGEST = 1 << 20
 
 _ALL, _TOP = np.uint64(2**64 - 1), np.uint64(1 << 63)
 
 
-@intrinsic
-def _zeros_above(_: Any, number: Any) -> Any:
-    """Return how many bits lie above the highest one, of a number that is not 0."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctlz(arguments[0], cgutils.true_bit)
-
-    return types.int64(types.uint64), generate
+@kernel
+def _bit_length(number: int) -> int:
+    bits = 0
+    while number >> bits:
+        bits += 1
+    return bits
 
 
 @kernel
 def _gamma(number: int) -> int:
-    bits = 0
-    while number >> bits:
-        bits += 1
-    return 2 * bits - 1
+    return 2 * _bit_length(number) - 1
 
 
 @kernel
@@ -47,16 +41,43 @@ def _parameter(k: int, n: int) -> int:
 
 
 @kernel
-def _width(M: int) -> int:
-    bits = 0
-    while (M - 1) >> bits:
-        bits += 1
-    return bits
+def _truncation(M: int) -> Any:
+    """Return how many bits each remainder has first, and c; see ``golomb.py``."""
+    b = _bit_length(M - 1)
+    c = (1 << b) - M
+    return (b - 1 if c else b), c
 
 
 @kernel
-def _support_num_bits(magnitudes: Any, size: int, level: int, count: int) -> int:
+def _magnitudes(entries: Any) -> Any:
+    magnitudes = np.empty(entries.size, dtype=np.int32)
+    for i in range(entries.size):
+        magnitudes[i] = abs(np.int32(entries[i]))
+    return magnitudes
+
+
+@kernel
+def _count(magnitudes: Any, size: int, level: int) -> int:
+    count = 0
+    for i in range(size):
+        count += magnitudes[i] >= level
+    return count
+
+
+@kernel
+def _keep(magnitudes: Any, size: int, level: int) -> int:
+    """Move those of at least `level` to the front; return how many they are."""
+    place = 0
+    for i in range(size):
+        magnitudes[place] = magnitudes[i]
+        place += magnitudes[i] >= level
+    return place
+
+
+@kernel
+def _support_num_bits(magnitudes: Any, size: int, level: int) -> int:
     """Return the length of the support of those of at least `level`."""
+    count = _count(magnitudes, size, level)
     total = _gamma(count + 1)
     inside = 2 * count <= size
     k = count if inside else size - count
@@ -69,7 +90,7 @@ def _support_num_bits(magnitudes: Any, size: int, level: int, count: int) -> int
         while (magnitudes[last] >= level) != inside:
             last -= 1
         return total + last + 1
-    b = _width(M)
+    b = _bit_length(M - 1)
     short = 2 * M - (1 << b)
     total += k * b
     last, quotients = -1, 0
@@ -86,23 +107,13 @@ def _support_num_bits(magnitudes: Any, size: int, level: int, count: int) -> int
 @kernel
 def num_bits(entries: Any, low: int, largest: int, nested: int) -> int:
     """Return the length of dense symbols; -1 if their excesses are too large."""
-    size = entries.size
-    left = np.empty(size, dtype=np.int32)
-    for i in range(size):
-        left[i] = abs(np.int32(entries[i]))
+    size, left = entries.size, _magnitudes(entries)
     total, level = 0, 1
     while True:
-        count = 0
-        for i in range(size):
-            count += left[i] >= level
-        total += _support_num_bits(left, size, level, count)
+        total += _support_num_bits(left, size, level)
+        size = _keep(left, size, level)
         if level == 1 and low < 0:
-            total += count
-        place = 0
-        for i in range(size):
-            left[place] = left[i]
-            place += left[i] >= level
-        size = count
+            total += size
         level += 1
         if size == 0 or level > min(largest, nested):
             break
@@ -115,7 +126,7 @@ def num_bits(entries: Any, low: int, largest: int, nested: int) -> int:
         total += _gamma(excess + 1)
         if excess:
             M = _parameter(size, size + excess)
-            b = _width(M)
+            b = _bit_length(M - 1)
             total += size * b
             for i in range(size):
                 total += (left[i] - nested + 2 * M - (1 << b)) // M
@@ -152,8 +163,7 @@ def _put_gamma(out: Any, at: int, number: int) -> int:
 @kernel
 def _put_runs(out: Any, at: int, runs: Any, lasts: Any, count: int, M: int) -> int:
     """Write `count` runs, Golomb-coded with M; they are written over."""
-    b = _width(M)
-    c = (1 << b) - M
+    width, c = _truncation(M)
     longs = 0
     for i in range(count):
         r = np.int64(runs[i])
@@ -170,7 +180,6 @@ def _put_runs(out: Any, at: int, runs: Any, lasts: Any, count: int, M: int) -> i
             longs += 1
             s = (s + c) >> 1
         runs[i] = s
-    width = b - 1 if c else b
     for bit in range(width - 1, -1, -1):
         at = _put(out, at, runs, count, bit)
     return _put(out, at, lasts, longs, 0)
@@ -181,9 +190,7 @@ def _put_support(
     out: Any, at: int, magnitudes: Any, size: int, level: int, runs: Any, lasts: Any
 ) -> int:
     """Write the support of those of at least `level`."""
-    count = 0
-    for i in range(size):
-        count += magnitudes[i] >= level
+    count = _count(magnitudes, size, level)
     at = _put_gamma(out, at, count + 1)
     inside = 2 * count <= size
     k = count if inside else size - count
@@ -199,36 +206,33 @@ def _put_support(
 
 
 @kernel
+def _put_signs(out: Any, at: int, entries: Any, signs: Any) -> int:
+    count = 0
+    for i in range(entries.size):
+        signs[count] = entries[i] < 0
+        count += entries[i] != 0
+    return _put(out, at, signs, count, 0)
+
+
+@kernel
 def encode(entries: Any, low: int, largest: int, nested: int) -> Any:
     """Return the code of dense symbols and its bits; -1 if excesses are too large."""
     total = num_bits(entries, low, largest, nested)
     out = np.zeros(max(total + 7, 0) >> 3, dtype=np.uint8)
     if total < 0:
         return out, total
-    size = entries.size
-    left = np.empty(size, dtype=np.int32)
+    size, left = entries.size, _magnitudes(entries)
     runs = np.empty(size, dtype=np.int32)
     lasts = np.empty(size, dtype=np.uint8)
-    for i in range(size):
-        left[i] = abs(np.int32(entries[i]))
-    at = _put_support(out, 0, left, size, 1, runs, lasts)
-    if low < 0:
-        count = 0
-        for i in range(size):
-            lasts[count] = entries[i] < 0
-            count += entries[i] != 0
-        at = _put(out, at, lasts, count, 0)
-    level = 1
+    at, level = 0, 1
     while True:
-        place = 0
-        for i in range(size):
-            left[place] = left[i]
-            place += left[i] >= level
-        size = place
+        at = _put_support(out, at, left, size, level, runs, lasts)
+        size = _keep(left, size, level)
+        if level == 1 and low < 0:
+            at = _put_signs(out, at, entries, lasts)
         level += 1
         if size == 0 or level > min(largest, nested):
             break
-        at = _put_support(out, at, left, size, level, runs, lasts)
     if size and largest > nested:
         excess = 0
         for i in range(size):
@@ -293,7 +297,7 @@ def _take_ones(data: Any, at: int, end: int, k: int, out: Any) -> int:
         if base >= end:
             return -1
         while word and found < k:
-            zeros = _zeros_above(word)
+            zeros = zeros_above(word)
             out[found] = base + zeros - last - 1
             last = base + zeros
             found += 1
@@ -313,9 +317,7 @@ def _take_runs(data: Any, at: int, k: int, n: int, M: int, out: Any) -> int:
     at = _take_ones(data, at, min(at + k + (n - k) // M, bits), k, out)
     if at < 0:
         return -1
-    b = _width(M)
-    c = (1 << b) - M
-    width = b - 1 if c else b
+    width, c = _truncation(M)
     last_bit = at + k * width
     if last_bit > bits:
         return -1
@@ -414,6 +416,24 @@ def _take_magnitudes(
 
 
 @kernel
+def fill_around(positions: Any, other: int, inner: Any, out: Any) -> None:
+    """Write `other` at ascending `positions` of `out`, and `inner` in order around."""
+    place = taken = 0
+    for i in range(positions.size):
+        end = np.int64(positions[i])
+        while place < end:
+            out[place] = inner[taken]
+            place += 1
+            taken += 1
+        out[place] = other
+        place += 1
+    while place < out.size:
+        out[place] = inner[taken]
+        place += 1
+        taken += 1
+
+
+@kernel
 def decode(data: Any, low: int, high: int, nested: int, side: Any, entries: Any) -> Any:
     """Read symbols in [low, high] at the front of bytes.
 
@@ -464,15 +484,7 @@ def decode(data: Any, low: int, high: int, nested: int, side: Any, entries: Any)
         for i in range(count):
             entries[i] = magnitudes[i]
     else:
-        taken = start = 0
-        for n in range(k + 1):
-            end = side[n] if n < k else size
-            for i in range(start, end):
-                entries[i] = magnitudes[taken + i - start]
-            taken += end - start
-            if end < size:
-                entries[end] = 0
-            start = end + 1
+        fill_around(side[:k], 0, magnitudes, entries)
     if at & 7 and data[at >> 3] & np.uint8(0xFF >> (at & 7)):
         return -1, 0
     return at, count

@@ -84,9 +84,8 @@ class StateStore:
 
     def require_room(self, context: Context, num_bytes: int) -> None:
         """Raise ConfigurationError if so many bytes can be kept nowhere."""
-        if num_bytes <= _MOST_BYTES:
-            return
-        if (self._folder(context) or _default_folder()) is None:
+        # A folder is looked for only where one is needed.
+        if num_bytes > _MOST_BYTES and not (self._folder(context) or _default_folder()):
             _require_sendable(num_bytes)
 
     def save(self, context: Context, identity: int, session: int, data: bytes) -> None:

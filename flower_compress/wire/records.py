@@ -47,10 +47,7 @@ def is_record(record: object, kind: type) -> bool:
 def first_config(content: RecordDict) -> ConfigRecord:
     """Return the first ConfigRecord that holds no packet, an empty one if all do."""
     for record in records_of(content, ConfigRecord):
-        for key in entries(record):
-            if key.startswith(_OURS):
-                break
-        else:
+        if not any(key.startswith(_OURS) for key in entries(record)):
             return record
     return ConfigRecord()
 

@@ -259,9 +259,10 @@ def _last(value: Callable[[RoundRecord], float]) -> Callable[[_Rows, float], flo
     return of
 
 
-def _sent(bits: Callable[[RoundRecord], float]) -> Callable[[_Rows, float], float]:
+def _sent(bits: Callable[[RoundRecord], float]) -> _Measure:
     """Return a measure of what was sent: a run that ends early has saved nothing."""
-    return _last(lambda row: bits(row) if math.isfinite(row.loss) else math.inf)
+    of = _last(lambda row: bits(row) if math.isfinite(row.loss) else math.inf)
+    return _Measure(of, ratio=True, total=True)
 
 
 def _bits(row: RoundRecord) -> float:
@@ -298,13 +299,9 @@ MEASURES: Final[Mapping[str, _Measure]] = {
     "second-half": _Measure(_second_half),
     "loss": _Measure(_last(lambda row: row.loss)),
     "accuracy": _Measure(_last(lambda row: row.accuracy)),
-    "bits": _Measure(_sent(_bits), ratio=True, total=True),
-    "uplink-bits": _Measure(
-        _sent(lambda row: float(row.uplink_bits)), ratio=True, total=True
-    ),
-    "downlink-bits": _Measure(
-        _sent(lambda row: float(row.downlink_bits)), ratio=True, total=True
-    ),
+    "bits": _sent(_bits),
+    "uplink-bits": _sent(lambda row: float(row.uplink_bits)),
+    "downlink-bits": _sent(lambda row: float(row.downlink_bits)),
     "bits-to-accuracy": _Measure(
         _until(_bits, _is_accurate), ratio=True, goal="accuracy"
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, getcontext
 
@@ -26,7 +26,6 @@ from flower_compress.coding.nested_golomb import NestedGolomb
 from flower_compress.coding.support_vector import SupportVector
 from flower_compress.coding.symbols import Symbols, symbol_dtype
 from flower_compress.coding.universal import (
-    first_gamma,
     floor_log2,
     gammas_num_bits,
     omegas_num_bits,
@@ -594,19 +593,6 @@ def test_gamma_of_one_number(value: int, limit: int, lead: int) -> None:
     else:
         with pytest.raises(CorruptPacket):
             take_gamma(reader, limit)
-
-
-@given(data=st.binary(max_size=20), limit=st.integers(1, 2**33))
-@settings(max_examples=300, deadline=None)
-def test_gamma_at_the_front_is_read_without_a_reader(data: bytes, limit: int) -> None:
-    def outcome(read: Callable[[memoryview], int]) -> int | None:
-        try:
-            return read(memoryview(data))
-        except CorruptPacket:
-            return None
-
-    expected = outcome(lambda view: take_gamma(BitReader(view), limit))
-    assert outcome(lambda view: first_gamma(view, limit)) == expected
 
 
 def test_floor_log2_is_that_of_python() -> None:
