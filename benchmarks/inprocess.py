@@ -18,7 +18,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -28,11 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_compress import compiled
 from flower_compress.testing.deliveries import num_cores
 
 from .markdown import Column, columns
-from .measure import Row
+from .measure import Row, each_way
 from .suite import Settings, Suite
 
 NUM_CLIENTS = (20, 100, 1000)
@@ -129,13 +127,9 @@ def _measure(settings: Settings, num_clients: int, threads: int) -> list[Row]:
         return [_row(num_clients, rounds, threads, clock, Run, _NETWORK)]
     rounds = max(_FEWEST, _CLIENT_ROUNDS // num_clients)
     rows = []
-    try:
-        for on in (False, True) if find_spec("numba") else (False,):
-            compiled.switch(on=on)
-            row = _row(num_clients, rounds, 1, time.process_time, Run, _PARITY)
-            rows.append({**row, "compiled": on})
-    finally:
-        compiled.switch(on=False)
+    for on in each_way():
+        row = _row(num_clients, rounds, 1, time.process_time, Run, _PARITY)
+        rows.append({**row, "compiled": on})
     return rows
 
 

@@ -7,11 +7,14 @@ import platform
 import statistics
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from flower_compress import compiled
 
 Row = dict[str, Any]
 STATUS = Path("/proc/self/status")
@@ -59,6 +62,19 @@ def best_of_batches(function: Callable[[], Any], batch: int, repeats: int) -> fl
             function()
         means.append((time.perf_counter() - start) / batch)
     return statistics.median(means[1:])
+
+
+def each_way() -> Iterator[bool]:
+    """Yield False with NumPy alone, then True with the compiled path, if there is one.
+
+    Afterwards it is off, as in all other suites.
+    """
+    try:
+        for on in (False, True) if find_spec("numba") else (False,):
+            compiled.switch(on=on)
+            yield on
+    finally:
+        compiled.switch(on=False)
 
 
 def resident(field: str) -> int:

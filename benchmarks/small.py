@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib.util import find_spec
 
-from flower_compress import compiled
 from flower_compress.compressors import Compressor, get_compressor
 from flower_compress.links import Payload
 from flower_compress.links import payload as module
 from flower_compress.wire.packet import Packet
 
 from .markdown import Column, columns
-from .measure import Row, best_of_batches
+from .measure import Row, best_of_batches, each_way
 from .subjects import CHANNEL, OPERATORS
 from .suite import Settings, Suite
 from .vectors import random_vector
@@ -38,13 +36,10 @@ def _measure(settings: Settings, label: str) -> list[Row]:
     data = encode(compressor)
     batches = partial(best_of_batches, batch=200, repeats=7 * settings.repeats)
     row: Row = {"operator": label, "dim": DIM, "packet_bytes": len(data)}
-    try:
-        for prefix in ("", "compiled_") if find_spec("numba") else ("",):
-            compiled.switch(on=bool(prefix))
-            row[f"{prefix}encode_us"] = 1e6 * batches(partial(encode, compressor))
-            row[f"{prefix}decode_us"] = 1e6 * batches(partial(decode, data))
-    finally:
-        compiled.switch(on=False)
+    for on in each_way():
+        prefix = "compiled_" if on else ""
+        row[f"{prefix}encode_us"] = 1e6 * batches(partial(encode, compressor))
+        row[f"{prefix}decode_us"] = 1e6 * batches(partial(decode, data))
     return [row]
 
 

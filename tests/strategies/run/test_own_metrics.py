@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
@@ -16,7 +15,6 @@ from flower_compress.clients import GossipMod
 from flower_compress.strategies import MCM, ChocoSGD, compress
 from flower_compress.strategies.topology import ring
 from flower_compress.testing import InProcessGrid
-from tests.cases import in_one_test
 from tests.strategies.problem import INITIAL, NUM_CLIENTS, to_record
 
 _STRATEGIES: dict[str, Any] = {
@@ -38,36 +36,31 @@ def _app(mod: Any, **metrics: float) -> ClientApp:
     return app
 
 
-@in_one_test("name", _STRATEGIES)
-def test_it_is_replaced_and_that_is_said_once(name: str) -> None:
+@pytest.fixture(autouse=True)
+def _log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+
+
+@pytest.mark.parametrize("name", _STRATEGIES)
+def test_it_is_replaced_and_that_is_said_once(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     for metrics, said in (({}, 0), ({"uplink-bytes": -7.0, "mine": 2.0}, 1)):
         mod = GossipMod() if name == "relay" else CompressionMod()
         strategy = _STRATEGIES[name]()
         grid = InProcessGrid(_app(mod, **metrics), NUM_CLIENTS)
-        with _lines() as lines:
-            result = strategy.start(grid, to_record(INITIAL), 4)
-        told = [line for line in lines if "is replaced" in line]
+        caplog.clear()
+        result = strategy.start(grid, to_record(INITIAL), 4)
+        told = [text for text in caplog.messages if "is replaced" in text]
         assert len(told) == said
-        for line in told:
-            assert "'uplink-bytes'" in line and "give theirs another" in line
+        for text in told:
+            assert "'uplink-bytes'" in text and "give theirs another" in text
         for found in result.train_metrics_clientapp.values():
             assert found["uplink-bytes"] > 0
             assert found.get("mine") == metrics.get("mine")
 
 
-@contextmanager
-def _lines() -> Iterator[list[str]]:
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("flwr").addHandler(handler)
-    try:
-        yield lines
-    finally:
-        logging.getLogger("flwr").removeHandler(handler)
-
-
-def test_metrics_of_an_evaluation() -> None:
+def test_metrics_of_an_evaluation(caplog: pytest.LogCaptureFixture) -> None:
     app = _app(CompressionMod())
 
     @app.evaluate()
@@ -76,8 +69,7 @@ def test_metrics_of_an_evaluation() -> None:
         return Message(RecordDict({"metrics": record}), reply_to=msg)
 
     grid = InProcessGrid(app, NUM_CLIENTS)
-    with _lines() as lines:
-        result = MCM(fraction_evaluate=1.0).start(grid, to_record(INITIAL), 3)
-    assert sum("'downlink-bytes' is replaced" in line for line in lines) == 1
+    result = MCM(fraction_evaluate=1.0).start(grid, to_record(INITIAL), 3)
+    assert sum("'downlink-bytes' is replaced" in text for text in caplog.messages) == 1
     for found in result.evaluate_metrics_clientapp.values():
         assert found["downlink-bytes"] > 0

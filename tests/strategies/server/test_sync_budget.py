@@ -73,7 +73,7 @@ def test_it_is_told_who_is_left_out_and_what_is_paid_is_forgotten() -> None:
 
 @pytest.mark.parametrize("fault", ["raises", "NaN"])
 def test_a_client_that_fails_again_and_again_is_told_of(
-    fault: str, caplog: pytest.LogCaptureFixture
+    fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once, with why; it takes part as soon as it works."""
     rounds, dim, asked = 12, 500, []
@@ -96,14 +96,9 @@ def test_a_client_that_fails_again_and_again_is_told_of(
         )
         return Message(content, reply_to=msg)
 
-    logger = logging.getLogger("flwr")
-    logger.addHandler(caplog.handler)
-    try:
-        initial = ArrayRecord({"w": Array(np.ones(dim, np.float32))})
-        strategy = MCM(fraction_evaluate=0.0)
-        strategy.start(InProcessGrid(app, 3), initial, rounds)
-    finally:
-        logger.removeHandler(caplog.handler)
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    initial = ArrayRecord({"w": Array(np.ones(dim, np.float32))})
+    MCM(fraction_evaluate=0.0).start(InProcessGrid(app, 3), initial, rounds)
     assert asked == list(range(1, rounds + 1))
     texts = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     (told,) = {text for text in texts if "times in a row" in text}
